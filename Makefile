@@ -1,0 +1,31 @@
+# Everything that a developer runs. `make test` works on a bare machine with Rust, Python 3 and a package manager.
+
+.PHONY: test deps model lint docs licences learn-table clean
+
+# The tests' own PostgreSQL server needs the server's programs, nothing that runs; the model is fetched once.
+test: deps model
+	cargo nextest run --no-fail-fast
+	cargo test --doc --quiet
+
+deps:
+	scripts/install-test-deps
+
+model:
+	cargo run --quiet -- model fetch --data-dir target
+
+lint:
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+docs:
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+
+licences:
+	scripts/check-licences
+
+# The README's table: three seeds of ten steps on the eight-shot sums.
+learn-table:
+	scripts/learn-table
+
+clean:
+	cargo clean

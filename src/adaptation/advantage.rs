@@ -1,0 +1,51 @@
+//! How much better a rollout was than its group.
+
+/// Keeps the division finite where all rewards are equal (PRIME-RL/TTRL and verl use the same).
+const EPSILON: f64 = 1e-6;
+
+/// Group-normalised advantages (GRPO, arXiv 2402.03300): `(r - mean) / (std + 1e-6)` with the population's standard
+/// deviation. All zeros for a degenerate group, whose rewards are all equal.
+pub fn group_normalised(rewards: &[f64]) -> Vec<f64> {
+    if is_degenerate(rewards) {
+        return vec![0.0; rewards.len()];
+    }
+    let count = rewards.len() as f64;
+    let mean = rewards.iter().sum::<f64>() / count;
+    let variance = rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / count;
+    rewards.iter().map(|reward| (reward - mean) / (variance.sqrt() + EPSILON)).collect()
+}
+
+/// Whether a group's rewards are all equal, so that nothing can be learnt from it.
+pub fn is_degenerate(rewards: &[f64]) -> bool {
+    rewards.windows(2).all(|pair| pair[0] == pair[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn half_right_gives_plus_and_minus_one() {
+        let advantages = group_normalised(&[1.0, 0.0, 1.0, 0.0]);
+        assert!((advantages[0] - 0.999998).abs() < 1e-9 && (advantages[1] + 0.999998).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_degenerate_group_has_no_advantage() {
+        assert_eq!(group_normalised(&[1.0, 1.0, 1.0]), [0.0; 3]);
+        assert_eq!(group_normalised(&[]), [0.0; 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn advantages_sum_to_zero_and_order_as_rewards(rewards in prop::collection::vec(0u8..=1, 2..64)) {
+            let rewards: Vec<f64> = rewards.into_iter().map(f64::from).collect();
+            let advantages = group_normalised(&rewards);
+            prop_assert!(advantages.iter().sum::<f64>().abs() < 1e-6);
+            for (i, j) in (0..rewards.len()).zip(1..rewards.len()) {
+                prop_assert_eq!(rewards[i] > rewards[j], advantages[i] > advantages[j]);
+            }
+        }
+    }
+}

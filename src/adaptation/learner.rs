@@ -1,0 +1,165 @@
+//! One step of learning: sample, vote, reward, update. Rounds and offline runs share it.
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adaptation::{
+        batch::Graded,
+        recipe::Recipe,
+        trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
+        vote,
+    },
+    engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority},
+    grading::Tally,
+    prompter::{Prompter, PrompterError},
+};
+
+/// Why a step was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Prompt(#[from] PrompterError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// What the engine serves is not what the trainer made.
+    #[error(
+        "the engine's log-probabilities are off by {gap:.3} from the trainer's, more than {limit}: it does not serve the \
+         weights that were trained"
+    )]
+    OtherWeights { gap: f64, limit: f64 },
+    #[error("the round was cancelled")]
+    Cancelled,
+    /// A watcher could not do its part, such as storing progress.
+    #[error("{0}")]
+    Watch(String),
+    #[error("the trainer stopped unexpectedly")]
+    Stopped,
+}
+
+/// The rollouts of a question and what they voted for.
+#[derive(Clone, Debug)]
+pub struct Voted {
+    pub group: Group,
+    pub tally: Tally,
+}
+
+/// What rollouts say without labels; shares are over all rollouts, means over questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct VoteMetrics {
+    pub questions: usize,
+    /// Mean share of the majority.
+    pub majority_ratio: f64,
+    /// Share of rollouts with an answer.
+    pub answer_rate: f64,
+    /// Share of rollouts that agree with a majority that was accepted as pseudo-label.
+    pub reward: f64,
+    /// Questions without an accepted majority.
+    pub abstained: usize,
+    /// Generated tokens of a rollout.
+    pub mean_tokens: f64,
+    /// Tokens generated in all.
+    pub tokens: usize,
+}
+
+/// Summarises the rollouts of a step.
+pub fn vote_metrics(voted: &[Voted], min_majority_ratio: f64) -> VoteMetrics {
+    let rollouts: usize = voted.iter().map(|voted| voted.tally.total).sum();
+    let tokens: usize = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
+    let silent: usize = voted.iter().map(|voted| voted.tally.no_answer()).sum();
+    let rewards: Vec<_> = voted.iter().map(|voted| vote::rewards(&voted.tally, min_majority_ratio)).collect();
+    let over = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
+    VoteMetrics {
+        questions: voted.len(),
+        majority_ratio: over(voted.iter().map(|voted| voted.tally.majority_ratio()).sum(), voted.len()),
+        answer_rate: over((rollouts - silent) as f64, rollouts),
+        reward: over(rewards.iter().flatten().flatten().sum(), rollouts),
+        abstained: rewards.iter().filter(|rewards| rewards.is_none()).count(),
+        mean_tokens: over(tokens as f64, rollouts),
+        tokens,
+    }
+}
+
+/// Samples every question's votes with one adapter version.
+pub async fn sample(
+    engine: &dyn Engine,
+    prompter: &Prompter,
+    lease: &Lease,
+    questions: &[String],
+    recipe: &Recipe,
+    seed: u64,
+) -> Result<Vec<Voted>, LearnError> {
+    let request = |(index, question): (usize, &String)| {
+        Ok(GenerateRequest {
+            lease: lease.clone(),
+            prompt: prompter.encode(question)?,
+            samples: recipe.votes as usize,
+            sampling: prompter.sampling(recipe.temperature, recipe.max_tokens),
+            seed: mix(seed, index as u64),
+            priority: Priority::Rollout,
+        })
+    };
+    let requests = questions.iter().enumerate().map(request).collect::<Result<Vec<_>, LearnError>>()?;
+    let groups = engine.generate(requests).await?;
+    Ok(groups.into_iter().map(|group| Voted { tally: prompter.tally(&group), group }).collect())
+}
+
+/// A seed that is a function of two numbers and looks like neither (SplitMix64's finaliser, Steele et al. 2014).
+pub fn mix(seed: u64, index: u64) -> u64 {
+    let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Trains on the rollouts of a step; see [`Trainer::update`]. The trainer is lent for as long as that takes, and is
+/// gone if the update is cancelled.
+pub async fn update(
+    trainer: &mut Option<Trainer>,
+    voted: &[Voted],
+    recipe: &Recipe,
+    cancel: &CancellationToken,
+) -> Result<Option<UpdateMetrics>, LearnError> {
+    let accepted = |voted: &Voted| {
+        let rewards = vote::rewards(&voted.tally, recipe.min_majority_ratio)?;
+        Some(Graded { group: voted.group.clone(), rewards })
+    };
+    let graded: Vec<Graded> = voted.iter().filter_map(accepted).collect();
+    let mut lent = trainer.take().ok_or(LearnError::Stopped)?;
+    let recipe = recipe.clone();
+    let (returned, metrics) = blocking(cancel, move |cancel| {
+        let metrics = lent.update(&graded, &recipe, &cancel);
+        (lent, metrics)
+    })
+    .await?;
+    *trainer = Some(returned);
+    Ok(metrics?)
+}
+
+/// What the trainer says of rollouts of the policy that it made; see [`Trainer::assess`].
+pub async fn assess(
+    trainer: Trainer,
+    voted: &[Voted],
+    recipe: &Recipe,
+    cancel: &CancellationToken,
+) -> Result<Assessment, LearnError> {
+    let groups: Vec<Group> = voted.iter().map(|voted| voted.group.clone()).collect();
+    let recipe = recipe.clone();
+    Ok(blocking(cancel, move |cancel| trainer.assess(groups, &recipe, &cancel)).await??)
+}
+
+/// Runs long work on a thread of its own. If the caller is dropped or cancelled, the work is told and ends at its next
+/// slice.
+async fn blocking<R: Send + 'static>(
+    cancel: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> R + Send + 'static,
+) -> Result<R, LearnError> {
+    let token = cancel.child_token();
+    let guard = token.clone().drop_guard();
+    let running = tokio::task::spawn_blocking(move || work(token));
+    let result = cancel.run_until_cancelled(running).await.ok_or(LearnError::Cancelled)?;
+    drop(guard);
+    result.map_err(|_| LearnError::Stopped)
+}

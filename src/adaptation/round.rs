@@ -1,0 +1,163 @@
+//! One round: some steps of learning from a set of questions. The server and `ttrl learn` run the same one.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use candle_core::Tensor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adaptation::{
+        learner::{self, LearnError, Voted},
+        recipe::Recipe,
+        trainer::{Assessment, Trainer, UpdateMetrics},
+    },
+    adapters::gate::{self, Figures, Verdict},
+    engine::{
+        handle::{Engine, Lease, Version},
+        model::{
+            decoder::Decoder,
+            lora::{Adapter, LoraConfig},
+        },
+        turnstile::Turnstile,
+    },
+    prompter::Prompter,
+};
+
+/// The largest gap between the log-probability that the engine drew a token with and the one that the trainer
+/// computes for the same weights. Rounding of f32 sums stays below 1e-3; other weights are far above.
+const MAX_LOG_PROB_GAP: f64 = 0.05;
+
+/// What rounds are made with.
+pub struct Workbench {
+    pub engine: Arc<dyn Engine>,
+    pub prompter: Arc<Prompter>,
+    /// The trainer's own access to the weights.
+    pub decoder: Arc<Decoder>,
+    pub turnstile: Arc<Turnstile>,
+}
+
+/// What a round is to do.
+pub struct Plan {
+    pub questions: Vec<String>,
+    /// The version to start from, as a lease and, if it is not the base, as data.
+    pub lease: Lease,
+    pub start: Option<Adapter>,
+    pub recipe: Recipe,
+    /// Fixes every rollout and the adapter's first values.
+    pub seed: u64,
+}
+
+/// Sees a round as it goes on.
+#[async_trait]
+pub trait Watch: Send {
+    /// The training questions were sampled with the policy after `updates` updates, which `lease` holds.
+    async fn sampled(&mut self, updates: u32, voted: &[Voted], lease: &Lease) -> Result<(), LearnError>;
+
+    /// Update number `updates` was made (`None`: no group could teach anything, the policy stayed as it was).
+    async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError>;
+}
+
+/// What a round has learnt.
+pub struct Learnt {
+    pub config: LoraConfig,
+    pub tensors: BTreeMap<String, Tensor>,
+    /// Holds the last policy.
+    pub lease: Lease,
+    /// For assessing the policy further.
+    pub trainer: Trainer,
+}
+
+/// A version for a policy between two updates, which is never stored: it only has to differ from all others.
+fn passing_version(seed: u64, updates: u32) -> Result<Version, LearnError> {
+    let text = format!("{:016x}{:048x}", learner::mix(seed, u64::from(updates)), updates);
+    text.parse().map_err(|_| LearnError::Stopped)
+}
+
+/// Runs the steps of a round.
+///
+/// # Errors
+/// Whatever ends it early; [`LearnError::Cancelled`] if `cancel` is triggered.
+pub async fn learn(
+    bench: &Workbench,
+    plan: Plan,
+    watch: &mut dyn Watch,
+    cancel: &CancellationToken,
+) -> Result<Learnt, LearnError> {
+    let Plan { questions, mut lease, start, recipe, seed } = plan;
+    let trainer =
+        Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
+    let mut trainer = Some(trainer);
+    for step in 0..recipe.steps {
+        let step_seed = learner::mix(seed, u64::from(step));
+        let sampling = learner::sample(&*bench.engine, &bench.prompter, &lease, &questions, &recipe, step_seed);
+        let voted = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
+        watch.sampled(step, &voted, &lease).await?;
+        let metrics = learner::update(&mut trainer, &voted, &recipe, cancel).await?;
+        if let Some(metrics) = &metrics {
+            check_gap(metrics.log_prob_gap)?;
+            lease = load(bench, &trainer, passing_version(seed, step + 1)?).await?;
+        }
+        watch.updated(step + 1, metrics.as_ref()).await?;
+    }
+    let trainer = trainer.ok_or(LearnError::Stopped)?;
+    let (config, tensors) = trainer.snapshot().map_err(crate::adaptation::trainer::TrainError::from)?;
+    Ok(Learnt { config, tensors, lease, trainer })
+}
+
+async fn load(bench: &Workbench, trainer: &Option<Trainer>, version: Version) -> Result<Lease, LearnError> {
+    let trainer = trainer.as_ref().ok_or(LearnError::Stopped)?;
+    let (config, tensors) = trainer.snapshot().map_err(crate::adaptation::trainer::TrainError::from)?;
+    Ok(bench.engine.load_adapter(Arc::new(Adapter { version, config, tensors })).await?)
+}
+
+fn check_gap(gap: f64) -> Result<(), LearnError> {
+    if gap <= MAX_LOG_PROB_GAP { Ok(()) } else { Err(LearnError::OtherWeights { gap, limit: MAX_LOG_PROB_GAP }) }
+}
+
+/// What the gate asks: the questions, and whether they were kept out of training.
+pub struct Exam<'a> {
+    pub questions: &'a [String],
+    pub held_back: bool,
+    pub seed: u64,
+}
+
+/// The gate's verdict, with the votes of both versions.
+pub struct Examined {
+    pub verdict: Verdict,
+    pub live: Vec<Voted>,
+    pub candidate: Vec<Voted>,
+}
+
+/// Lets the candidate meet the live version on the gate's questions, with the same random numbers for both. The
+/// candidate's rollouts are also a probe: their log-probabilities must be those that the trainer computes for the
+/// weights that it made.
+pub async fn examine(
+    bench: &Workbench,
+    (live, candidate): (&Lease, &Lease),
+    trainer: Trainer,
+    exam: Exam<'_>,
+    recipe: &Recipe,
+    cancel: &CancellationToken,
+) -> Result<Examined, LearnError> {
+    let Exam { questions, held_back, seed } = exam;
+    let sample = |lease| learner::sample(&*bench.engine, &bench.prompter, lease, questions, recipe, seed);
+    let live = cancel.run_until_cancelled(sample(live)).await.ok_or(LearnError::Cancelled)??;
+    let candidate = cancel.run_until_cancelled(sample(candidate)).await.ok_or(LearnError::Cancelled)??;
+    let assessment = learner::assess(trainer, &candidate, recipe, cancel).await?;
+    let Assessment { kl, log_prob_gap } = assessment;
+    check_gap(log_prob_gap)?;
+    let (live_figures, candidate_figures) = (figures(&live), figures(&candidate));
+    let verdict = gate::judge(&recipe.gate, (questions.len(), held_back), live_figures, candidate_figures, kl);
+    Ok(Examined { verdict, live, candidate })
+}
+
+/// What the gate looks at.
+fn figures(voted: &[Voted]) -> Figures {
+    let metrics = learner::vote_metrics(voted, 0.0);
+    Figures {
+        majority_ratio: metrics.majority_ratio,
+        answer_rate: metrics.answer_rate,
+        mean_tokens: metrics.mean_tokens,
+    }
+}

@@ -1,0 +1,398 @@
+//! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use chrono::Utc;
+use serde_json::json;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, error, info, info_span, warn};
+use uuid::Uuid;
+
+use crate::{
+    adaptation::{
+        learner::{self, LearnError, VoteMetrics, Voted},
+        recipe::Recipe,
+        round::{self, Exam, Examined, Plan, Watch, Workbench},
+        trainer::UpdateMetrics,
+    },
+    adapters::{
+        format::{self, FormatError},
+        registry::{Registry, RegistryError},
+    },
+    engine::handle::Lease,
+    store::{
+        Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, StoreError,
+    },
+    telemetry::Metrics,
+};
+
+/// How long a round stays this server's without a sign of life. A server that died has its round marked as failed
+/// after this, and the next can begin.
+const LEASE_SECONDS: u32 = 60;
+
+/// Signs of life come three times in a lease, so that one may get lost.
+const HEARTBEAT: Duration = Duration::from_secs(LEASE_SECONDS as u64 / 3);
+
+/// Fewer held-back questions than this say too little; the gate then asks the training questions.
+const MIN_HELD_BACK: usize = 4;
+
+/// Why a round was not started or cancelled.
+#[derive(Debug, thiserror::Error)]
+pub enum RoundError {
+    /// Another round is running, or this one has ended.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("there is nothing to learn from yet: no question was asked, or all of them with `learn: false`")]
+    NothingToLearn,
+    #[error("there is no round {0}")]
+    Missing(Uuid),
+    #[error("the server is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a round did not end by its own verdict.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Learn(#[from] LearnError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Format(#[from] FormatError),
+}
+
+/// Starts rounds and keeps track of the one that runs.
+#[derive(Clone)]
+pub struct Rounds(Arc<Inner>);
+
+struct Inner {
+    bench: Workbench,
+    store: SharedStore,
+    registry: Arc<Registry>,
+    recipe: Recipe,
+    metrics: Arc<Metrics>,
+    /// Tells this server from others on the same database.
+    owner: String,
+    running: Mutex<Option<(Uuid, CancellationToken)>>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+impl Rounds {
+    pub fn new(
+        bench: Workbench,
+        store: SharedStore,
+        registry: Arc<Registry>,
+        recipe: Recipe,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            bench,
+            store,
+            registry,
+            recipe,
+            metrics,
+            owner: Uuid::now_v7().to_string(),
+            running: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }))
+    }
+
+    /// Creates a round over the questions that were logged and starts it in the background.
+    ///
+    /// # Errors
+    /// If a round runs already, here or on another server, or there is nothing to learn from.
+    pub async fn start(&self, trigger: RoundTrigger) -> Result<Round, RoundError> {
+        let inner = &self.0;
+        if inner.stopping.is_cancelled() {
+            return Err(RoundError::Stopping);
+        }
+        let questions = inner.store.learnable(inner.recipe.questions).await?;
+        if questions.is_empty() {
+            return Err(RoundError::NothingToLearn);
+        }
+        let round = inner.describe(trigger, &questions);
+        inner.store.create_round(&round, &inner.owner, LEASE_SECONDS).await.map_err(|error| match error {
+            StoreError::Conflict(text) => RoundError::Conflict(text),
+            other => RoundError::Store(other),
+        })?;
+        let cancel = inner.stopping.child_token();
+        *inner.running() = Some((round.id, cancel.clone()));
+        inner.metrics.round_in_progress.set(1);
+        let (task, created) = (inner.clone(), round.clone());
+        let span = info_span!("round", id = %round.id);
+        inner.tasks.spawn(async move { task.run(created, questions, cancel).await }.instrument(span));
+        Ok(round)
+    }
+
+    /// Asks a round of this server to end; it is `cancelled` soon after.
+    ///
+    /// # Errors
+    /// If there is no such round, or it does not run here.
+    pub async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
+        if let Some((running, cancel)) = &*self.0.running()
+            && *running == id
+        {
+            cancel.cancel();
+            return Ok(());
+        }
+        match self.0.store.round(id).await? {
+            None => Err(RoundError::Missing(id)),
+            Some(round) if round.state.is_final() => {
+                Err(RoundError::Conflict(format!("round {id} has ended: nothing is left to cancel")))
+            }
+            Some(_) => Err(RoundError::Conflict(format!("round {id} runs on another server: cancel it there"))),
+        }
+    }
+
+    /// Cancels the round that runs, if any, starts no more, and waits until it is put away.
+    pub async fn stop(&self) {
+        self.0.stopping.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Marks rounds as failed whose server has died.
+    pub async fn fail_orphans(&self) -> Result<u64, StoreError> {
+        self.0.store.fail_orphans(&self.0.owner, "the server that ran it stopped").await
+    }
+}
+
+impl Inner {
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<(Uuid, CancellationToken)>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn describe(&self, trigger: RoundTrigger, questions: &[Question]) -> Round {
+        Round {
+            id: Uuid::now_v7(),
+            state: RoundState::Queued,
+            trigger,
+            recipe: json!(self.recipe),
+            questions: questions.len() as u32,
+            held_back: held_back(questions.len(), self.recipe.gate.held_back) as u32,
+            step: 0,
+            steps: self.recipe.steps,
+            parent_version: self.registry.live().version().clone(),
+            candidate_version: None,
+            verdict: None,
+            reason: None,
+            created_at: Utc::now(),
+            started_at: None,
+            finished_at: None,
+        }
+    }
+
+    /// Runs a round to its end and writes down how it ended.
+    async fn run(self: Arc<Self>, round: Round, questions: Vec<Question>, cancel: CancellationToken) {
+        info!(questions = questions.len(), parent = %round.parent_version, "the round begins");
+        let heartbeat = tokio::spawn(self.clone().keep_alive(round.id, cancel.clone()));
+        let outcome = self.clone().drive(&round, &questions, &cancel).await;
+        heartbeat.abort();
+        let (state, reason) = match outcome {
+            Ok(None) => (RoundState::Promoted, None),
+            Ok(Some(reason)) => (RoundState::Rejected, Some(reason)),
+            Err(_) if self.stopping.is_cancelled() => (RoundState::Cancelled, Some("the server was stopped".into())),
+            Err(Failure::Learn(LearnError::Cancelled)) => (RoundState::Cancelled, Some("the operator cancelled it".into())),
+            Err(failure) => (RoundState::Failed, Some(failure.to_string())),
+        };
+        match state {
+            RoundState::Failed => error!(reason, "the round failed; the live version is as it was"),
+            _ => info!(?state, reason, "the round ended"),
+        }
+        let update = RoundUpdate { state: Some(state), reason, ..RoundUpdate::default() };
+        if let Err(error) = self.store.update_round(round.id, &self.owner, update).await {
+            warn!(%error, "the round's end could not be stored; it is marked as failed once its lease has run out");
+        }
+        let outcome = json!(state);
+        self.metrics.rounds_total.with_label_values(&[outcome.as_str().unwrap_or_default()]).inc();
+        self.metrics.round_in_progress.set(0);
+        *self.running() = None;
+    }
+
+    /// Shows that the round is alive; cancels it if it has been given to somebody else.
+    async fn keep_alive(self: Arc<Self>, id: Uuid, cancel: CancellationToken) {
+        loop {
+            tokio::time::sleep(HEARTBEAT).await;
+            match self.store.heartbeat(id, &self.owner, LEASE_SECONDS).await {
+                Ok(()) => {}
+                Err(StoreError::Conflict(reason)) => {
+                    warn!(reason, "the round is no longer this server's");
+                    cancel.cancel();
+                    return;
+                }
+                // The database may be away for a moment; the lease outlasts two missed beats.
+                Err(error) => warn!(%error, "the round's lease could not be prolonged"),
+            }
+        }
+    }
+
+    /// The round itself; `Some` says why the candidate was rejected.
+    async fn drive(
+        self: Arc<Self>,
+        round: &Round,
+        questions: &[Question],
+        cancel: &CancellationToken,
+    ) -> Result<Option<String>, Failure> {
+        let lease = self.registry.lease(&round.parent_version).await?;
+        let start = match round.parent_version.is_base() {
+            true => None,
+            false => Some(self.registry.adapter(&round.parent_version).await?),
+        };
+        let (held, trained) = questions.split_at(round.held_back as usize);
+        let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
+        let seed = round.id.as_u64_pair().1;
+        self.set_state(round, RoundState::Sampling).await?;
+        let plan =
+            Plan { questions: texts(trained), lease: lease.clone(), start, recipe: self.recipe.clone(), seed };
+        let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default() };
+        let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
+        let base_model = self.bench.engine.info().name.clone();
+        let files = format::encode(&learnt.config, &learnt.tensors, &base_model)?;
+        let parent = round.parent_version.clone();
+        let version = self.registry.add(files, parent, Some(round.id)).await?;
+        let update = RoundUpdate {
+            state: Some(RoundState::Evaluating),
+            candidate_version: Some(version.clone()),
+            ..RoundUpdate::default()
+        };
+        self.store.update_round(round.id, &self.owner, update).await?;
+
+        // The candidate as it was saved, not as it was trained: what is examined is what may go live.
+        let candidate = self.registry.lease(&version).await?;
+        let asked = if held.is_empty() { trained } else { held };
+        let exam = Exam { questions: &texts(asked), held_back: !held.is_empty(), seed: learner::mix(seed, u64::MAX) };
+        let leases = (&lease, &candidate);
+        let examined = round::examine(&self.bench, leases, learnt.trainer, exam, &self.recipe, cancel).await?;
+        self.record_exam(round, asked, &examined).await?;
+        if !examined.verdict.promote {
+            return Ok(Some(examined.verdict.reasons.join("; ")));
+        }
+        match self.registry.activate(Some(&round.parent_version), &version).await {
+            Ok(previous) => {
+                info!(%previous, live = %version, "the candidate is live");
+                Ok(None)
+            }
+            Err(error @ RegistryError::Conflict { .. }) => Ok(Some(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn set_state(&self, round: &Round, state: RoundState) -> Result<(), StoreError> {
+        let update = RoundUpdate { state: Some(state), ..RoundUpdate::default() };
+        self.store.update_round(round.id, &self.owner, update).await
+    }
+
+    async fn record_exam(&self, round: &Round, asked: &[Question], examined: &Examined) -> Result<(), StoreError> {
+        let mut rows = Vec::with_capacity(asked.len());
+        for ((question, before), after) in asked.iter().zip(&examined.live).zip(&examined.candidate) {
+            rows.push(RoundQuestion {
+                round_id: round.id,
+                question_id: question.id,
+                text: question.text.clone(),
+                held_back: examined.verdict.held_back,
+                before_answer: majority(before),
+                before_ratio: Some(before.tally.majority_ratio()),
+                after_answer: majority(after),
+                after_ratio: Some(after.tally.majority_ratio()),
+            });
+        }
+        self.store.record_round_questions(&rows).await?;
+        let update = RoundUpdate { verdict: Some(json!(examined.verdict)), ..RoundUpdate::default() };
+        self.store.update_round(round.id, &self.owner, update).await
+    }
+}
+
+/// How many of `questions` are kept out of training.
+fn held_back(questions: usize, share: f64) -> usize {
+    let held = (questions as f64 * share).floor() as usize;
+    if held < MIN_HELD_BACK { 0 } else { held }
+}
+
+fn majority(voted: &Voted) -> Option<String> {
+    voted.tally.majority().map(|class| class.answer.clone())
+}
+
+/// Writes a round's progress into the store.
+struct Recorder<'a> {
+    inner: &'a Inner,
+    round: &'a Round,
+    trained: &'a [Question],
+    /// Of the last sampling.
+    votes: VoteMetrics,
+}
+
+fn watch_error(error: StoreError) -> LearnError {
+    LearnError::Watch(error.to_string())
+}
+
+#[async_trait]
+impl Watch for Recorder<'_> {
+    async fn sampled(&mut self, updates: u32, voted: &[Voted], _lease: &Lease) -> Result<(), LearnError> {
+        self.votes = learner::vote_metrics(voted, self.inner.recipe.min_majority_ratio);
+        let first = updates == 0;
+        let mut rows = Vec::with_capacity(voted.len());
+        if first || updates + 1 == self.inner.recipe.steps {
+            for (question, voted) in self.trained.iter().zip(voted) {
+                rows.push((question, majority(voted), voted.tally.majority_ratio()));
+            }
+        }
+        let known = if first { vec![] } else { self.inner.store.round_questions(self.round.id).await.map_err(watch_error)? };
+        let rows: Vec<RoundQuestion> = rows
+            .into_iter()
+            .map(|(question, answer, ratio)| {
+                let before = known.iter().find(|row| row.question_id == question.id);
+                let (before_answer, before_ratio) = match before {
+                    Some(row) => (row.before_answer.clone(), row.before_ratio),
+                    None => (answer.clone(), Some(ratio)),
+                };
+                let (after_answer, after_ratio) = if first { (None, None) } else { (answer, Some(ratio)) };
+                RoundQuestion {
+                    round_id: self.round.id,
+                    question_id: question.id,
+                    text: question.text.clone(),
+                    held_back: false,
+                    before_answer,
+                    before_ratio,
+                    after_answer,
+                    after_ratio,
+                }
+            })
+            .collect();
+        self.inner.store.record_round_questions(&rows).await.map_err(watch_error)?;
+        self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error)
+    }
+
+    async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
+        let inner = self.inner;
+        inner.metrics.round_majority_ratio.set(self.votes.majority_ratio);
+        inner.metrics.round_reward.set(self.votes.reward);
+        if let Some(metrics) = metrics {
+            inner.metrics.round_entropy.set(metrics.entropy);
+            inner.metrics.round_kl.set(metrics.kl);
+        }
+        info!(step = updates, majority_ratio = self.votes.majority_ratio, reward = self.votes.reward, "step done");
+        let step = RoundStep {
+            round_id: self.round.id,
+            step: updates,
+            metrics: json!({ "votes": self.votes, "update": metrics }),
+        };
+        inner.store.record_step(&step).await.map_err(watch_error)?;
+        let last = updates == inner.recipe.steps;
+        let update = RoundUpdate {
+            state: (!last).then_some(RoundState::Sampling),
+            step: Some(updates),
+            ..RoundUpdate::default()
+        };
+        inner.store.update_round(self.round.id, &inner.owner, update).await.map_err(watch_error)
+    }
+}

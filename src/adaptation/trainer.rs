@@ -1,0 +1,289 @@
+//! Training an adapter: the policy's variables, and one update from graded rollouts.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use candle_core::{Device, Tensor, Var};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    adaptation::{
+        batch::{self, Graded, MicroBatch},
+        loss::{self, LossConfig},
+        optimizer::AdamW,
+        recipe::Recipe,
+    },
+    engine::{
+        handle::Group,
+        model::{
+            decoder::Decoder,
+            lora::{Adapter, Lora, LoraConfig, Projection, peft_name},
+            training::{Pace, Pass},
+        },
+        turnstile::Turnstile,
+    },
+};
+
+/// Why a step was not made. The policy is as it was before the step.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error("computation failed: {0}")]
+    Compute(#[from] candle_core::Error),
+    /// Training would go on with nonsense.
+    #[error("the gradient of {0} is not finite")]
+    NotFinite(String),
+    /// A variable that the loss does not reach would stay as it is in silence.
+    #[error("no gradient reached {0}")]
+    NoGradient(String),
+    #[error("the adapter does not fit the model: {0}")]
+    Mismatch(String),
+    #[error("training was cancelled")]
+    Cancelled,
+}
+
+/// What an update saw; means are over the rollout tokens that were trained on.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct UpdateMetrics {
+    pub loss: f64,
+    /// k3 estimate of the divergence from the reference, in nats a token.
+    pub kl: f64,
+    /// Entropy of the policy where tokens were drawn, in nats.
+    pub entropy: f64,
+    /// Share of tokens whose importance ratio is outside the clip range.
+    pub clip_fraction: f64,
+    pub gradient_norm: f64,
+    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the update.
+    pub log_prob_gap: f64,
+    /// Rows that went through the model: distinct token positions.
+    pub trained_rows: usize,
+    /// Groups that were trained on.
+    pub trained_groups: usize,
+}
+
+/// What the trainer says of rollouts of its policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Assessment {
+    /// Mean log-ratio to the base model over the drawn tokens, in nats: the k1 estimate of the divergence. (k3, which the
+    /// loss uses, has a heavy tail: one improbable token can outweigh all others, and a gate must not hang on one.)
+    pub kl: f64,
+    /// The largest gap between the log-probability that a token was drawn with and the trainer's own.
+    pub log_prob_gap: f64,
+}
+
+/// A policy under training: an adapter as variables, with the optimizer's state.
+pub struct Trainer {
+    decoder: Arc<Decoder>,
+    turnstile: Arc<Turnstile>,
+    config: LoraConfig,
+    names: Vec<String>,
+    lora: Lora,
+    optimizer: AdamW,
+}
+
+impl Trainer {
+    /// Starts from an adapter, or from one that changes nothing yet, initialised as PEFT does: `A` uniform in
+    /// `±1/sqrt(in)`, `B` zero.
+    ///
+    /// # Errors
+    /// If the adapter does not fit the model.
+    pub fn new(
+        decoder: Arc<Decoder>,
+        turnstile: Arc<Turnstile>,
+        start: Option<&Adapter>,
+        recipe: &Recipe,
+        seed: u64,
+    ) -> Result<Self, TrainError> {
+        let (config, tensors) = match start {
+            Some(adapter) => (adapter.config.clone(), adapter.tensors.clone()),
+            None => {
+                let targets = Projection::ALL.to_vec();
+                let config = LoraConfig { r: recipe.lora_rank, alpha: recipe.lora_alpha, targets };
+                let tensors = fresh_tensors(&decoder, &config, seed)?;
+                (config, tensors)
+            }
+        };
+        let mut vars = BTreeMap::new();
+        for (name, tensor) in &tensors {
+            vars.insert(name.clone(), Var::from_tensor(&tensor.to_device(decoder.device())?)?);
+        }
+        let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+        let shape = |projection| decoder.projection_shape(projection);
+        let lora =
+            Lora::new(&config, &tensors, decoder.config().layers, shape).map_err(TrainError::Mismatch)?;
+        let (names, vars) = vars.into_iter().unzip();
+        let optimizer = AdamW::new(vars, recipe.weight_decay)?;
+        Ok(Self { decoder, turnstile, config, names, lora, optimizer })
+    }
+
+    /// The policy's configuration and a copy of its tensors as they are now, on the CPU, by PEFT name.
+    pub fn snapshot(&self) -> candle_core::Result<(LoraConfig, BTreeMap<String, Tensor>)> {
+        let copy = |(name, var): (&String, &Var)| Ok((name.clone(), var.as_tensor().detach().to_device(&Device::Cpu)?.copy()?));
+        let tensors = self.names.iter().zip(self.optimizer.vars()).map(copy).collect::<candle_core::Result<_>>()?;
+        Ok((self.config.clone(), tensors))
+    }
+
+    /// One update from the rollouts of a step. Returns `None` if no group can teach anything: all of them agree
+    /// with themselves, or abstain.
+    ///
+    /// Runs for seconds; every slice of the work passes the turnstile.
+    ///
+    /// # Errors
+    /// If a gradient is missing or not finite, or `cancel` is triggered; the policy is then unchanged.
+    pub fn update(
+        &mut self,
+        groups: &[Graded],
+        recipe: &Recipe,
+        cancel: &CancellationToken,
+    ) -> Result<Option<UpdateMetrics>, TrainError> {
+        let informative: Vec<&Graded> = groups.iter().filter(|graded| graded.is_informative()).collect();
+        if informative.is_empty() {
+            return Ok(None);
+        }
+        let mut metrics = UpdateMetrics { trained_groups: informative.len(), ..UpdateMetrics::default() };
+        let mut gradients: Option<Vec<Tensor>> = None;
+        for batch in batch::lay_out(&informative, recipe.micro_batch_tokens) {
+            let of_batch = self.gradients(batch, recipe, &mut metrics, cancel)?;
+            gradients = Some(match gradients {
+                None => of_batch,
+                Some(sums) => sums.iter().zip(&of_batch).map(|(sum, more)| sum + more).collect::<Result<_, _>>()?,
+            });
+        }
+        let gradients = gradients.unwrap_or_default();
+        metrics.gradient_norm = self.checked_norm(&gradients)?;
+        let scale = (recipe.max_gradient_norm / (metrics.gradient_norm + 1e-6)).min(1.0);
+        let clipped = gradients.iter().map(|gradient| gradient * scale).collect::<Result<Vec<_>, _>>()?;
+        let optimizer = &mut self.optimizer;
+        self.turnstile.background(|| optimizer.step(&clipped, recipe.learning_rate))?;
+        Ok(Some(metrics))
+    }
+
+    /// The gradients of one pass, one for each variable, and its part in the metrics.
+    fn gradients(
+        &self,
+        mut batch: MicroBatch,
+        recipe: &Recipe,
+        metrics: &mut UpdateMetrics,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Tensor>, TrainError> {
+        let pace = self.pace(cancel);
+        let references = self.pass(None, &batch, recipe.temperature, &pace)?.score().map_err(cancelled(cancel))?;
+        for (term, reference) in batch.terms.iter_mut().zip(references) {
+            term.reference = reference.log_prob;
+        }
+        let config = LossConfig {
+            clip_low: recipe.clip_low,
+            clip_high: recipe.clip_high,
+            kl_coefficient: recipe.kl_coefficient,
+        };
+        let terms = &batch.terms;
+        metrics.trained_rows += batch.forest.len();
+        let pass = self.pass(Some(&self.lora), &batch, recipe.temperature, &pace)?;
+        let gradients = pass.backward(self.optimizer.vars(), |first, scores| {
+            let mut derivatives = Vec::with_capacity(scores.len());
+            for (term, score) in terms[first..].iter().zip(scores) {
+                let token = loss::grpo(term, score.log_prob, &config);
+                metrics.loss += token.loss;
+                metrics.kl += token.kl;
+                metrics.clip_fraction += token.outside;
+                metrics.entropy += term.weight * f64::from(score.entropy);
+                metrics.log_prob_gap = metrics.log_prob_gap.max(f64::from((score.log_prob - term.behaviour).abs()));
+                derivatives.push(token.derivative as f32);
+            }
+            derivatives
+        });
+        gradients.map_err(cancelled(cancel))
+    }
+
+    /// What this trainer's policy says of rollouts that an engine drew with it.
+    pub fn assess(
+        &self,
+        groups: Vec<Group>,
+        recipe: &Recipe,
+        cancel: &CancellationToken,
+    ) -> Result<Assessment, TrainError> {
+        let graded: Vec<Graded> =
+            groups.into_iter().map(|group| Graded { rewards: vec![0.0; group.rollouts.len()], group }).collect();
+        let graded: Vec<&Graded> = graded.iter().collect();
+        let pace = self.pace(cancel);
+        let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
+        for batch in batch::lay_out(&graded, recipe.micro_batch_tokens) {
+            let score = |lora| {
+                self.pass(lora, &batch, recipe.temperature, &pace)?.score().map_err(cancelled(cancel))
+            };
+            let (references, scores) = (score(None)?, score(Some(&self.lora))?);
+            for ((term, reference), score) in batch.terms.iter().zip(references).zip(scores) {
+                assessment.kl += term.weight * f64::from(score.log_prob - reference.log_prob);
+                let off = f64::from((score.log_prob - term.behaviour).abs());
+                assessment.log_prob_gap = assessment.log_prob_gap.max(off);
+            }
+        }
+        Ok(assessment)
+    }
+
+    /// Every piece of work goes through the turnstile, unless it is no longer wanted.
+    fn pace<'a>(
+        &'a self,
+        cancel: &'a CancellationToken,
+    ) -> impl Fn(&mut dyn FnMut() -> candle_core::Result<()>) -> candle_core::Result<()> + 'a {
+        move |work| {
+            if cancel.is_cancelled() {
+                candle_core::bail!("cancelled");
+            }
+            self.turnstile.background(work)
+        }
+    }
+
+    fn pass<'a>(
+        &'a self,
+        lora: Option<&'a Lora>,
+        batch: &'a MicroBatch,
+        temperature: f32,
+        pace: &'a Pace<'a>,
+    ) -> candle_core::Result<Pass<'a>> {
+        Pass::new(&self.decoder, lora, (&batch.forest, &batch.targets), temperature, pace)
+    }
+
+    /// The norm over all gradients; each must be finite, and reach its variable: while `B` is zero no gradient reaches
+    /// `A`, so a pair counts as reached if either half is.
+    fn checked_norm(&self, gradients: &[Tensor]) -> Result<f64, TrainError> {
+        let mut norms = Vec::with_capacity(gradients.len());
+        for (gradient, name) in gradients.iter().zip(&self.names) {
+            let norm = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            if !norm.is_finite() {
+                return Err(TrainError::NotFinite(name.clone()));
+            }
+            norms.push(norm);
+        }
+        // Sorted names put the A and the B of a pair side by side.
+        for (pair, name) in norms.chunks(2).zip(self.names.chunks(2)) {
+            if pair.iter().all(|norm| *norm == 0.0) {
+                return Err(TrainError::NoGradient(name[0].clone()));
+            }
+        }
+        Ok(norms.iter().sum::<f64>().sqrt())
+    }
+}
+
+/// Tells a computation that was cancelled from one that failed.
+fn cancelled(cancel: &CancellationToken) -> impl Fn(candle_core::Error) -> TrainError + '_ {
+    |error| if cancel.is_cancelled() { TrainError::Cancelled } else { TrainError::Compute(error) }
+}
+
+fn fresh_tensors(decoder: &Decoder, config: &LoraConfig, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tensors = BTreeMap::new();
+    for layer in 0..decoder.config().layers {
+        for &projection in &config.targets {
+            let (out, input) = decoder.projection_shape(projection);
+            let bound = 1.0 / (input as f32).sqrt();
+            let mut uniform = || ((rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32 * 2.0 - 1.0) * bound;
+            let a: Vec<f32> = (0..config.r * input).map(|_| uniform()).collect();
+            tensors.insert(peft_name(layer, projection, 'A'), Tensor::from_vec(a, (config.r, input), &Device::Cpu)?);
+            let b = Tensor::zeros((out, config.r), candle_core::DType::F32, &Device::Cpu)?;
+            tensors.insert(peft_name(layer, projection, 'B'), b);
+        }
+    }
+    Ok(tensors)
+}

@@ -1,0 +1,5 @@
+//! Content-addressed adapters: their files, which version is live, and what may become so.
+
+pub mod format;
+pub mod gate;
+pub mod registry;

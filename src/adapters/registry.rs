@@ -1,0 +1,521 @@
+//! Which adapter version is live, and leases on any version.
+//!
+//! Architecture invariant: there is a live version at every moment. A swap first makes the new version resident, then
+//! changes the alias in the store, then the pointer in memory; whoever took a lease before keeps the old version.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use arc_swap::ArcSwap;
+use chrono::Utc;
+use uuid::Uuid;
+
+use crate::{
+    adapters::format::{self, Files, FormatError},
+    engine::{
+        handle::{Engine, EngineError, Lease, Version, WeakLease},
+        model::lora::Adapter,
+    },
+    store::{AdapterRecord, LIVE, SharedStore, StoreError},
+};
+
+/// Why an adapter is not available, or was not swapped.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("there is no adapter {0}")]
+    Unknown(Version),
+    /// Somebody else has swapped.
+    #[error("the live adapter is {found}, not {expected}: somebody else has changed it")]
+    Conflict { expected: Version, found: Version },
+    /// The store knows the adapter, this machine's disk does not have it.
+    #[error("the files of adapter {version} are missing from {}", path.display())]
+    FilesMissing { version: Version, path: PathBuf },
+    /// The adapter that should be live when the program starts cannot be.
+    #[error("the live adapter {version} cannot be loaded: {source}; put its files back, or use another data directory")]
+    Live { version: Version, source: Box<RegistryError> },
+    #[error("adapter {version}: {source}")]
+    Files { version: Version, source: FormatError },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Disk work was cut off, because the program is stopping.
+    #[error("interrupted: {0}")]
+    Interrupted(#[from] tokio::task::JoinError),
+}
+
+/// The adapters of one engine, with their files in one folder and their records in one store. Several servers may
+/// share a store; each has its own registry.
+pub struct Registry {
+    engine: Arc<dyn Engine>,
+    store: SharedStore,
+    dir: PathBuf,
+    live: ArcSwap<Lease>,
+    /// Versions that someone held when last looked at.
+    resident: Mutex<HashMap<Version, WeakLease>>,
+    /// Held while a version is loaded, so that none is loaded twice at once.
+    loading: tokio::sync::Mutex<()>,
+    /// Held while the live version changes, so that memory follows the store in the store's order.
+    swapping: tokio::sync::Mutex<()>,
+}
+
+impl Registry {
+    /// Comes back with the version that the store's alias [`LIVE`] stands for, the base model if there is none.
+    /// `dir` holds one folder a version; it is made when the first adapter is added.
+    pub async fn open(engine: Arc<dyn Engine>, store: SharedStore, dir: PathBuf) -> Result<Self, RegistryError> {
+        let version = store.alias(LIVE).await?.unwrap_or_else(Version::base);
+        let registry = Self {
+            live: ArcSwap::from_pointee(engine.base()),
+            engine,
+            store,
+            dir,
+            resident: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            swapping: tokio::sync::Mutex::default(),
+        };
+        let lease = registry
+            .lease(&version)
+            .await
+            .map_err(|source| RegistryError::Live { version: version.clone(), source: Box::new(source) })?;
+        registry.live.store(Arc::new(lease));
+        Ok(registry)
+    }
+
+    /// A lease on the live version. Never waits.
+    pub fn live(&self) -> Lease {
+        Lease::clone(&self.live.load())
+    }
+
+    /// A lease on a version, which is loaded if it is not resident.
+    pub async fn lease(&self, version: &Version) -> Result<Lease, RegistryError> {
+        if version.is_base() {
+            return Ok(self.engine.base());
+        }
+        if let Some(lease) = self.find_resident(version) {
+            return Ok(lease);
+        }
+        let _loading = self.loading.lock().await;
+        // Somebody else may have loaded it while this waited.
+        if let Some(lease) = self.find_resident(version) {
+            return Ok(lease);
+        }
+        let lease = self.engine.load_adapter(Arc::new(self.adapter(version).await?)).await?;
+        let mut resident = self.resident();
+        resident.retain(|_, weak| weak.upgrade().is_some());
+        resident.insert(version.clone(), lease.downgrade());
+        Ok(lease)
+    }
+
+    /// The weights of a version as data, checked against it. The base model has none and is unknown here.
+    pub async fn adapter(&self, version: &Version) -> Result<Adapter, RegistryError> {
+        let path = self.folder(version);
+        if version.is_base() || !path.is_dir() {
+            return Err(match self.store.adapter(version).await? {
+                Some(_) => RegistryError::FilesMissing { version: version.clone(), path },
+                None => RegistryError::Unknown(version.clone()),
+            });
+        }
+        let expected = version.clone();
+        let read = tokio::task::spawn_blocking(move || format::read_verified(&path, &expected)).await?;
+        read.map_err(|source| RegistryError::Files { version: version.clone(), source })
+    }
+
+    /// Keeps a new adapter: its files are on disk before the store knows of it. Adding one again changes nothing.
+    pub async fn add(&self, files: Files, parent: Version, round_id: Option<Uuid>) -> Result<Version, RegistryError> {
+        let (version, bytes, dir) = (files.version.clone(), files.bytes(), self.dir.clone());
+        tokio::task::spawn_blocking(move || format::write(&dir, &files))
+            .await?
+            .map_err(|source| RegistryError::Files { version: version.clone(), source })?;
+        let record =
+            AdapterRecord { version: version.clone(), parent_version: parent, round_id, bytes, created_at: Utc::now() };
+        self.store.record_adapter(&record).await?;
+        Ok(version)
+    }
+
+    /// Makes a version live, forward or back, and returns the one that was. With `expected`, only if that one is live
+    /// now; without, whatever is. After an error the old version is live; if the store's reply was lost on the way,
+    /// [`Self::refresh`] catches up.
+    pub async fn activate(&self, expected: Option<&Version>, version: &Version) -> Result<Version, RegistryError> {
+        let _swapping = self.swapping.lock().await;
+        if !version.is_base() && self.store.adapter(version).await?.is_none() {
+            return Err(RegistryError::Unknown(version.clone()));
+        }
+        let lease = self.lease(version).await?;
+        let alias = self.store.alias(LIVE).await?;
+        let current = alias.clone().unwrap_or_else(Version::base);
+        let expected = expected.unwrap_or(&current);
+        if *expected != current {
+            return Err(RegistryError::Conflict { expected: expected.clone(), found: current });
+        }
+        if !self.store.swap_alias(LIVE, alias.as_ref(), version).await? {
+            let found = self.store.alias(LIVE).await?.unwrap_or_else(Version::base);
+            return Err(RegistryError::Conflict { expected: current, found });
+        }
+        self.live.store(Arc::new(lease));
+        Ok(current)
+    }
+
+    /// Follows a swap made by another server on the same store; returns whether there was one. After an error the
+    /// old version stays live.
+    pub async fn refresh(&self) -> Result<bool, RegistryError> {
+        let _swapping = self.swapping.lock().await;
+        let version = self.store.alias(LIVE).await?.unwrap_or_else(Version::base);
+        if *self.live().version() == version {
+            return Ok(false);
+        }
+        let lease = self.lease(&version).await?;
+        self.live.store(Arc::new(lease));
+        Ok(true)
+    }
+
+    /// The adapters that were saved, newest first.
+    pub async fn list(&self, limit: u32) -> Result<Vec<AdapterRecord>, RegistryError> {
+        Ok(self.store.adapters(limit).await?)
+    }
+
+    /// Where the files of a version are, if this machine has them.
+    pub fn folder(&self, version: &Version) -> PathBuf {
+        Path::join(&self.dir, version.as_str())
+    }
+
+    fn find_resident(&self, version: &Version) -> Option<Lease> {
+        self.resident().get(version).and_then(WeakLease::upgrade)
+    }
+
+    fn resident(&self) -> MutexGuard<'_, HashMap<Version, WeakLease>> {
+        // The map is whole between any two of its operations, even if a thread died holding it.
+        self.resident.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use candle_core::{Device, Tensor};
+    use chrono::DateTime;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        engine::{
+            handle::{EngineStats, GenerateRequest, Group, ModelInfo},
+            model::{
+                lora::{LoraConfig, Projection, peft_name},
+                tokenizer::Tokenizer,
+            },
+        },
+        store::{Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, Store},
+    };
+
+    /// Counts what it loads and what is still held; a lease's weights are the name of its version.
+    #[derive(Default)]
+    struct FakeEngine {
+        loads: AtomicUsize,
+        resident: Arc<AtomicUsize>,
+        broken: AtomicBool,
+    }
+
+    struct Weights {
+        version: Version,
+        resident: Arc<AtomicUsize>,
+    }
+
+    impl Drop for Weights {
+        fn drop(&mut self) {
+            self.resident.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    #[async_trait]
+    impl Engine for FakeEngine {
+        fn base(&self) -> Lease {
+            Lease::new(Version::base(), ())
+        }
+
+        async fn load_adapter(&self, adapter: Arc<Adapter>) -> Result<Lease, EngineError> {
+            tokio::task::yield_now().await;
+            if self.broken.load(Ordering::SeqCst) {
+                return Err(EngineError::Stopped);
+            }
+            self.loads.fetch_add(1, Ordering::SeqCst);
+            self.resident.fetch_add(1, Ordering::SeqCst);
+            let version = adapter.version.clone();
+            Ok(Lease::new(version.clone(), Weights { version, resident: self.resident.clone() }))
+        }
+
+        fn info(&self) -> &ModelInfo {
+            unimplemented!("a registry does not ask")
+        }
+
+        fn tokenizer(&self) -> &Tokenizer {
+            unimplemented!("a registry does not ask")
+        }
+
+        fn stats(&self) -> EngineStats {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn generate(&self, _: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError> {
+            unimplemented!("a registry does not ask")
+        }
+    }
+
+    /// Remembers adapters and aliases only.
+    #[derive(Default)]
+    struct FakeStore {
+        adapters: Mutex<BTreeMap<Version, AdapterRecord>>,
+        aliases: Mutex<BTreeMap<String, Version>>,
+    }
+
+    macro_rules! not_asked {
+        ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {
+            #[async_trait]
+            impl Store for FakeStore {
+                $(async fn $name(&self, $(_: $argument),*) -> Result<$result, StoreError> {
+                    unimplemented!("a registry does not ask")
+                })*
+
+                async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
+                    self.adapters.lock().unwrap().entry(adapter.version.clone()).or_insert(adapter.clone());
+                    Ok(())
+                }
+
+                async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
+                    Ok(self.adapters.lock().unwrap().get(version).cloned())
+                }
+
+                async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
+                    Ok(self.adapters.lock().unwrap().values().take(limit as usize).cloned().collect())
+                }
+
+                async fn alias(&self, name: &str) -> Result<Option<Version>, StoreError> {
+                    tokio::task::yield_now().await;
+                    Ok(self.aliases.lock().unwrap().get(name).cloned())
+                }
+
+                async fn swap_alias(
+                    &self,
+                    name: &str,
+                    expected: Option<&Version>,
+                    new: &Version,
+                ) -> Result<bool, StoreError> {
+                    let mut aliases = self.aliases.lock().unwrap();
+                    let swaps = aliases.get(name) == expected;
+                    if swaps {
+                        aliases.insert(name.into(), new.clone());
+                    }
+                    Ok(swaps)
+                }
+            }
+        };
+    }
+
+    not_asked! {
+        ping() -> ();
+        record_answer(&Question, &Answer) -> ();
+        answer(Uuid) -> Option<(Question, Answer)>;
+        learnable(u32) -> Vec<Question>;
+        questions_since_last_round() -> u64;
+        last_round_at() -> Option<DateTime<Utc>>;
+        create_round(&Round, &str, u32) -> ();
+        heartbeat(Uuid, &str, u32) -> ();
+        update_round(Uuid, &str, RoundUpdate) -> ();
+        fail_orphans(&str, &str) -> u64;
+        round(Uuid) -> Option<Round>;
+        rounds(u32, Option<Uuid>) -> Vec<Round>;
+        record_step(&RoundStep) -> ();
+        steps(Uuid) -> Vec<RoundStep>;
+        record_round_questions(&[RoundQuestion]) -> ();
+        round_questions(Uuid) -> Vec<RoundQuestion>;
+    }
+
+    struct World {
+        engine: Arc<FakeEngine>,
+        store: Arc<FakeStore>,
+        dir: TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { engine: Arc::default(), store: Arc::default(), dir: tempfile::tempdir().unwrap() }
+        }
+
+        /// A registry as one more server on the same store and disk would have it.
+        async fn open(&self) -> Result<Registry, RegistryError> {
+            Registry::open(self.engine.clone(), self.store.clone(), self.dir.path().into()).await
+        }
+
+        fn resident(&self) -> usize {
+            self.engine.resident.load(Ordering::SeqCst)
+        }
+    }
+
+    fn files(value: f32) -> Files {
+        let config = LoraConfig { r: 1, alpha: 1.0, targets: vec![Projection::QProj] };
+        let tensor = |shape| Tensor::full(value, shape, &Device::Cpu).unwrap();
+        let tensors =
+            [('A', (1, 2)), ('B', (2, 1))].map(|(half, shape)| (peft_name(0, Projection::QProj, half), tensor(shape)));
+        format::encode(&config, &tensors.into(), "m").unwrap()
+    }
+
+    async fn add(registry: &Registry, value: f32) -> Version {
+        registry.add(files(value), Version::base(), None).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_base_model_is_live_at_first() {
+        let registry = World::new().open().await.unwrap();
+        assert!(registry.live().version().is_base());
+        assert!(registry.list(10).await.unwrap().is_empty());
+        assert!(!registry.refresh().await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_restart_comes_back_with_the_live_version() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let version = add(&registry, 1.0).await;
+        assert!(registry.activate(Some(&Version::base()), &version).await.unwrap().is_base());
+        drop(registry);
+        assert_eq!(world.resident(), 0);
+        let registry = world.open().await.unwrap();
+        assert_eq!(registry.live().version(), &version);
+        assert_eq!(registry.activate(None, &Version::base()).await.unwrap(), version);
+        assert!(world.open().await.unwrap().live().version().is_base());
+    }
+
+    #[tokio::test]
+    async fn a_live_version_without_sound_files_stops_the_start() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let version = add(&registry, 1.0).await;
+        registry.activate(None, &version).await.unwrap();
+        let weights = registry.folder(&version).join("adapter_model.safetensors");
+        std::fs::write(&weights, b"torn").unwrap();
+        let damaged = world.open().await.err().unwrap().to_string();
+        assert!(damaged.contains(version.as_str()) && damaged.contains("is damaged"), "{damaged}");
+        std::fs::remove_dir_all(registry.folder(&version)).unwrap();
+        let missing = world.open().await.err().unwrap().to_string();
+        assert!(missing.contains("files of adapter") && missing.contains("put its files back"), "{missing}");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_does_not_load_does_not_become_live() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let unknown = registry.activate(None, &files(9.0).version).await.unwrap_err();
+        assert!(matches!(unknown, RegistryError::Unknown(_)), "{unknown}");
+        let version = add(&registry, 1.0).await;
+        world.engine.broken.store(true, Ordering::SeqCst);
+        let broken = registry.activate(None, &version).await.unwrap_err();
+        assert!(matches!(broken, RegistryError::Engine(EngineError::Stopped)), "{broken}");
+        std::fs::remove_dir_all(registry.folder(&version)).unwrap();
+        let missing = registry.activate(None, &version).await.unwrap_err();
+        assert!(matches!(missing, RegistryError::FilesMissing { .. }), "{missing}");
+        assert!(registry.live().version().is_base());
+        assert_eq!(world.store.alias(LIVE).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_version_is_resident_once_and_until_its_last_lease_ends() {
+        let world = World::new();
+        let registry = Arc::new(world.open().await.unwrap());
+        let version = add(&registry, 1.0).await;
+        let tasks = (0..16).map(|_| {
+            let (registry, version) = (registry.clone(), version.clone());
+            tokio::spawn(async move { registry.lease(&version).await.unwrap() })
+        });
+        let mut leases = futures::future::try_join_all(tasks).await.unwrap();
+        assert_eq!((world.engine.loads.load(Ordering::SeqCst), world.resident()), (1, 1));
+        let last = leases.pop().unwrap();
+        drop(leases);
+        assert_eq!(world.resident(), 1);
+        drop(last);
+        assert_eq!(world.resident(), 0);
+        assert_eq!(registry.lease(&version).await.unwrap().version(), &version);
+        assert_eq!(world.engine.loads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_lease_outlives_a_swap() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let (old, new) = (add(&registry, 1.0).await, add(&registry, 2.0).await);
+        registry.activate(None, &old).await.unwrap();
+        let lease = registry.live();
+        registry.activate(Some(&old), &new).await.unwrap();
+        assert_eq!(lease.weights::<Weights>().unwrap().version, old);
+        assert_eq!(registry.live().version(), &new);
+        assert_eq!(world.resident(), 2);
+        drop(lease);
+        assert_eq!(world.resident(), 1);
+    }
+
+    #[tokio::test]
+    async fn only_one_of_two_servers_wins_a_swap_and_the_other_follows() {
+        let world = World::new();
+        let (one, other) = (world.open().await.unwrap(), world.open().await.unwrap());
+        let (a, b) = (add(&one, 1.0).await, add(&one, 2.0).await);
+        let base = Version::base();
+        let (first, second) = tokio::join!(one.activate(Some(&base), &a), other.activate(Some(&base), &b));
+        assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+        let winner = if first.is_ok() { &a } else { &b };
+        let conflict = first.err().or(second.err()).unwrap();
+        assert!(matches!(&conflict, RegistryError::Conflict { found, .. } if found == winner), "{conflict}");
+        let refreshed = (one.refresh().await.unwrap(), other.refresh().await.unwrap());
+        assert!(refreshed.0 != refreshed.1);
+        assert_eq!((one.live().version(), other.live().version()), (winner, winner));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readers_always_see_one_whole_live_version() {
+        let world = World::new();
+        let registry = Arc::new(world.open().await.unwrap());
+        let versions = [add(&registry, 1.0).await, add(&registry, 2.0).await];
+        registry.activate(None, &versions[0]).await.unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                let (registry, stop) = (registry.clone(), stop.clone());
+                tokio::spawn(async move {
+                    let mut reads = 0;
+                    while !stop.load(Ordering::SeqCst) {
+                        let lease = registry.live();
+                        assert_eq!(&lease.weights::<Weights>().unwrap().version, lease.version());
+                        reads += 1;
+                        tokio::task::yield_now().await;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        for turn in 1..=100 {
+            let previous = registry.activate(Some(&versions[(turn + 1) % 2]), &versions[turn % 2]).await.unwrap();
+            assert_eq!(previous, versions[(turn + 1) % 2]);
+        }
+        stop.store(true, Ordering::SeqCst);
+        for reader in readers {
+            assert!(reader.await.unwrap() > 0);
+        }
+        assert_eq!(world.resident(), 1);
+    }
+
+    #[tokio::test]
+    async fn adding_twice_is_adding_once() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        assert_eq!(add(&registry, 1.0).await, add(&registry, 1.0).await);
+        let records = registry.list(10).await.unwrap();
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].bytes, files(1.0).bytes());
+        assert_eq!(registry.adapter(&records[0].version).await.unwrap().config.r, 1);
+    }
+}

@@ -1,0 +1,287 @@
+//! From a question to a stored answer.
+//!
+//! Architecture invariant: all samples of one question are drawn under one lease, and the answer carries that version.
+//! An answer is durable before anybody sees it.
+
+use std::{sync::Arc, time::Instant};
+
+use chrono::Utc;
+use rand::{TryRng, rngs::SysRng};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::{
+    adapters::registry::Registry,
+    config::{AnswerSettings, MAX_VOTES},
+    engine::handle::{Engine, EngineError, GenerateRequest, Group, Priority, Sampling},
+    grading::Tally,
+    prompter::{Prompter, PrompterError},
+    store::{Answer, Question, SharedStore, StoreError, Vote},
+    telemetry::Metrics,
+};
+
+/// Seeds stay below this (2^53), so that every JSON reader keeps them exact.
+const SEED_LIMIT: u64 = 1 << 53;
+
+/// A question with what its asker wants to be different from the defaults.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    pub question: String,
+    /// How many samples vote.
+    pub votes: Option<u32>,
+    /// The most tokens of a sample.
+    pub max_tokens: Option<u32>,
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    /// The same question with the same seed, parameters and adapter version draws the same samples.
+    pub seed: Option<u64>,
+    /// Whether rounds may learn from the question; they may if nothing is said.
+    pub learn: Option<bool>,
+    /// Kept with the question and returned as it came.
+    pub metadata: Option<Value>,
+}
+
+/// Why a question got no answer. The texts say what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("{0}")]
+    Question(String),
+    #[error("{0}")]
+    TooLong(String),
+    #[error("`{name}` is {value}; it must be {range}")]
+    Parameter { name: &'static str, value: String, range: String },
+    #[error(transparent)]
+    Prompt(#[from] PrompterError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the system gave no random numbers: {0}")]
+    Random(String),
+}
+
+/// Answers questions by a vote of samples.
+pub struct Answering {
+    engine: Arc<dyn Engine>,
+    registry: Arc<Registry>,
+    store: SharedStore,
+    prompter: Arc<Prompter>,
+    defaults: AnswerSettings,
+    metrics: Arc<Metrics>,
+}
+
+/// The parameters in effect for one question.
+struct Plan {
+    votes: u32,
+    seed: u64,
+    sampling: Sampling,
+    prompt: Vec<u32>,
+}
+
+impl Answering {
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        registry: Arc<Registry>,
+        store: SharedStore,
+        prompter: Arc<Prompter>,
+        defaults: AnswerSettings,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { engine, registry, store, prompter, defaults, metrics }
+    }
+
+    /// Answers a question and stores both. Dropping the future gives up its place in the engine.
+    pub async fn ask(&self, ask: Ask) -> Result<(Question, Answer), AskError> {
+        let started = Instant::now();
+        let created_at = Utc::now();
+        let plan = self.plan(&ask)?;
+        let lease = self.registry.live();
+        let request = GenerateRequest {
+            lease,
+            prompt: plan.prompt.clone(),
+            samples: plan.votes as usize,
+            sampling: plan.sampling.clone(),
+            seed: plan.seed,
+            priority: Priority::Request,
+        };
+        let mut groups = self.engine.generate(vec![request]).await?;
+        let whole = groups.pop().filter(|group| groups.is_empty() && group.rollouts.len() == plan.votes as usize);
+        let group = whole.ok_or_else(|| EngineError::Compute("it returned another number of samples".into()))?;
+        let tally = self.prompter.tally(&group);
+        let question = Question {
+            id: Uuid::now_v7(),
+            text: ask.question,
+            learn: ask.learn.unwrap_or(true),
+            metadata: ask.metadata,
+            created_at,
+        };
+        let answer = self.answer(question.id, &plan, &group, &tally, started);
+        self.store.record_answer(&question, &answer).await?;
+        self.observe(&group, &answer, started);
+        Ok((question, answer))
+    }
+
+    /// Checks a question and fills in what it leaves open.
+    fn plan(&self, ask: &Ask) -> Result<Plan, AskError> {
+        check_text(&ask.question, self.defaults.max_question_chars)?;
+        let votes = ask.votes.unwrap_or(self.defaults.votes);
+        ensure((1..=MAX_VOTES).contains(&votes), "votes", votes, || format!("from 1 to {MAX_VOTES}"))?;
+        let context = self.engine.info().context_tokens;
+        let max_tokens = ask.max_tokens.map(|tokens| tokens as usize);
+        if let Some(tokens) = max_tokens {
+            ensure((1..=context).contains(&tokens), "max_tokens", tokens, || format!("from 1 to {context}"))?;
+        }
+        // A single sample is the answer, so it is the likeliest one; a vote needs samples that differ.
+        let default_temperature = if votes == 1 { 0.0 } else { self.defaults.temperature };
+        let temperature = ask.temperature.unwrap_or(default_temperature);
+        ensure((0.0..=2.0).contains(&temperature), "temperature", temperature, || "from 0 to 2".into())?;
+        let top_p = ask.top_p.unwrap_or(self.defaults.top_p);
+        ensure(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, || "above 0 and at most 1".into())?;
+        if let Some(seed) = ask.seed {
+            ensure(seed < SEED_LIMIT, "seed", seed, || format!("from 0 to {}", SEED_LIMIT - 1))?;
+        }
+        let prompt = self.prompter.encode(&ask.question)?;
+        let sampling = self.prompter.sampling(temperature, max_tokens.or(self.defaults.max_tokens));
+        let sampling = Sampling { top_p, ..sampling };
+        check_length(prompt.len(), sampling.max_tokens, context)?;
+        let seed = ask.seed.map_or_else(random_seed, Ok)?;
+        Ok(Plan { votes, seed, sampling, prompt })
+    }
+
+    fn answer(&self, question_id: Uuid, plan: &Plan, group: &Group, tally: &Tally, started: Instant) -> Answer {
+        let majority = tally.majority();
+        let shown = majority.and_then(|class| class.members.first().copied()).unwrap_or(0);
+        let completion_tokens: usize = group.rollouts.iter().map(|rollout| rollout.tokens.len()).sum();
+        let vote = |class: &crate::grading::Class| Vote { answer: class.answer.clone(), count: count(class.votes()) };
+        Answer {
+            id: Uuid::now_v7(),
+            question_id,
+            adapter_version: group.version.clone(),
+            answer: majority.map(|class| class.answer.clone()),
+            text: group.rollouts.get(shown).map(|rollout| rollout.text.clone()).unwrap_or_default(),
+            votes: tally.classes.iter().map(vote).collect(),
+            samples: count(tally.total),
+            majority_ratio: tally.majority_ratio(),
+            prompt_tokens: count(plan.prompt.len()),
+            completion_tokens: count(completion_tokens),
+            timings: json!({
+                "queue_seconds": group.timings.queue.as_secs_f64(),
+                "prefill_seconds": group.timings.prefill.as_secs_f64(),
+                "decode_seconds": group.timings.decode.as_secs_f64(),
+                "total_seconds": started.elapsed().as_secs_f64(),
+            }),
+            parameters: json!({
+                "votes": plan.votes,
+                "max_tokens": plan.sampling.max_tokens,
+                "temperature": tidy(plan.sampling.temperature),
+                "top_p": tidy(plan.sampling.top_p),
+                "seed": plan.seed,
+                "prompt_template": self.prompter.template().name(),
+            }),
+            created_at: Utc::now(),
+        }
+    }
+
+    fn observe(&self, group: &Group, answer: &Answer, started: Instant) {
+        let outcome = if answer.answer.is_some() { "answered" } else { "no_majority" };
+        self.metrics.answers_total.with_label_values(&[outcome]).inc();
+        self.metrics.majority_ratio.observe(answer.majority_ratio);
+        self.metrics.request_queue_time_seconds.observe(group.timings.queue.as_secs_f64());
+        self.metrics.request_prefill_time_seconds.observe(group.timings.prefill.as_secs_f64());
+        self.metrics.request_decode_time_seconds.observe(group.timings.decode.as_secs_f64());
+        self.metrics.e2e_request_latency_seconds.observe(started.elapsed().as_secs_f64());
+    }
+}
+
+fn ensure(
+    holds: bool,
+    name: &'static str,
+    value: impl ToString,
+    range: impl FnOnce() -> String,
+) -> Result<(), AskError> {
+    if holds { Ok(()) } else { Err(AskError::Parameter { name, value: value.to_string(), range: range() }) }
+}
+
+fn check_text(question: &str, max_chars: usize) -> Result<(), AskError> {
+    if question.trim().is_empty() {
+        return Err(AskError::Question("`question` is empty; write a question".into()));
+    }
+    let chars = question.chars().count();
+    if chars > max_chars {
+        return Err(AskError::TooLong(format!("`question` has {chars} characters; {max_chars} is the limit")));
+    }
+    match question.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+        Some(c) => Err(AskError::Question(format!("`question` contains the control character {c:?}; leave it out"))),
+        None => Ok(()),
+    }
+}
+
+fn check_length(prompt: usize, max_tokens: usize, context: usize) -> Result<(), AskError> {
+    match context.checked_sub(prompt) {
+        Some(room) if max_tokens <= room => Ok(()),
+        None | Some(0) => Err(AskError::TooLong(format!(
+            "the prompt with this question has {prompt} tokens, and the model reads {context}; ask a shorter question"
+        ))),
+        Some(room) => Err(AskError::Parameter {
+            name: "max_tokens",
+            value: max_tokens.to_string(),
+            range: format!("at most {room}, which is what the model's {context} tokens leave after this prompt"),
+        }),
+    }
+}
+
+fn random_seed() -> Result<u64, AskError> {
+    let bits = SysRng.try_next_u64().map_err(|error| AskError::Random(error.to_string()))?;
+    Ok(bits % SEED_LIMIT)
+}
+
+/// A count that is bounded far below by the engine's limits.
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// 0.8 as 0.8: widening a 32-bit float shows digits that nobody wrote.
+fn tidy(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(question: &str) -> String {
+        check_text(question, 10).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_question_must_say_something_in_bounds() {
+        assert!(check_text("a\tb\nc é 1", 10).is_ok());
+        assert!(problem(" \n").contains("empty"));
+        assert!(problem("12345678901").contains("11 characters; 10 is the limit"));
+        assert!(problem("a\0b").contains("control character '\\0'"));
+    }
+
+    #[test]
+    fn prompt_and_samples_must_fit_the_model_together() {
+        assert!(check_length(10, 90, 100).is_ok());
+        assert!(check_length(100, 1, 100).unwrap_err().to_string().contains("shorter question"));
+        assert!(check_length(101, 1, 100).unwrap_err().to_string().contains("has 101 tokens"));
+        assert!(
+            check_length(10, 91, 100).unwrap_err().to_string().contains("`max_tokens` is 91; it must be at most 90")
+        );
+    }
+
+    #[test]
+    fn seeds_are_exact_in_json() {
+        for _ in 0..100 {
+            assert!(random_seed().unwrap() < SEED_LIMIT);
+        }
+    }
+
+    #[test]
+    fn a_temperature_is_shown_as_it_was_written() {
+        assert_eq!(json!(tidy(0.8)).to_string(), "0.8");
+    }
+}

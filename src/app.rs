@@ -1,0 +1,285 @@
+//! The composition root: the only place that constructs the parts and wires them together.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use candle_core::Device;
+use chrono::Utc;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::{
+    adaptation::{
+        round::Workbench,
+        rounds::{RoundError, Rounds},
+        schedule::Schedule,
+    },
+    adapters::registry::{Registry, RegistryError},
+    answering::Answering,
+    config::{self, OperatorKey, OperatorKeyError, Settings},
+    engine::{
+        handle::{Engine, EngineError, ModelInfo},
+        model::{
+            chat_template::{ChatTemplate, ChatTemplateError},
+            decoder::Decoder,
+            error::ModelError,
+            source::{self, Progress},
+            weights,
+        },
+        thread::{EngineOptions, LocalEngine},
+        turnstile::Turnstile,
+    },
+    http::{self, AppState},
+    prompt::{PromptError, PromptTemplate},
+    prompter::{Prompter, PrompterError},
+    store::{self, RoundTrigger, StoreError, spool},
+    telemetry::Metrics,
+};
+
+/// How often the server looks whether the database is back, another server has swapped, or a round is due.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why the program could not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error("the device cannot be used: {0}")]
+    Device(String),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error("{0} has no tokenizer: put its tokenizer.json into the folder, or use a GGUF file")]
+    NoTokenizer(PathBuf),
+    #[error("the model's chat template cannot be used: {0}")]
+    Chat(#[from] ChatTemplateError),
+    #[error("the model's tensors cannot be used: {0}")]
+    Tensors(#[from] candle_core::Error),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
+    #[error(transparent)]
+    Prompter(#[from] PrompterError),
+    #[error("cannot make the data directory {path}: {source}; choose another with --data-dir")]
+    DataDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Key(#[from] OperatorKeyError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("the metrics could not be set up: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("cannot listen on {bind}: {source}; choose another address with --bind")]
+    Bind { bind: SocketAddr, source: io::Error },
+    #[error("the server stopped: {0}")]
+    Serve(#[source] io::Error),
+    #[error("a part of the start was interrupted")]
+    Interrupted,
+}
+
+/// Finds (and, if need be, fetches) the model, loads it and starts the engine. Blocks for seconds.
+///
+/// # Errors
+/// Whatever is wrong with the device, the model or the prompt template.
+pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Workbench, AppError> {
+    let device = open_device(settings.device)?;
+    let template = PromptTemplate::open(&settings.prompt_template)?;
+    let files = source::resolve(&settings.model, &settings.models_dir(), progress)?;
+    let mut checkpoint = weights::load(&files.path, &device)?;
+    let tokenizer = checkpoint.tokenizer.ok_or_else(|| AppError::NoTokenizer(files.path.clone()))?;
+    let text_of = |id: u32| {
+        let specials = tokenizer.special_tokens().iter();
+        specials.filter(|(_, special)| *special == id).map(|(text, _)| text.clone()).next()
+    };
+    let bos = tokenizer.bos().and_then(text_of);
+    let eos = tokenizer.end_tokens().first().copied().and_then(text_of);
+    let chat = checkpoint.chat_template.map(|source| ChatTemplate::parse(&source, bos, eos)).transpose()?;
+    let decoder = Arc::new(Decoder::new(checkpoint.config, &mut checkpoint.tensors, &device)?);
+    let info = ModelInfo {
+        name: files.name,
+        fingerprint: checkpoint.fingerprint,
+        context_tokens: decoder.config().context_tokens,
+        vocab_size: decoder.config().vocab_size,
+        parameters: decoder.parameters(),
+    };
+    info!(model = info.name, parameters = info.parameters, ?device, "the model is loaded");
+    let turnstile = Arc::new(Turnstile::new(settings.engine.background_share));
+    let options =
+        EngineOptions { cache_tokens: settings.engine.cache_tokens, max_waiting: settings.engine.max_waiting };
+    let engine: Arc<dyn Engine> =
+        Arc::new(LocalEngine::start(info, decoder.clone(), Arc::new(tokenizer), turnstile.clone(), options)?);
+    let prompter = Arc::new(Prompter::new(engine.clone(), template, chat)?);
+    Ok(Workbench { engine, prompter, decoder, turnstile })
+}
+
+fn open_device(wanted: config::Device) -> Result<Device, AppError> {
+    let cuda = |index| match candle_core::utils::cuda_is_available() {
+        true => Device::new_cuda(index).map_err(|error| AppError::Device(format!("cuda:{index}: {error}"))),
+        false => Err(AppError::Device(format!(
+            "cuda:{index} was asked for, but this build has no CUDA: build with `--features cuda`, or choose `cpu`"
+        ))),
+    };
+    match wanted {
+        config::Device::Cpu => Ok(Device::Cpu),
+        config::Device::Cuda(index) => cuda(index),
+        config::Device::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
+    }
+}
+
+/// A server that is ready to serve.
+pub struct Server {
+    listener: TcpListener,
+    state: AppState,
+    rounds: Rounds,
+    spool: Arc<spool::Spooled>,
+    schedule: Schedule,
+    deadline: Duration,
+}
+
+impl Server {
+    /// Opens everything that a server needs and listens.
+    ///
+    /// # Errors
+    /// Whatever is missing or wrong, before anything is served.
+    pub async fn start(settings: Settings, progress: impl Progress + Send + 'static) -> Result<Self, AppError> {
+        let path = settings.data_dir.clone();
+        fs::create_dir_all(&path).map_err(|source| AppError::DataDir { path, source })?;
+        let bind = settings.server.bind;
+        let listener = TcpListener::bind(bind).await.map_err(|source| AppError::Bind { bind, source })?;
+        let operator_key = match &settings.operator_key {
+            Some(key) => OperatorKey::new(key.expose_secret()),
+            None => OperatorKey::load_or_create(&settings.operator_key_path())?,
+        };
+        let database = store::connect(settings.database_address().expose_secret()).await?;
+        let spool =
+            Arc::new(spool::Spooled::open(database, &settings.spool_path(), spool::MAX_SPOOL_BYTES).await?);
+        let for_opening = settings.clone();
+        let opening = tokio::task::spawn_blocking(move || open_workbench(&for_opening, &progress));
+        let bench = opening.await.map_err(|_| AppError::Interrupted)??;
+        let metrics = Arc::new(Metrics::new()?);
+        let (engine, store) = (bench.engine.clone(), spool.clone());
+        let registry = Arc::new(Registry::open(engine.clone(), store.clone(), settings.adapters_dir()).await?);
+        let answering = Arc::new(Answering::new(
+            engine.clone(),
+            registry.clone(),
+            store.clone(),
+            bench.prompter.clone(),
+            settings.answer.clone(),
+            metrics.clone(),
+        ));
+        let recipe = settings.learning.clone();
+        let rounds = Rounds::new(bench, store.clone(), registry.clone(), recipe, metrics.clone());
+        let schedule = Schedule {
+            every_questions: settings.schedule.every_questions,
+            every_minutes: settings.schedule.every_minutes,
+        };
+        let deadline = Duration::from_secs(settings.server.shutdown_deadline_seconds);
+        let state = AppState {
+            answering,
+            engine,
+            registry,
+            rounds: Arc::new(rounds.clone()),
+            store,
+            metrics,
+            operator_key,
+            settings: Arc::new(settings.server),
+        };
+        Ok(Self { listener, state, rounds, spool, schedule, deadline })
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The version that answers now.
+    pub fn live(&self) -> String {
+        self.state.registry.live().version().to_string()
+    }
+
+    /// Serves until `shutdown` is cancelled; then ends the round that runs, finishes the requests that are under way,
+    /// and returns.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+        let chores = tokio::spawn(chores(
+            self.state.clone(),
+            self.rounds.clone(),
+            self.spool,
+            self.schedule,
+            shutdown.child_token(),
+        ));
+        let rounds = self.rounds.clone();
+        let stopping = shutdown.clone();
+        let stop_rounds = tokio::spawn(async move {
+            stopping.cancelled().await;
+            rounds.stop().await;
+        });
+        let result = http::serve(self.listener, self.state, shutdown.clone(), self.deadline).await;
+        shutdown.cancel();
+        // A panic in one of these is logged by its own span; the server is ending anyway.
+        let _ = tokio::join!(chores, stop_rounds);
+        result.map_err(AppError::Serve)
+    }
+}
+
+/// What has to be looked after while the server runs.
+async fn chores(
+    state: AppState,
+    rounds: Rounds,
+    spool: Arc<spool::Spooled>,
+    schedule: Schedule,
+    shutdown: CancellationToken,
+) {
+    let started = Utc::now();
+    let mut database_is_away = false;
+    while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
+        let result = chore(&state, &rounds, &spool, schedule, started).await;
+        match (&result, database_is_away) {
+            (Err(error), false) => warn!(%error, "the database does not answer; answers are kept on disk meanwhile"),
+            (Ok(()), true) => info!("the database answers again"),
+            _ => {}
+        }
+        database_is_away = result.is_err();
+    }
+}
+
+async fn chore(
+    state: &AppState,
+    rounds: &Rounds,
+    spool: &spool::Spooled,
+    schedule: Schedule,
+    started: chrono::DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let replayed = spool.replay().await;
+    state.metrics.spooled_records.set(spool.spooled_records() as i64);
+    if let Ok(replayed) = &replayed
+        && replayed.records > 0
+    {
+        info!(records = replayed.records, damaged = replayed.damaged, "answers from the spool are in the database");
+    }
+    replayed?;
+    rounds.fail_orphans().await?;
+    match state.registry.refresh().await {
+        Ok(true) => info!(live = %state.registry.live().version(), "another server has changed the live version"),
+        Ok(false) => {}
+        Err(RegistryError::Store(error)) => return Err(error),
+        Err(error) => error!(%error, "another server's live version cannot be used here; the old one serves on"),
+    }
+    if !schedule.is_active() {
+        return Ok(());
+    }
+    let since = state.store.last_round_at().await?.unwrap_or(started);
+    if schedule.is_due(state.store.questions_since_last_round().await?, since, Utc::now()) {
+        match rounds.start(RoundTrigger::Schedule).await {
+            Ok(_) | Err(RoundError::Conflict(_) | RoundError::NothingToLearn | RoundError::Stopping) => {}
+            Err(RoundError::Store(error)) => return Err(error),
+            Err(error) => error!(%error, "the scheduled round could not be started"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! `ttrl learn`
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context as _, ensure};
+use async_trait::async_trait;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ModelFlags, given,
+    model::{progress_bar, show},
+    print,
+};
+use crate::{
+    adaptation::{
+        learner::{self, LearnError, VoteMetrics, Voted},
+        recipe::Recipe,
+        round::{self, Plan, Watch, Workbench},
+        trainer::UpdateMetrics,
+    },
+    adapters::format,
+    app::open_workbench,
+    config::{Flag, Settings},
+    engine::handle::Lease,
+    grading::{Key, key},
+};
+
+/// Learn from a file of questions, without a server
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A file of questions has one JSON object a line: {\"question\": \"38 + 9 =\", \"answer\": \"47\"}. Answers are optional;
+with --labels they are compared in the table, and never learnt from.
+
+Examples:
+  ttrl learn --questions sums.jsonl --steps 5
+  ttrl learn --questions train.jsonl --heldout test.jsonl --labels --prompt-template additions-8shot --seed 1
+  ttrl learn --questions train.jsonl --json --output adapters/sums > rows.jsonl")]
+pub struct LearnArgs {
+    /// The questions to learn from (JSON lines)
+    #[arg(long, value_name = "FILE")]
+    pub questions: PathBuf,
+    /// Questions that are only measured, before and after (JSON lines)
+    #[arg(long, value_name = "FILE")]
+    pub heldout: Option<PathBuf>,
+    /// Compare with the answers in the files
+    #[arg(long)]
+    pub labels: bool,
+    /// Everything random follows from it
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Print one JSON object a step instead of a table
+    #[arg(long)]
+    pub json: bool,
+    /// Where to write the adapter (a PEFT folder)
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// How often the adapter is updated [default: 10]
+    #[arg(long, value_name = "K")]
+    steps: Option<u32>,
+    /// Samples of each question in each step [default: 16]
+    #[arg(long)]
+    votes: Option<u32>,
+    /// AdamW's learning rate [default: 0.0001]
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Sampling temperature [default: 0.8]
+    #[arg(long)]
+    temperature: Option<f32>,
+    /// The most tokens of a sample [default: the prompt template's]
+    #[arg(long)]
+    max_tokens: Option<usize>,
+    #[command(flatten)]
+    model: ModelFlags,
+}
+
+impl LearnArgs {
+    pub(super) fn flags(&self) -> Vec<Flag> {
+        let mut flags = given([
+            ("--steps", "learning.steps", self.steps.map(|n| n.to_string())),
+            ("--votes", "learning.votes", self.votes.map(|n| n.to_string())),
+            ("--learning-rate", "learning.learning_rate", self.learning_rate.map(|n| n.to_string())),
+            ("--temperature", "learning.temperature", self.temperature.map(|n| n.to_string())),
+            ("--max-tokens", "learning.max_tokens", self.max_tokens.map(|n| n.to_string())),
+        ]);
+        flags.extend(self.model.flags());
+        flags
+    }
+}
+
+/// The longest file of questions that is read, in bytes: more would not be learnt from in a day.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// One line of a file of questions.
+#[derive(Deserialize)]
+struct Line {
+    question: String,
+    answer: Option<String>,
+}
+
+/// Questions, and the keys of their answers if those are to be compared.
+struct QuestionSet {
+    questions: Vec<String>,
+    gold: Option<Vec<Key>>,
+}
+
+fn read_questions(path: &Path, labels: bool) -> anyhow::Result<QuestionSet> {
+    let name = path.display();
+    let bytes = fs::metadata(path).with_context(|| format!("cannot read the questions in {name}"))?.len();
+    ensure!(bytes <= MAX_FILE_BYTES, "{name} has {bytes} bytes, more than the {MAX_FILE_BYTES} that are read");
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the questions in {name}"))?;
+    let (mut questions, mut gold) = (Vec::new(), Vec::new());
+    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = || format!("{name}, line {}", number + 1);
+        let line: Line = serde_json::from_str(line)
+            .with_context(|| format!("{}: expected {{\"question\": \"...\", \"answer\": \"...\"}}", place()))?;
+        ensure!(!line.question.trim().is_empty(), "{}: the question is empty", place());
+        if labels {
+            let answer = line.answer.with_context(|| format!("{}: --labels needs an answer", place()))?;
+            gold.push(key(&answer).with_context(|| format!("{}: the answer is empty", place()))?);
+        }
+        questions.push(line.question);
+    }
+    ensure!(!questions.is_empty(), "{name} has no questions");
+    Ok(QuestionSet { questions, gold: labels.then_some(gold) })
+}
+
+/// What a sampling of a set of questions shows.
+#[derive(Clone, Debug, Serialize)]
+struct Measured {
+    /// Share of all rollouts that are right, and of questions whose majority is; only with labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pass_at_1: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maj_at_n: Option<f64>,
+    #[serde(flatten)]
+    votes: VoteMetrics,
+}
+
+fn measure(voted: &[Voted], gold: Option<&[Key]>, recipe: &Recipe) -> Measured {
+    let mean = |of: fn(&Voted, &Key) -> f64| {
+        gold.map(|gold| voted.iter().zip(gold).map(|(voted, key)| of(voted, key)).sum::<f64>() / gold.len() as f64)
+    };
+    Measured {
+        pass_at_1: mean(|voted, key| {
+            let right = voted.tally.classes.iter().find(|class| class.key == *key);
+            right.map_or(0.0, |class| class.votes() as f64 / voted.tally.total as f64)
+        }),
+        maj_at_n: mean(|voted, key| f64::from(u8::from(voted.tally.majority().is_some_and(|class| class.key == *key)))),
+        votes: learner::vote_metrics(voted, recipe.min_majority_ratio),
+    }
+}
+
+/// The state after `step` updates.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    step: u32,
+    train: Measured,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heldout: Option<Measured>,
+    /// Majority accuracy on the training questions, with labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maj_at_n: Option<f64>,
+    /// What the update that led here saw; none at step 0, or if there was nothing to learn.
+    update: Option<UpdateMetrics>,
+    /// From the start of the run, the loading of the model left out.
+    seconds: f64,
+}
+
+/// Prints a row a step. Measuring uses random numbers of its own, so it does not change the run.
+struct Reporter<'a> {
+    bench: &'a Workbench,
+    recipe: &'a Recipe,
+    train: &'a QuestionSet,
+    heldout: Option<&'a QuestionSet>,
+    seed: u64,
+    json: bool,
+    bar: ProgressBar,
+    started: Instant,
+    update: Option<UpdateMetrics>,
+    rows: Vec<Row>,
+}
+
+impl Reporter<'_> {
+    async fn sample(&self, set: &QuestionSet, lease: &Lease, seed: u64) -> Result<Vec<Voted>, LearnError> {
+        learner::sample(&*self.bench.engine, &self.bench.prompter, lease, &set.questions, self.recipe, seed).await
+    }
+
+    async fn report(&mut self, step: u32, voted: &[Voted], lease: &Lease) -> Result<(), LearnError> {
+        let heldout = match self.heldout {
+            None => None,
+            Some(set) => {
+                let seed = learner::mix(!self.seed, u64::from(step));
+                Some(measure(&self.sample(set, lease, seed).await?, set.gold.as_deref(), self.recipe))
+            }
+        };
+        let train = measure(voted, self.train.gold.as_deref(), self.recipe);
+        let row = Row {
+            step,
+            maj_at_n: train.maj_at_n,
+            train,
+            heldout,
+            update: self.update.take(),
+            seconds: self.started.elapsed().as_secs_f64(),
+        };
+        let printed = if self.json {
+            serde_json::to_string(&row).map_err(|error| LearnError::Watch(error.to_string()))?
+        } else if step == 0 {
+            format!("{}\n{}", header(&row), table_row(&row))
+        } else {
+            table_row(&row)
+        };
+        self.bar.suspend(|| print(&printed)).map_err(|error| LearnError::Watch(error.to_string()))?;
+        self.rows.push(row);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Watch for Reporter<'_> {
+    async fn sampled(&mut self, updates: u32, voted: &[Voted], lease: &Lease) -> Result<(), LearnError> {
+        self.report(updates, voted, lease).await
+    }
+
+    async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
+        self.update = metrics.copied();
+        self.bar.set_position(u64::from(updates));
+        Ok(())
+    }
+}
+
+/// The columns of the table: a name and how a row's cell reads; a column is left out where the first row has none.
+const COLUMNS: [(&str, fn(&Row) -> Option<String>); 13] = [
+    ("step", |row| Some(row.step.to_string())),
+    ("pass@1", |row| row.train.pass_at_1.map(three)),
+    ("maj@N", |row| row.train.maj_at_n.map(three)),
+    ("held pass@1", |row| row.heldout.as_ref()?.pass_at_1.map(three)),
+    ("held maj@N", |row| row.heldout.as_ref()?.maj_at_n.map(three)),
+    ("reward", |row| Some(three(row.train.votes.reward))),
+    ("majority", |row| Some(three(row.train.votes.majority_ratio))),
+    ("answered", |row| Some(three(row.train.votes.answer_rate))),
+    ("entropy", |row| Some(row.update.map_or("-".into(), |update| three(update.entropy)))),
+    ("KL", |row| Some(row.update.map_or("-".into(), |update| three(update.kl)))),
+    ("tokens", |row| Some(row.train.votes.tokens.to_string())),
+    ("trained rows", |row| Some(row.update.map_or("-".into(), |update| update.trained_rows.to_string()))),
+    ("seconds", |row| Some(format!("{:.1}", row.seconds))),
+];
+
+fn three(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+fn line(row: &Row, cell: impl Fn(&str, String) -> String) -> String {
+    let cells = COLUMNS.iter().filter_map(|(name, value)| Some((name, value(row)?)));
+    cells.map(|(name, value)| format!("{:>width$}", cell(name, value), width = name.len().max(6))).collect::<Vec<_>>().join("  ")
+}
+
+fn header(row: &Row) -> String {
+    line(row, |name, _| name.into())
+}
+
+fn table_row(row: &Row) -> String {
+    line(row, |_, value| value)
+}
+
+pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<()> {
+    let train = read_questions(&args.questions, args.labels)?;
+    let heldout = args.heldout.as_deref().map(|path| read_questions(path, args.labels)).transpose()?;
+    let recipe = settings.learning.clone();
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let opening = move || open_workbench(&settings, &|stage, done, total| show(&shown, stage, done, total));
+    let bench = tokio::task::spawn_blocking(opening).await??;
+    bar.finish_and_clear();
+    let mut reporter = Reporter {
+        bench: &bench,
+        recipe: &recipe,
+        train: &train,
+        heldout: heldout.as_ref(),
+        seed: args.seed,
+        json: args.json,
+        bar: step_bar(recipe.steps),
+        started: Instant::now(),
+        update: None,
+        rows: Vec::new(),
+    };
+    let plan = Plan {
+        questions: train.questions.clone(),
+        lease: bench.engine.base(),
+        start: None,
+        recipe: recipe.clone(),
+        seed: args.seed,
+    };
+    let cancel = CancellationToken::new();
+    let learnt = round::learn(&bench, plan, &mut reporter, &cancel).await?;
+    let last = reporter.sample(&train, &learnt.lease, learner::mix(args.seed, u64::from(recipe.steps))).await?;
+    reporter.report(recipe.steps, &last, &learnt.lease).await?;
+    reporter.bar.finish_and_clear();
+    let files = format::encode(&learnt.config, &learnt.tensors, &bench.engine.info().name)?;
+    let version = files.version.clone();
+    let saved = match &args.output {
+        Some(folder) => {
+            format::write(folder, &files)?;
+            format!("The adapter is in {}.", folder.join(version.as_str()).display())
+        }
+        None => format!("The adapter {version} was not kept: name a folder with --output."),
+    };
+    if args.json {
+        return Ok(());
+    }
+    print(&format!("\n{}\n\n{saved}", before_and_after(&reporter.rows)))?;
+    Ok(())
+}
+
+fn step_bar(steps: u32) -> ProgressBar {
+    let style = ProgressStyle::with_template("learning {wide_bar} step {pos} of {len}, {eta} left");
+    ProgressBar::new(steps.into()).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// What the run has changed, a line a figure.
+fn before_and_after(rows: &[Row]) -> String {
+    let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return String::new() };
+    let mut lines = vec![format!("{:<28}{:>8}{:>8}", "", "before", "after")];
+    for (name, value) in &COLUMNS[1..8] {
+        if let (Some(before), Some(after)) = (value(first), value(last)) {
+            lines.push(format!("{name:<28}{before:>8}{after:>8}"));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    fn refusal(text: &str, labels: bool) -> String {
+        format!("{:#}", read_questions(file(text).path(), labels).err().unwrap())
+    }
+
+    #[test]
+    fn answers_are_read_only_when_they_are_to_be_compared() {
+        let text = "{\"question\": \"1 + 1 =\", \"answer\": \"2\"}\n\n{\"question\": \"2 + 2 =\"}\n";
+        let set = read_questions(file(text).path(), false).unwrap();
+        assert_eq!((set.questions.len(), set.gold.is_none()), (2, true));
+        assert!(refusal(text, true).contains("line 3: --labels needs an answer"));
+    }
+
+    #[test]
+    fn a_file_that_is_not_understood_is_refused_with_the_line() {
+        assert!(refusal("{\"question\": \"a\"}\nnot json\n", false).contains("line 2: expected {\"question\""));
+        assert!(refusal("{\"question\": \" \"}", false).contains("line 1: the question is empty"));
+        assert!(refusal("\n", false).contains("has no questions"));
+        let missing = read_questions(Path::new("/no/such/file"), false).err().unwrap();
+        assert!(missing.to_string().contains("cannot read the questions in /no/such/file"));
+    }
+}

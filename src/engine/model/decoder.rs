@@ -1,0 +1,177 @@
+//! The decoder: one file of maths for every family, with the cache outside.
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::{Device, Result, Tensor, bail};
+
+use super::{
+    config::DecoderConfig,
+    lora::{LayerLora, Lora, Projection},
+    ops::{self, Angles, Heads},
+};
+
+/// Frozen weights of one layer; matrices are `[out, in]`.
+struct Layer {
+    input_norm: Tensor,
+    post_attention_norm: Tensor,
+    projections: [Tensor; 7],
+}
+
+/// A decoder-only transformer with frozen weights.
+///
+/// It computes rows, whatever they belong to: each row is one token at one position, and what it attends to is decided
+/// by the caller through [`Attend`]. Answering gives rows of many sequences over a cache, training gives the rows of
+/// a tree; the arithmetic is the same.
+pub struct Decoder {
+    config: DecoderConfig,
+    embedding: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    head: Tensor,
+    frequencies: Vec<f32>,
+    device: Device,
+}
+
+/// What the rows of a layer attend to.
+pub trait Attend {
+    /// Takes the layer's rotated queries `[n, heads * head_dim]`, rotated keys and values `[n, kv_heads * head_dim]`,
+    /// and returns the attention's output in the shape of the queries.
+    fn attend(&mut self, layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor>;
+}
+
+impl Decoder {
+    /// Takes the weights out of a checkpoint's tensors (Hugging Face names, `[out, in]`, half-split rope).
+    ///
+    /// # Errors
+    /// If a tensor is missing.
+    pub fn new(config: DecoderConfig, tensors: &mut HashMap<String, Tensor>, device: &Device) -> Result<Self> {
+        let mut take = |name: String| match tensors.remove(&name) {
+            Some(tensor) => Ok(tensor),
+            None => bail!("the checkpoint has no tensor {name}"),
+        };
+        let embedding = take("model.embed_tokens.weight".into())?;
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            let mut part = |name: &str| take(format!("model.layers.{index}.{name}.weight"));
+            let mut projections = Vec::with_capacity(7);
+            for projection in Projection::ALL {
+                projections.push(part(projection.path())?);
+            }
+            layers.push(Layer {
+                input_norm: part("input_layernorm")?,
+                post_attention_norm: part("post_attention_layernorm")?,
+                projections: projections.try_into().map_err(|_| candle_core::Error::msg("seven projections"))?,
+            });
+        }
+        let norm = take("model.norm.weight".into())?;
+        let head = if config.tied_embeddings { embedding.clone() } else { take("lm_head.weight".into())? };
+        let dim = config.head_dim as f32;
+        let frequencies =
+            (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f32 / dim)).collect::<Vec<_>>();
+        Ok(Self { config, embedding, layers, norm, head, frequencies, device: device.clone() })
+    }
+
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How many weights there are, tied ones once.
+    pub fn parameters(&self) -> usize {
+        let layers = self.layers.iter().map(|layer| {
+            let projections: usize = layer.projections.iter().map(Tensor::elem_count).sum();
+            projections + layer.input_norm.elem_count() + layer.post_attention_norm.elem_count()
+        });
+        let head = if self.config.tied_embeddings { 0 } else { self.head.elem_count() };
+        self.embedding.elem_count() + self.norm.elem_count() + head + layers.sum::<usize>()
+    }
+
+    /// How the attention's heads lie in a row.
+    pub fn heads(&self) -> Heads {
+        Heads { heads: self.config.heads, kv_heads: self.config.kv_heads, head_dim: self.config.head_dim }
+    }
+
+    /// `(out, in)` of a projection.
+    pub fn projection_shape(&self, projection: Projection) -> (usize, usize) {
+        let config = &self.config;
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        match projection {
+            Projection::QProj => (config.query_width(), hidden),
+            Projection::KProj | Projection::VProj => (config.kv_width(), hidden),
+            Projection::OProj => (hidden, config.query_width()),
+            Projection::GateProj | Projection::UpProj => (inner, hidden),
+            Projection::DownProj => (hidden, inner),
+        }
+    }
+
+    /// Token embeddings `[n, hidden]`.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
+        self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)
+    }
+
+    /// The rotation angles of rows at these positions.
+    pub fn angles(&self, positions: &[u32]) -> Result<Angles> {
+        let angles: Vec<f32> =
+            positions.iter().flat_map(|&position| self.frequencies.iter().map(move |f| position as f32 * f)).collect();
+        let shape = (positions.len(), self.frequencies.len());
+        let on_device = |values: Vec<f32>| Tensor::from_vec(values, shape, &self.device);
+        Ok(Angles {
+            cos: on_device(angles.iter().map(|a| a.cos()).collect())?,
+            sin: on_device(angles.iter().map(|a| a.sin()).collect())?,
+        })
+    }
+
+    /// One layer: `[n, hidden] -> [n, hidden]`.
+    pub fn layer(
+        &self,
+        index: usize,
+        x: &Tensor,
+        angles: &Angles,
+        lora: Option<&Lora>,
+        attend: &mut dyn Attend,
+    ) -> Result<Tensor> {
+        let layer = &self.layers[index];
+        let lora = lora.map(|lora| lora.layer(index));
+        let project = |x: &Tensor, projection: Projection| Self::project(layer, x, projection, lora);
+
+        let normed = ops::rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
+        let q = ops::rope(&project(&normed, Projection::QProj)?, angles)?;
+        let k = ops::rope(&project(&normed, Projection::KProj)?, angles)?;
+        let v = project(&normed, Projection::VProj)?;
+        let attended = attend.attend(index, q, k, v)?;
+        let x = (x + project(&attended, Projection::OProj)?)?;
+
+        let normed = ops::rms_norm(&x, &layer.post_attention_norm, self.config.rms_norm_eps)?;
+        let (gate, up) = (project(&normed, Projection::GateProj)?, project(&normed, Projection::UpProj)?);
+        x + project(&ops::swiglu(&gate, &up)?, Projection::DownProj)?
+    }
+
+    /// The one place where an adapter meets the model: `y = x W^T + scale * (x A^T) B^T`.
+    fn project(layer: &Layer, x: &Tensor, projection: Projection, lora: Option<&LayerLora>) -> Result<Tensor> {
+        let y = ops::frozen_linear(x, &layer.projections[projection as usize])?;
+        match lora.and_then(|lora| lora.get(projection)) {
+            Some(pair) => y + pair.apply(x)?,
+            None => Ok(y),
+        }
+    }
+
+    /// The final norm and the output head: hidden states `[n, hidden]` to logits `[n, vocab]`.
+    pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        ops::frozen_linear(&ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?, &self.head)
+    }
+}
+
+/// Attention among the rows of one pass, without a cache: each row sees the rows of its path.
+pub struct WithinPass {
+    pub paths: Arc<ops::Paths>,
+    pub heads: Heads,
+}
+
+impl Attend for WithinPass {
+    fn attend(&mut self, _layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor> {
+        ops::attention(&q, &k, &v, &self.paths, self.heads)
+    }
+}

@@ -1,0 +1,176 @@
+//! Low-rank adapters (LoRA, arXiv 2106.09685) on the seven projections of a layer.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::handle::Version;
+
+/// A linear map of a decoder layer that may carry an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Projection {
+    QProj,
+    KProj,
+    VProj,
+    OProj,
+    GateProj,
+    UpProj,
+    DownProj,
+}
+
+impl Projection {
+    pub const ALL: [Self; 7] =
+        [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+
+    /// The name that PEFT and the model's own files use: `q_proj`, ..., `down_proj`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QProj => "q_proj",
+            Self::KProj => "k_proj",
+            Self::VProj => "v_proj",
+            Self::OProj => "o_proj",
+            Self::GateProj => "gate_proj",
+            Self::UpProj => "up_proj",
+            Self::DownProj => "down_proj",
+        }
+    }
+
+    /// The module path inside a layer: `self_attn.q_proj`, ..., `mlp.down_proj`.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::QProj => "self_attn.q_proj",
+            Self::KProj => "self_attn.k_proj",
+            Self::VProj => "self_attn.v_proj",
+            Self::OProj => "self_attn.o_proj",
+            Self::GateProj => "mlp.gate_proj",
+            Self::UpProj => "mlp.up_proj",
+            Self::DownProj => "mlp.down_proj",
+        }
+    }
+}
+
+/// How an adapter is applied: `y += (alpha / r) * B A x` on each target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraConfig {
+    /// Rank.
+    pub r: usize,
+    pub alpha: f64,
+    /// Sorted, without repeats.
+    pub targets: Vec<Projection>,
+}
+
+impl LoraConfig {
+    /// What `B A x` is multiplied by.
+    pub fn scale(&self) -> f64 {
+        self.alpha / self.r as f64
+    }
+}
+
+/// An adapter as data: what a PEFT folder holds.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// SHA-256 over configuration and weights, see `adapters::format`.
+    pub version: Version,
+    pub config: LoraConfig,
+    /// f32 tensors on the CPU by PEFT name:
+    /// `base_model.model.model.layers.{i}.{path}.lora_A.weight` of shape `[r, in]`, and `lora_B` of `[out, r]`.
+    pub tensors: BTreeMap<String, Tensor>,
+}
+
+/// The PEFT name of a tensor; `half` is `A` or `B`.
+pub fn peft_name(layer: usize, projection: Projection, half: char) -> String {
+    format!("base_model.model.model.layers.{layer}.{}.lora_{half}.weight", projection.path())
+}
+
+/// The two halves of one adapted projection.
+#[derive(Clone, Debug)]
+pub struct Pair {
+    /// `[r, in]`.
+    pub a: Tensor,
+    /// `[out, r]`.
+    pub b: Tensor,
+    pub scale: f64,
+}
+
+impl Pair {
+    /// What the adapter adds to the projection's output: `scale * (x A^T) B^T`.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale
+    }
+}
+
+/// The adapted projections of one layer.
+#[derive(Clone, Debug, Default)]
+pub struct LayerLora([Option<Pair>; 7]);
+
+impl LayerLora {
+    pub fn get(&self, projection: Projection) -> Option<&Pair> {
+        self.0[projection as usize].as_ref()
+    }
+}
+
+/// An adapter on the engine's device, layer by layer.
+#[derive(Clone, Debug)]
+pub struct Lora {
+    layers: Vec<LayerLora>,
+}
+
+impl Lora {
+    /// Lays out tensors by their PEFT names. The tensors are used as they are: if they are variables, gradients
+    /// reach them.
+    ///
+    /// # Errors
+    /// In words, if a tensor is missing, superfluous or of another shape than the model's projections ask for;
+    /// `shape` gives `(out, in)` of a projection.
+    pub fn new(
+        config: &LoraConfig,
+        tensors: &BTreeMap<String, Tensor>,
+        layers: usize,
+        shape: impl Fn(Projection) -> (usize, usize),
+    ) -> std::result::Result<Self, String> {
+        let take = |name: &str, expected: (usize, usize)| {
+            let tensor = tensors.get(name).ok_or(format!("it has no tensor {name}"))?;
+            match tensor.dims() {
+                [rows, columns] if (*rows, *columns) == expected => Ok(tensor.clone()),
+                found => Err(format!("{name} has shape {found:?}, the model needs {expected:?}")),
+            }
+        };
+        let mut laid_out = Vec::with_capacity(layers);
+        for index in 0..layers {
+            let mut layer = LayerLora::default();
+            for &projection in &config.targets {
+                let (out, input) = shape(projection);
+                layer.0[projection as usize] = Some(Pair {
+                    a: take(&peft_name(index, projection, 'A'), (config.r, input))?,
+                    b: take(&peft_name(index, projection, 'B'), (out, config.r))?,
+                    scale: config.scale(),
+                });
+            }
+            laid_out.push(layer);
+        }
+        let expected = layers * config.targets.len() * 2;
+        if tensors.len() != expected {
+            return Err(format!("it has {} tensors, the model with these targets needs {expected}", tensors.len()));
+        }
+        Ok(Self { layers: laid_out })
+    }
+
+    /// The adapted projections of a layer.
+    pub fn layer(&self, index: usize) -> &LayerLora {
+        &self.layers[index]
+    }
+
+    /// The same adapter on a device.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let pair = |pair: &Pair| -> Result<Pair> {
+            Ok(Pair { a: pair.a.to_device(device)?, b: pair.b.to_device(device)?, scale: pair.scale })
+        };
+        let mut layers = self.layers.clone();
+        for slot in layers.iter_mut().flat_map(|layer| &mut layer.0) {
+            *slot = slot.as_ref().map(pair).transpose()?;
+        }
+        Ok(Self { layers })
+    }
+}

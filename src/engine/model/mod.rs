@@ -1,0 +1,14 @@
+//! Tensors only: the decoder, its configuration and weights, LoRA, the tokenizer and where models come from.
+
+pub mod chat_template;
+pub mod config;
+pub mod decoder;
+pub mod error;
+mod gguf;
+mod hf_folder;
+pub mod lora;
+pub mod ops;
+pub mod source;
+pub mod tokenizer;
+pub mod training;
+pub mod weights;

@@ -1,0 +1,379 @@
+//! The arithmetic of the CPU operations, on plain slices.
+//!
+//! Loops are written so that the compiler turns them into vector instructions: sums run in [`LANES`] independent
+//! lanes, and everything is entered through [`vectorised`], which picks the widest instruction set of the machine at
+//! run time (the portable build alone would use SSE2). Every result is a function of its inputs alone, not of the
+//! number of threads: a sum is never split between threads.
+
+use rayon::prelude::*;
+
+use super::Paths;
+
+/// Independent partial sums of a dot product: two AVX2 registers hide the latency of an addition.
+const LANES: usize = 16;
+
+/// Rows given to a thread at a time, so that small inputs are not scattered over threads.
+const MIN_ROWS: usize = 8;
+
+/// Runs `f` compiled for the best instruction set of this machine.
+#[inline(always)]
+fn vectorised<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for lane in 0..LANES {
+            lanes[lane] += x[lane] * y[lane];
+        }
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0] + tail
+}
+
+/// `y += a * x`.
+#[inline(always)]
+fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += a * x;
+    }
+}
+
+/// `e^x` to 2 units in the last place for x in [-87, 88], clamped outside; branch-free, so that it vectorises.
+///
+/// Range reduction by ln 2 in two parts and a degree-6 polynomial (Cephes `expf`, Moshier).
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
+    const ROUND: f32 = 12_582_912.0;
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4_f32;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_6e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let p = p * r * r + r + 1.0;
+    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+#[inline(always)]
+fn max(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let tail = chunks.remainder().iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a });
+    for chunk in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if chunk[lane] > lanes[lane] { chunk[lane] } else { lanes[lane] };
+        }
+    }
+    lanes.into_iter().fold(tail, |a, b| if b > a { b } else { a })
+}
+
+/// Replaces each value by `e^(value - shift)` and returns their sum.
+#[inline(always)]
+fn exp_sum(values: &mut [f32], shift: f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for lane in 0..LANES {
+            chunk[lane] = exp(chunk[lane] - shift);
+            lanes[lane] += chunk[lane];
+        }
+    }
+    let mut tail = 0f32;
+    for value in chunks.into_remainder() {
+        *value = exp(*value - shift);
+        tail += *value;
+    }
+    lanes.into_iter().sum::<f32>() + tail
+}
+
+/// Replaces logits by the probabilities of softmax(logits / temperature) and returns the logarithm of the
+/// normaliser: the log-probability of token `t` is `logits[t] / temperature - normaliser`.
+pub fn softmax_in_place(logits: &mut [f32], temperature: f32) -> f32 {
+    vectorised(
+        #[inline(always)]
+        || {
+            if temperature != 1.0 {
+                let inverse = 1.0 / temperature;
+                logits.iter_mut().for_each(|value| *value *= inverse);
+            }
+            let top = max(logits);
+            let sum = exp_sum(logits, top);
+            let inverse = 1.0 / sum;
+            logits.iter_mut().for_each(|value| *value *= inverse);
+            top + sum.ln()
+        },
+    )
+}
+
+/// `-sum p ln p` in nats; zero probabilities count as zero.
+pub fn entropy(probabilities: &[f32]) -> f32 {
+    -probabilities.iter().map(|&p| if p > 0.0 { f64::from(p) * f64::from(p.ln()) } else { 0.0 }).sum::<f64>() as f32
+}
+
+/// Row by row `x * weight / sqrt(mean(x^2) + eps)`; rows of `weight.len()`.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut out = vec![0f32; x.len()];
+    out.par_chunks_mut(width).zip(x.par_chunks(width)).with_min_len(MIN_ROWS).for_each(|(out, x)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let inverse = 1.0 / (dot(x, x) / width as f32 + eps).sqrt();
+                for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                    *out = x * inverse * w;
+                }
+            },
+        )
+    });
+    out
+}
+
+/// The gradient of [`rms_norm`] with respect to `x`.
+pub fn rms_norm_backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> Vec<f32> {
+    let width = weight.len();
+    let mut out = vec![0f32; x.len()];
+    let rows = out.par_chunks_mut(width).zip(x.par_chunks(width)).zip(grad.par_chunks(width));
+    rows.with_min_len(MIN_ROWS).for_each(|((out, x), grad)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let inverse = 1.0 / (dot(x, x) / width as f32 + eps).sqrt();
+                for ((out, g), w) in out.iter_mut().zip(grad).zip(weight) {
+                    *out = g * w;
+                }
+                let projection = dot(out, x) * inverse * inverse / width as f32;
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = inverse * (*out - x * projection);
+                }
+            },
+        )
+    });
+    out
+}
+
+/// Elements given to a thread at a time in elementwise loops.
+const MIN_ELEMENTS: usize = 4096;
+
+/// `silu(gate) * up`, element by element.
+pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
+    let mut out = vec![0f32; gate.len()];
+    let chunks = out.par_chunks_mut(MIN_ELEMENTS).zip(gate.par_chunks(MIN_ELEMENTS)).zip(up.par_chunks(MIN_ELEMENTS));
+    chunks.for_each(|((out, gate), up)| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
+                    *out = g / (1.0 + exp(-g)) * u;
+                }
+            },
+        )
+    });
+    out
+}
+
+/// The gradients of [`swiglu`] with respect to `gate` and `up`.
+pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    let (mut d_gate, mut d_up) = (vec![0f32; gate.len()], vec![0f32; up.len()]);
+    let outputs = d_gate.par_chunks_mut(MIN_ELEMENTS).zip(d_up.par_chunks_mut(MIN_ELEMENTS));
+    let inputs = gate.par_chunks(MIN_ELEMENTS).zip(up.par_chunks(MIN_ELEMENTS)).zip(grad.par_chunks(MIN_ELEMENTS));
+    outputs.zip(inputs).for_each(|((d_gate, d_up), ((gate, up), grad))| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let outputs = d_gate.iter_mut().zip(d_up);
+                for ((d_gate, d_up), ((g, u), grad)) in outputs.zip(gate.iter().zip(up).zip(grad)) {
+                    let sigmoid = 1.0 / (1.0 + exp(-g));
+                    *d_gate = grad * u * sigmoid * (1.0 + g * (1.0 - sigmoid));
+                    *d_up = grad * g * sigmoid;
+                }
+            },
+        )
+    });
+    (d_gate, d_up)
+}
+
+/// Turns each head's pairs `(x[i], x[i + d/2])` by the row's angles; `direction` -1 turns back.
+/// `x` has rows of any number of heads, `cos` and `sin` rows of `d/2`.
+pub fn rope(x: &[f32], cos: &[f32], sin: &[f32], half: usize, direction: f32) -> Vec<f32> {
+    let rows = cos.len() / half;
+    let width = x.len() / rows.max(1);
+    let mut out = vec![0f32; x.len()];
+    let inputs = x.par_chunks(width).zip(cos.par_chunks(half)).zip(sin.par_chunks(half));
+    out.par_chunks_mut(width).zip(inputs).with_min_len(MIN_ROWS).for_each(|(out, ((x, cos), sin))| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (out, x) in out.chunks_exact_mut(2 * half).zip(x.chunks_exact(2 * half)) {
+                    let (out_low, out_high) = out.split_at_mut(half);
+                    let (x_low, x_high) = x.split_at(half);
+                    for i in 0..half {
+                        let (c, s) = (cos[i], sin[i] * direction);
+                        out_low[i] = x_low[i] * c - x_high[i] * s;
+                        out_high[i] = x_high[i] * c + x_low[i] * s;
+                    }
+                }
+            },
+        )
+    });
+    out
+}
+
+/// How the heads of an attention lie in a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share one key head.
+    fn shared_by(self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    fn width(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+}
+
+/// softmax(scale * q k^T) of one query head over the rows of its path, into `weights` (as long as the path).
+#[inline(always)]
+fn attention_weights(weights: &mut [f32], query: &[f32], keys: &[f32], path: &[u32], column: usize, heads: Heads) {
+    let (width, dim) = (heads.kv_width(), heads.head_dim);
+    for (weight, &row) in weights.iter_mut().zip(path) {
+        let start = row as usize * width + column;
+        *weight = dot(query, &keys[start..start + dim]) * heads.scale();
+    }
+    let top = max(weights);
+    let inverse = 1.0 / exp_sum(weights, top);
+    weights.iter_mut().for_each(|weight| *weight *= inverse);
+}
+
+/// Attention of each query row over the key and value rows of its path.
+/// `q` has rows of `heads * head_dim`, `k` and `v` rows of `kv_heads * head_dim`.
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], paths: &Paths, heads: Heads) -> Vec<f32> {
+    let (width, dim) = (heads.width(), heads.head_dim);
+    let mut out = vec![0f32; q.len()];
+    out.par_chunks_mut(width).enumerate().for_each_init(Vec::new, |weights, (query, out)| {
+        let path = paths.path(query);
+        weights.resize(path.len(), 0f32);
+        vectorised(
+            #[inline(always)]
+            || {
+                for head in 0..heads.heads {
+                    let column = head / heads.shared_by() * dim;
+                    let range = head * dim..(head + 1) * dim;
+                    let q_head = &q[query * width..][range.clone()];
+                    attention_weights(weights, q_head, k, path, column, heads);
+                    let out_head = &mut out[range];
+                    for (weight, &row) in weights.iter().zip(path) {
+                        let start = row as usize * heads.kv_width() + column;
+                        add_scaled(out_head, *weight, &v[start..start + dim]);
+                    }
+                }
+            },
+        )
+    });
+    out
+}
+
+/// The gradients of one key head and of the query heads that share it, each contiguous.
+struct HeadGradient {
+    /// `[queries, shared_by * head_dim]`.
+    q: Vec<f32>,
+    /// `[rows, head_dim]`.
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+/// The gradients of [`attention`] with respect to `q`, `k` and `v`.
+pub fn attention_backward(
+    [q, k, v]: [&[f32]; 3],
+    grad: &[f32],
+    paths: &Paths,
+    heads: Heads,
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let parts: Vec<HeadGradient> = (0..heads.kv_heads)
+        .into_par_iter()
+        .map(|kv_head| {
+            vectorised(
+                #[inline(always)]
+                || head_gradient([q, k, v], grad, paths, heads, kv_head),
+            )
+        })
+        .collect();
+    let group = heads.shared_by() * heads.head_dim;
+    let join = |len: usize, part_width: usize, part: fn(&HeadGradient) -> &[f32]| {
+        let mut joined = vec![0f32; len];
+        for (row, out) in joined.chunks_exact_mut(part_width * heads.kv_heads).enumerate() {
+            for (out, gradient) in out.chunks_exact_mut(part_width).zip(&parts) {
+                out.copy_from_slice(&part(gradient)[row * part_width..][..part_width]);
+            }
+        }
+        joined
+    };
+    (
+        join(q.len(), group, |part| &part.q),
+        join(k.len(), heads.head_dim, |part| &part.k),
+        join(v.len(), heads.head_dim, |part| &part.v),
+    )
+}
+
+#[inline(always)]
+fn head_gradient([q, k, v]: [&[f32]; 3], grad: &[f32], paths: &Paths, heads: Heads, kv_head: usize) -> HeadGradient {
+    let (dim, shared) = (heads.head_dim, heads.shared_by());
+    let (width, kv_width, column) = (heads.width(), heads.kv_width(), kv_head * heads.head_dim);
+    let (queries, rows) = (q.len() / width, k.len() / kv_width);
+    let mut out =
+        HeadGradient { q: vec![0.0; queries * shared * dim], k: vec![0.0; rows * dim], v: vec![0.0; rows * dim] };
+    let (mut weights, mut d_weights) = (Vec::new(), Vec::new());
+    for query in 0..queries {
+        let path = paths.path(query);
+        weights.resize(path.len(), 0f32);
+        d_weights.resize(path.len(), 0f32);
+        for member in 0..shared {
+            let start = query * width + (kv_head * shared + member) * dim;
+            let (q_head, grad_head) = (&q[start..start + dim], &grad[start..start + dim]);
+            attention_weights(&mut weights, q_head, k, path, column, heads);
+            for (d_weight, &row) in d_weights.iter_mut().zip(path) {
+                let start = row as usize * kv_width + column;
+                *d_weight = dot(grad_head, &v[start..start + dim]);
+            }
+            let mean = dot(&weights, &d_weights);
+            let d_q = &mut out.q[(query * shared + member) * dim..][..dim];
+            for ((&weight, &d_weight), &row) in weights.iter().zip(&d_weights).zip(path) {
+                let row = row as usize;
+                let d_score = weight * (d_weight - mean) * heads.scale();
+                let start = row * kv_width + column;
+                add_scaled(d_q, d_score, &k[start..start + dim]);
+                add_scaled(&mut out.k[row * dim..][..dim], d_score, q_head);
+                add_scaled(&mut out.v[row * dim..][..dim], weight, grad_head);
+            }
+        }
+    }
+    out
+}

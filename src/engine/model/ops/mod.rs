@@ -1,0 +1,299 @@
+//! The operations that a decoder is made of, each with its gradient.
+//!
+//! candle's own fused operations (`rms_norm`, `rope`, `softmax_last_dim`, CPU flash attention) cut the gradient in
+//! silence, and its matrix product also computes and keeps the gradients of frozen weights. These do neither: on a CPU
+//! each is one pass over memory with a hand-written backward pass; on other devices it is composed of candle's
+//! differentiable operations ([`composed`]), which the tests also use as the reference. One set of operations serves
+//! both answering and training, so the two cannot disagree.
+
+pub mod composed;
+pub mod kernels;
+
+use std::sync::Arc;
+
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    backend::{BackendDevice, BackendStorage}, bail,
+};
+
+pub use kernels::Heads;
+
+/// For each query of an attention, the rows of the keys and values that it sees, itself included.
+///
+/// One form for everything: a prompt is a chain, samples that share a beginning are branches of a tree, and a row is
+/// seen by whatever descends from it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Paths {
+    rows: Vec<u32>,
+    ends: Vec<usize>,
+}
+
+impl Paths {
+    /// Adds the path of the next query.
+    pub fn push(&mut self, rows: impl IntoIterator<Item = u32>) {
+        self.rows.extend(rows);
+        self.ends.push(self.rows.len());
+    }
+
+    /// The rows that a query sees.
+    pub fn path(&self, query: usize) -> &[u32] {
+        let start = if query == 0 { 0 } else { self.ends[query - 1] };
+        &self.rows[start..self.ends[query]]
+    }
+
+    /// How many queries there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+}
+
+/// The elements of a contiguous f32 tensor.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor") };
+    Ok(&storage.as_slice::<f32>()?[start..end])
+}
+
+/// The elements of a whole tensor that the caller has made contiguous, copied to the host.
+fn host(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
+
+fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), like.device())
+}
+
+/// `x w^T` with frozen weights `w` of shape `[out, in]`: `[n, in] -> [n, out]`. The gradient goes to `x` alone.
+pub fn frozen_linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    x.contiguous()?.apply_op2(w, FrozenLinear)
+}
+
+struct FrozenLinear;
+
+impl FrozenLinear {
+    fn forward<S: BackendStorage>(x: &S, x_layout: &Layout, w: &S, w_layout: &Layout) -> Result<(S, Shape)> {
+        let (n, width) = x_layout.shape().dims2()?;
+        let (out, _) = w_layout.shape().dims2()?;
+        let product = x.matmul(w, (1, n, out, width), x_layout, &w_layout.transpose(0, 1)?)?;
+        Ok((product, Shape::from((n, out))))
+    }
+}
+
+impl CustomOp2 for FrozenLinear {
+    fn name(&self) -> &'static str {
+        "frozen-linear"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        Self::forward(x, lx, w, lw)
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        Self::forward(x, lx, w, lw)
+    }
+
+    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
+        Self::forward(x, lx, w, lw)
+    }
+
+    fn bwd(&self, _x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.matmul(w)?), None))
+    }
+}
+
+/// Root-mean-square normalisation of each row of `x` `[n, width]`, times the frozen `weight` `[width]`.
+pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
+    if x.device().is_cpu() { x.apply_op2(weight, RmsNorm { eps: eps as f32 }) } else { composed::rms_norm(x, weight, eps) }
+}
+
+struct RmsNorm {
+    eps: f32,
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = kernels::rms_norm(slice(x, lx)?, slice(w, lw)?, self.eps);
+        Ok((CpuStorage::F32(out), lx.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        Ok((Some(tensor(kernels::rms_norm_backward(&host(x)?, &host(w)?, &host(&grad)?, self.eps), x)?), None))
+    }
+}
+
+/// `silu(gate) * up`, element by element.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.device().is_cpu() { gate.apply_op2(up, SwiGlu) } else { composed::swiglu(gate, up) }
+}
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(&self, gate: &CpuStorage, lg: &Layout, up: &CpuStorage, lu: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(kernels::swiglu(slice(gate, lg)?, slice(up, lu)?)), lg.shape().clone()))
+    }
+
+    fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (d_gate, d_up) = kernels::swiglu_backward(&host(gate)?, &host(up)?, &host(grad)?);
+        Ok((Some(tensor(d_gate, gate)?), Some(tensor(d_up, up)?)))
+    }
+}
+
+/// Rotary position embedding of `x` `[n, heads * head_dim]`, pairs `(i, i + head_dim / 2)`, by the angles of `angles`.
+pub fn rope(x: &Tensor, angles: &Angles) -> Result<Tensor> {
+    if x.device().is_cpu() {
+        x.contiguous()?.apply_op3(&angles.cos, &angles.sin, Rope { half: angles.cos.dim(1)?, direction: 1.0 })
+    } else {
+        composed::rope(x, angles)
+    }
+}
+
+/// The cosine and sine of each row's rotation angles, both `[n, head_dim / 2]`.
+#[derive(Clone, Debug)]
+pub struct Angles {
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
+struct Rope {
+    half: usize,
+    direction: f32,
+}
+
+impl CustomOp3 for Rope {
+    fn name(&self) -> &'static str {
+        "rope"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        cos: &CpuStorage,
+        lc: &Layout,
+        sin: &CpuStorage,
+        ls: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = kernels::rope(slice(x, lx)?, slice(cos, lc)?, slice(sin, ls)?, self.half, self.direction);
+        Ok((CpuStorage::F32(out), lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _x: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let back = Rope { half: self.half, direction: -self.direction };
+        Ok((Some(grad.contiguous()?.apply_op3_no_bwd(cos, sin, &back)?), None, None))
+    }
+}
+
+/// Scaled dot-product attention of `q` `[n, heads * head_dim]`, query `i` over the rows `paths.path(i)` of `k` and `v`
+/// `[rows, kv_heads * head_dim]`.
+///
+/// # Errors
+/// If there is not one path for each query. A path that names a row beyond `k` is a defect of the caller and panics.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, paths: &Arc<Paths>, heads: Heads) -> Result<Tensor> {
+    if paths.len() != q.dim(0)? {
+        bail!("{} queries but {} paths", q.dim(0)?, paths.len());
+    }
+    if q.device().is_cpu() {
+        q.apply_op3(k, v, Attention { paths: paths.clone(), heads })
+    } else {
+        composed::attention(q, k, v, paths, heads)
+    }
+}
+
+struct Attention {
+    paths: Arc<Paths>,
+    heads: Heads,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "path-attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        lq: &Layout,
+        k: &CpuStorage,
+        lk: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = kernels::attention(slice(q, lq)?, slice(k, lk)?, slice(v, lv)?, &self.paths, self.heads);
+        Ok((CpuStorage::F32(out), lq.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (q_host, k_host, v_host, grad) = (host(q)?, host(k)?, host(v)?, host(grad)?);
+        let (d_q, d_k, d_v) =
+            kernels::attention_backward([&q_host, &k_host, &v_host], &grad, &self.paths, self.heads);
+        Ok((Some(tensor(d_q, q)?), Some(tensor(d_k, k)?), Some(tensor(d_v, v)?)))
+    }
+}
+
+
+/// A scalar whose gradient with respect to `y` is `gradient`, whatever its own value (which is 0): the seed of a
+/// backward pass that continues one that was computed elsewhere.
+pub fn seed_gradient(y: &Tensor, gradient: Tensor) -> Result<Tensor> {
+    y.apply_op1(SeedGradient { gradient })
+}
+
+struct SeedGradient {
+    gradient: Tensor,
+}
+
+impl CustomOp1 for SeedGradient {
+    fn name(&self) -> &'static str {
+        "seed-gradient"
+    }
+
+    fn cpu_fwd(&self, _y: &CpuStorage, _l: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    fn cuda_fwd(&self, y: &CudaStorage, _l: &Layout) -> Result<(CudaStorage, Shape)> {
+        zero_scalar(y)
+    }
+
+    fn metal_fwd(&self, y: &MetalStorage, _l: &Layout) -> Result<(MetalStorage, Shape)> {
+        zero_scalar(y)
+    }
+
+    fn bwd(&self, _y: &Tensor, _res: &Tensor, _grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.gradient.clone()))
+    }
+}
+
+fn zero_scalar<S: BackendStorage>(like: &S) -> Result<(S, Shape)>
+where
+    S::Device: BackendDevice<Storage = S>,
+{
+    let shape = Shape::from(());
+    Ok((S::Device::zeros_impl(like.device(), &shape, DType::F32)?, shape))
+}

@@ -1,0 +1,264 @@
+//! Loads a checkpoint, a GGUF file or a Hugging Face folder, into f32 tensors under one set of names.
+//!
+//! Every size is checked against the file and the configuration before anything of that size is allocated, so a
+//! damaged or hostile file is one error, not an exhausted machine.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+};
+
+use candle_core::{
+    DType, Device, Tensor,
+    quantized::{GgmlDType, QStorage, QTensor},
+};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{config::DecoderConfig, error::ModelError, gguf, hf_folder, tokenizer::Tokenizer};
+
+/// A model as it was published.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The shape of the decoder; every tensor fits it.
+    pub config: DecoderConfig,
+    /// f32 tensors on the device the checkpoint was loaded for, by Hugging Face name
+    /// (`model.layers.0.self_attn.q_proj.weight`), exactly those that [`expected_tensors`] lists. The rows of the
+    /// query and key projections are in the half-split rotary layout: dimension `i` turns with `i + head_dim / 2`.
+    pub tensors: HashMap<String, Tensor>,
+    /// The model's own tokenizer; a folder without `tokenizer.json` has none.
+    pub tokenizer: Option<Tokenizer>,
+    /// The source of the model's chat template (Jinja).
+    pub chat_template: Option<String>,
+    /// Hexadecimal SHA-256 of the weight file; for several files, of their hexadecimal hashes in the order of their
+    /// names, joined by newlines.
+    pub fingerprint: String,
+}
+
+/// Loads the checkpoint at `path`: a GGUF file, or a folder with `config.json` and `model.safetensors` (or shards with
+/// their index), onto `device`.
+pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ModelError> {
+    let metadata = path.metadata().map_err(|source| ModelError::io(path, source))?;
+    let opened = if metadata.is_dir() { hf_folder::open(path)? } else { gguf::open(path)? };
+    let wanted = check_tensors(&opened, path)?;
+    if let Some(tokens) = opened.tokenizer.as_ref().map(Tokenizer::vocab_size)
+        && tokens > opened.config.vocab_size
+    {
+        let problem = format!("its tokenizer has {tokens} tokens, its embedding only {}", opened.config.vocab_size);
+        return Err(ModelError::damaged(path, problem));
+    }
+    // Hashing needs the whole file anyway; beside the decoding it costs no time of its own.
+    let (fingerprint, tensors) =
+        rayon::join(|| fingerprint(&opened.files), || read_tensors(&opened.tensors, &wanted, device));
+    Ok(Checkpoint {
+        config: opened.config,
+        tensors: tensors?,
+        tokenizer: opened.tokenizer,
+        chat_template: opened.chat_template,
+        fingerprint: fingerprint?,
+    })
+}
+
+/// A checkpoint of which everything but the tensors' values was read.
+pub(super) struct Opened {
+    pub config: DecoderConfig,
+    /// By Hugging Face name.
+    pub tensors: HashMap<String, TensorEntry>,
+    pub tokenizer: Option<Tokenizer>,
+    pub chat_template: Option<String>,
+    /// The weight files, sorted by name.
+    pub files: Vec<PathBuf>,
+}
+
+/// Where the bytes of one tensor are and what they mean. The bytes are known to lie inside the file.
+#[derive(Clone, Debug)]
+pub(super) struct TensorEntry {
+    pub file: PathBuf,
+    /// From the start of the file, in bytes.
+    pub offset: u64,
+    pub bytes: usize,
+    pub shape: Vec<usize>,
+    pub encoding: Encoding,
+    /// The number of heads whose rows are stored for interleaved rotary pairs (dimension `2i` turns with `2i + 1`)
+    /// and have to be brought into the half-split order.
+    pub interleaved_heads: Option<usize>,
+}
+
+/// How a tensor's numbers are stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Encoding {
+    /// One little-endian number after the other.
+    Plain(DType),
+    /// Blocks that share a scale.
+    Quantized(GgmlDType),
+}
+
+impl TensorEntry {
+    /// The values in f32 on the CPU, in the half-split rotary layout.
+    fn read(&self, name: &str) -> Result<Tensor, ModelError> {
+        let io = |source| ModelError::io(&self.file, source);
+        // Opened anew for each tensor, because threads that share a file share its position.
+        let mut file = File::open(&self.file).map_err(io)?;
+        file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
+        let mut raw = vec![0; self.bytes];
+        file.read_exact(&mut raw).map_err(io)?;
+        self.decode(&raw).map_err(|source| self.error(name, source))
+    }
+
+    fn error(&self, name: &str, source: candle_core::Error) -> ModelError {
+        ModelError::Tensor { path: self.file.clone(), name: name.into(), source: source.into() }
+    }
+
+    fn decode(&self, raw: &[u8]) -> candle_core::Result<Tensor> {
+        let stored = match self.encoding {
+            Encoding::Plain(dtype) => {
+                Tensor::from_raw_buffer(raw, dtype, &self.shape, &Device::Cpu)?.to_dtype(DType::F32)?
+            }
+            Encoding::Quantized(dtype) => {
+                let storage = QStorage::from_data(Cow::Borrowed(raw), &Device::Cpu, dtype)?;
+                QTensor::new(storage, self.shape.as_slice())?.dequantize(&Device::Cpu)?
+            }
+        };
+        let Some(heads) = self.interleaved_heads else { return Ok(stored) };
+        let (rows, columns) = stored.dims2()?;
+        stored.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
+    }
+}
+
+/// The name and shape of every tensor of a decoder: projections are `[out, in]`, the embedding `[vocab, hidden]`.
+pub fn expected_tensors(config: &DecoderConfig) -> Vec<(String, Vec<usize>)> {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (query, kv) = (config.query_width(), config.kv_width());
+    let mut expected = vec![
+        ("model.embed_tokens.weight".into(), vec![config.vocab_size, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
+    ];
+    if !config.tied_embeddings {
+        expected.push(("lm_head.weight".into(), vec![config.vocab_size, hidden]));
+    }
+    for layer in 0..config.layers {
+        let parts = [
+            ("self_attn.q_proj", vec![query, hidden]),
+            ("self_attn.k_proj", vec![kv, hidden]),
+            ("self_attn.v_proj", vec![kv, hidden]),
+            ("self_attn.o_proj", vec![hidden, query]),
+            ("mlp.gate_proj", vec![inner, hidden]),
+            ("mlp.up_proj", vec![inner, hidden]),
+            ("mlp.down_proj", vec![hidden, inner]),
+            ("input_layernorm", vec![hidden]),
+            ("post_attention_layernorm", vec![hidden]),
+        ];
+        expected.extend(parts.map(|(part, shape)| (format!("model.layers.{layer}.{part}.weight"), shape)));
+    }
+    expected
+}
+
+/// No dimension of a real model comes near; products of two stay far inside a `usize`.
+const MAX_DIMENSION: usize = 1 << 24;
+/// Ten times the deepest published decoder; bounds the list of expected tensors.
+const MAX_LAYERS: usize = 2048;
+
+/// Checks that a configuration's sizes can be a model's and are small enough to calculate with.
+pub(super) fn check_config(config: &DecoderConfig, file: &Path) -> Result<(), ModelError> {
+    let sizes = [
+        config.vocab_size,
+        config.hidden_size,
+        config.intermediate_size,
+        config.heads,
+        config.kv_heads,
+        config.head_dim,
+        config.context_tokens,
+    ];
+    if config.layers > MAX_LAYERS || sizes.iter().any(|&size| size > MAX_DIMENSION) {
+        return Err(ModelError::damaged(file, format!("its sizes cannot be a model's: {config:?}")));
+    }
+    let numbers_are_sane = config.rms_norm_eps > 0.0
+        && config.rms_norm_eps < 1.0
+        && config.rope_theta.is_finite()
+        && config.rope_theta > 0.0;
+    if !numbers_are_sane {
+        return Err(ModelError::damaged(file, format!("its constants cannot be a model's: {config:?}")));
+    }
+    config.validate().map_err(|problem| ModelError::damaged(file, problem))
+}
+
+/// Checks that the tensors are exactly the expected ones, and returns their names.
+fn check_tensors(opened: &Opened, path: &Path) -> Result<Vec<String>, ModelError> {
+    let expected = expected_tensors(&opened.config);
+    for (name, shape) in &expected {
+        let Some(entry) = opened.tensors.get(name) else {
+            return Err(ModelError::MissingTensor { path: path.into(), name: name.clone(), expected: shape.clone() });
+        };
+        if entry.shape != *shape {
+            return Err(ModelError::Shape {
+                path: entry.file.clone(),
+                name: name.clone(),
+                expected: shape.clone(),
+                found: entry.shape.clone(),
+            });
+        }
+    }
+    // A tensor that nothing reads (a bias, say) means that the decoder would compute something else than this model.
+    // With tied embeddings a separate head is a copy of the embedding, and inverse frequencies follow from the config.
+    let harmless = |name: &str| {
+        name.ends_with("rotary_emb.inv_freq") || (opened.config.tied_embeddings && name == "lm_head.weight")
+    };
+    let known: HashSet<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    let unknown = opened.tensors.keys().filter(|name| !known.contains(name.as_str()) && !harmless(name)).min();
+    match unknown {
+        Some(name) => Err(ModelError::unsupported(
+            path,
+            format!("it has a tensor {name}, which a plain Llama decoder does not; use a plain Llama-family model"),
+        )),
+        None => Ok(expected.into_iter().map(|(name, _)| name).collect()),
+    }
+}
+
+/// Decodes the wanted tensors in parallel; one raw copy per thread is alive at a time.
+fn read_tensors(
+    entries: &HashMap<String, TensorEntry>,
+    wanted: &[String],
+    device: &Device,
+) -> Result<HashMap<String, Tensor>, ModelError> {
+    wanted
+        .par_iter()
+        .map(|name| {
+            let entry = &entries[name];
+            let tensor = entry.read(name)?.to_device(device).map_err(|source| entry.error(name, source))?;
+            Ok((name.clone(), tensor))
+        })
+        .collect()
+}
+
+fn fingerprint(files: &[PathBuf]) -> Result<String, ModelError> {
+    let hashes = files.par_iter().map(|file| sha256_of_file(file)).collect::<Result<Vec<_>, _>>()?;
+    Ok(match hashes.as_slice() {
+        [only] => only.clone(),
+        several => hexadecimal(&Sha256::digest(several.join("\n"))),
+    })
+}
+
+/// Hexadecimal SHA-256 of a file, read in pieces.
+pub fn sha256_of_file(path: &Path) -> Result<String, ModelError> {
+    let mut file = File::open(path).map_err(|source| ModelError::io(path, source))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).map_err(|source| ModelError::io(path, source))? {
+            0 => return Ok(hexadecimal(&hasher.finalize())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,179 @@
+//! Which token positions are in the key-value cache, as a tree: pure bookkeeping, no tensors.
+//!
+//! A node is one token after one history under one adapter version, and its id is the cache row that holds its key
+//! and value. Whatever shares a history shares its nodes: the samples of a question, the examples at the head of many
+//! prompts, a question that is asked again. A sequence holds its last node; a node stays while it is held or has
+//! children, and what is left over is evicted, least recently used first, when its place is needed.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap},
+};
+
+use crate::engine::handle::Version;
+
+/// A node, and the cache row that belongs to it.
+pub type NodeId = u32;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Edge {
+    /// The first token of a sequence under an adapter version.
+    Root(Version, u32),
+    Child(NodeId, u32),
+}
+
+#[derive(Debug)]
+struct Node {
+    edge: Edge,
+    position: u32,
+    children: u32,
+    holds: u32,
+    computed: bool,
+    last_used: u64,
+}
+
+/// The tree over a cache of a fixed number of rows.
+#[derive(Debug)]
+pub struct PrefixTree {
+    nodes: Vec<Option<Node>>,
+    /// Low rows first, so that memory that was never needed is never touched.
+    free: BinaryHeap<Reverse<NodeId>>,
+    edges: HashMap<Edge, NodeId>,
+    /// Leaves that nobody holds, by last use.
+    evictable: BTreeSet<(u64, NodeId)>,
+    clock: u64,
+}
+
+impl PrefixTree {
+    /// An empty tree over `capacity` cache rows.
+    pub fn new(capacity: usize) -> Self {
+        Self {
+            nodes: (0..capacity).map(|_| None).collect(),
+            free: (0..capacity as NodeId).map(Reverse).collect(),
+            edges: HashMap::new(),
+            evictable: BTreeSet::new(),
+            clock: 0,
+        }
+    }
+
+    /// How many rows there are.
+    pub fn capacity(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How many rows are occupied, evictable ones included.
+    pub fn used(&self) -> usize {
+        self.capacity() - self.free.len()
+    }
+
+    /// Holds the first token of a sequence under `version`; see [`Self::hold_child`].
+    pub fn hold_root(&mut self, version: &Version, token: u32) -> Option<NodeId> {
+        self.hold(Edge::Root(version.clone(), token), 0)
+    }
+
+    /// Holds the node that follows `parent` with `token`, making it if need be. The caller holds `parent` or one of
+    /// its descendants, so that making room cannot take it. `None` if every row is held or has children.
+    pub fn hold_child(&mut self, parent: NodeId, token: u32) -> Option<NodeId> {
+        let position = self.node(parent).position + 1;
+        self.hold(Edge::Child(parent, token), position)
+    }
+
+    /// Holds a node that is held already once more.
+    pub fn hold_again(&mut self, id: NodeId) {
+        self.node_mut(id).holds += 1;
+    }
+
+    /// Gives a hold back.
+    pub fn release(&mut self, id: NodeId) {
+        self.clock += 1;
+        let clock = self.clock;
+        let node = self.node_mut(id);
+        debug_assert!(node.holds > 0, "a node was released more often than it was held");
+        node.holds -= 1;
+        node.last_used = clock;
+        self.list_if_evictable(id);
+    }
+
+    /// The token that a node stands for.
+    pub fn token(&self, id: NodeId) -> u32 {
+        match self.node(id).edge {
+            Edge::Root(_, token) | Edge::Child(_, token) => token,
+        }
+    }
+
+    /// The position of a node in its sequence, from 0.
+    pub fn position(&self, id: NodeId) -> u32 {
+        self.node(id).position
+    }
+
+    /// Whether the cache row of a node has its key and value.
+    pub fn is_computed(&self, id: NodeId) -> bool {
+        self.node(id).computed
+    }
+
+    /// Says that the cache row of a node now has its key and value.
+    pub fn mark_computed(&mut self, id: NodeId) {
+        self.node_mut(id).computed = true;
+    }
+
+    /// The rows from the first token to this one.
+    pub fn path(&self, id: NodeId) -> Vec<NodeId> {
+        let mut path = vec![id; self.node(id).position as usize + 1];
+        let mut current = id;
+        for slot in path.iter_mut().rev() {
+            *slot = current;
+            if let Edge::Child(parent, _) = self.node(current).edge {
+                current = parent;
+            }
+        }
+        path
+    }
+
+    fn hold(&mut self, edge: Edge, position: u32) -> Option<NodeId> {
+        if let Some(&id) = self.edges.get(&edge) {
+            let node = self.node_mut(id);
+            node.holds += 1;
+            let listed = (node.last_used, id);
+            self.evictable.remove(&listed);
+            return Some(id);
+        }
+        let id = self.free.pop().map(|Reverse(id)| id).or_else(|| self.evict())?;
+        if let Edge::Child(parent, _) = edge {
+            self.node_mut(parent).children += 1;
+        }
+        self.edges.insert(edge.clone(), id);
+        self.nodes[id as usize] =
+            Some(Node { edge, position, children: 0, holds: 1, computed: false, last_used: self.clock });
+        Some(id)
+    }
+
+    /// Drops the least recently used leaf that nobody holds and returns its row.
+    fn evict(&mut self) -> Option<NodeId> {
+        let (_, id) = self.evictable.pop_first()?;
+        let node = self.nodes[id as usize].take()?;
+        self.edges.remove(&node.edge);
+        if let Edge::Child(parent, _) = node.edge {
+            self.node_mut(parent).children -= 1;
+            self.list_if_evictable(parent);
+        }
+        Some(id)
+    }
+
+    fn list_if_evictable(&mut self, id: NodeId) {
+        let node = self.node(id);
+        if node.holds == 0 && node.children == 0 {
+            let listed = (node.last_used, id);
+            self.evictable.insert(listed);
+        }
+    }
+
+    #[expect(clippy::expect_used, reason = "an id is only handed out for a node that is held, so it is there")]
+    fn node(&self, id: NodeId) -> &Node {
+        self.nodes[id as usize].as_ref().expect("the node is held")
+    }
+
+    #[expect(clippy::expect_used, reason = "see `node`")]
+    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes[id as usize].as_mut().expect("the node is held")
+    }
+}

@@ -1,0 +1,372 @@
+//! The engine of this process: one OS thread owns the cache and runs the decoder.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use candle_core::Tensor;
+use tokio::sync::oneshot;
+use tracing::{Span, error};
+
+use crate::engine::{
+    cache::KvCache,
+    handle::{Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, ModelInfo, Priority, Version},
+    model::{
+        decoder::Decoder,
+        lora::{Adapter, Lora},
+        tokenizer::Tokenizer,
+    },
+    scheduler::{JobId, Plan, Scheduler, worst_case_rows},
+    turnstile::Turnstile,
+};
+
+/// Rows of one step for requests: long prompts are computed in chunks of this many, so that others move on between.
+const REQUEST_ROWS: usize = 256;
+
+/// Rows of one background step while requests are there, and while there are none: a request that arrives waits for
+/// the step to end.
+const ROLLOUT_ROWS_UNDER_LOAD: usize = 64;
+const ROLLOUT_ROWS_IDLE: usize = 512;
+
+/// How long the thread sleeps while only background work is there and it is not its turn.
+const BACKGROUND_POLL: Duration = Duration::from_millis(1);
+
+/// Bounds of the engine, each with a default that suits the default model.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Token positions in the key-value cache. The default model takes 46 kB for each.
+    pub cache_tokens: usize,
+    /// Requests that may wait for a place; more are refused. At a second each, the last of 256 waits four minutes.
+    pub max_waiting: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self { cache_tokens: 16_384, max_waiting: 256 }
+    }
+}
+
+/// A call of `generate` on its way to the thread.
+struct Job {
+    requests: Vec<GenerateRequest>,
+    reply: oneshot::Sender<Result<Vec<Group>, EngineError>>,
+    span: Span,
+    arrived: Instant,
+}
+
+/// The weights behind a lease of this engine; `None` for the base model.
+struct Weights(Option<Lora>);
+
+/// An engine that runs in this process.
+pub struct LocalEngine {
+    info: ModelInfo,
+    decoder: Arc<Decoder>,
+    tokenizer: Arc<Tokenizer>,
+    options: EngineOptions,
+    base: Lease,
+    stats: Arc<Mutex<EngineStats>>,
+    /// `None` only while dropping.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LocalEngine {
+    /// Starts the engine's thread.
+    ///
+    /// # Errors
+    /// If the cache cannot be allocated or the thread cannot be started.
+    pub fn start(
+        info: ModelInfo,
+        decoder: Arc<Decoder>,
+        tokenizer: Arc<Tokenizer>,
+        turnstile: Arc<Turnstile>,
+        options: EngineOptions,
+    ) -> Result<Self, EngineError> {
+        let cache = KvCache::new(&decoder, options.cache_tokens).map_err(compute_error)?;
+        let (sender, receiver) = mpsc::channel();
+        let stats = Arc::new(Mutex::new(EngineStats::default()));
+        let worker = Worker {
+            decoder: decoder.clone(),
+            cache,
+            scheduler: Scheduler::new(tokenizer.clone(), options.cache_tokens),
+            jobs: HashMap::new(),
+            next_job: 0,
+            turnstile,
+            stats: stats.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker.run(&receiver))
+            .map_err(|error| EngineError::Compute(format!("the engine's thread could not be started: {error}")))?;
+        Ok(Self {
+            info,
+            decoder,
+            tokenizer,
+            options,
+            base: Lease::new(Version::base(), Weights(None)),
+            stats,
+            jobs: Some(sender),
+            thread: Some(thread),
+        })
+    }
+
+    fn check(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+        let unservable = |text: String| Err(EngineError::Unservable(text));
+        if request.prompt.is_empty() {
+            return unservable("the prompt has no tokens".into());
+        }
+        if request.samples == 0 || request.sampling.max_tokens == 0 {
+            return unservable("at least one sample of at least one token must be asked for".into());
+        }
+        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.info.vocab_size) {
+            return unservable(format!("the prompt has token {token}, the model has {}", self.info.vocab_size));
+        }
+        let length = request.prompt.len() + request.sampling.max_tokens;
+        if length > self.info.context_tokens {
+            return unservable(format!(
+                "the prompt has {} tokens and up to {} are to be generated, the model's context has {}",
+                request.prompt.len(),
+                request.sampling.max_tokens,
+                self.info.context_tokens
+            ));
+        }
+        let rows = worst_case_rows(request);
+        let limit = match request.priority {
+            Priority::Request => self.options.cache_tokens,
+            Priority::Rollout => self.options.cache_tokens - self.options.cache_tokens / 2,
+        };
+        if rows > limit {
+            return unservable(format!(
+                "{} samples of up to {} tokens after a prompt of {} need {rows} cached tokens, the limit is {limit}: ask \
+                 for fewer or shorter samples, or raise engine.cache_tokens",
+                request.samples,
+                request.sampling.max_tokens,
+                request.prompt.len()
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LocalEngine {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            error!("the engine's thread had panicked");
+        }
+    }
+}
+
+fn compute_error(error: candle_core::Error) -> EngineError {
+    EngineError::Compute(error.to_string())
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    fn stats(&self) -> EngineStats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn base(&self) -> Lease {
+        self.base.clone()
+    }
+
+    async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError> {
+        requests.iter().try_for_each(|request| self.check(request))?;
+        if requests.is_empty() {
+            return Ok(vec![]);
+        }
+        let waiting = self.stats().requests_waiting;
+        if requests[0].priority == Priority::Request && waiting >= self.options.max_waiting {
+            return Err(EngineError::Busy { waiting });
+        }
+        let (reply, answer) = oneshot::channel();
+        let job = Job { requests, reply, span: Span::current(), arrived: Instant::now() };
+        let jobs = self.jobs.as_ref().ok_or(EngineError::Stopped)?;
+        jobs.send(job).map_err(|_| EngineError::Stopped)?;
+        answer.await.map_err(|_| EngineError::Stopped)?
+    }
+
+    async fn load_adapter(&self, adapter: Arc<Adapter>) -> Result<Lease, EngineError> {
+        let decoder = self.decoder.clone();
+        let load = move || {
+            let shape = |projection| decoder.projection_shape(projection);
+            let lora = Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers, shape)
+                .map_err(EngineError::AdapterMismatch)?;
+            let lora = lora.to_device(decoder.device()).map_err(compute_error)?;
+            Ok(Lease::new(adapter.version.clone(), Weights(Some(lora))))
+        };
+        tokio::task::spawn_blocking(load).await.map_err(|_| EngineError::Stopped)?
+    }
+}
+
+/// A call of `generate` under way.
+struct Pending {
+    reply: oneshot::Sender<Result<Vec<Group>, EngineError>>,
+    span: Span,
+    groups: Vec<Option<Group>>,
+}
+
+/// What the thread owns.
+struct Worker {
+    decoder: Arc<Decoder>,
+    cache: KvCache,
+    scheduler: Scheduler,
+    jobs: HashMap<JobId, Pending>,
+    next_job: JobId,
+    turnstile: Arc<Turnstile>,
+    stats: Arc<Mutex<EngineStats>>,
+}
+
+impl Worker {
+    /// Runs until the last handle is gone and its work is dropped.
+    fn run(mut self, receiver: &Receiver<Job>) {
+        let mut wait = None;
+        loop {
+            let received = match wait {
+                None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(timeout) => receiver.recv_timeout(timeout),
+            };
+            match received {
+                Ok(job) => self.accept_job(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            receiver.try_iter().for_each(|job| self.accept_job(job));
+            self.scheduler.cancel(|job| self.jobs.get(&job).is_none_or(|pending| pending.reply.is_closed()));
+            self.jobs.retain(|_, pending| !pending.reply.is_closed());
+            self.scheduler.admit(Instant::now());
+            let requests = self.scheduler.load(Priority::Request);
+            self.turnstile.set_requests_present(requests.0 + requests.1 > 0);
+            self.publish_stats();
+            let worked = self.work();
+            wait = match (worked, self.jobs.is_empty()) {
+                (_, true) => None,
+                (true, _) => Some(Duration::ZERO),
+                (false, _) => Some(BACKGROUND_POLL),
+            };
+            if wait.is_none() {
+                self.turnstile.set_requests_present(false);
+                self.publish_stats();
+            }
+        }
+    }
+
+    fn accept_job(&mut self, job: Job) {
+        let id = self.next_job;
+        self.next_job += 1;
+        let groups = (0..job.requests.len()).map(|_| None).collect();
+        self.jobs.insert(id, Pending { reply: job.reply, span: job.span, groups });
+        self.scheduler.enqueue(id, job.requests, job.arrived);
+    }
+
+    /// One step for each version that requests use, then one for rollouts if it is their turn. Returns whether
+    /// anything was computed.
+    fn work(&mut self) -> bool {
+        let mut worked = false;
+        let turnstile = self.turnstile.clone();
+        let versions = self.scheduler.versions(Priority::Request);
+        let under_load = !versions.is_empty();
+        for version in versions {
+            if let Some(plan) = self.scheduler.plan(Priority::Request, &version, REQUEST_ROWS) {
+                turnstile.request(|| self.step(&plan));
+                worked = true;
+            }
+        }
+        let rows = if under_load { ROLLOUT_ROWS_UNDER_LOAD } else { ROLLOUT_ROWS_IDLE };
+        if let Some(version) = self.scheduler.versions(Priority::Rollout).first()
+            && let Some(plan) = self.scheduler.plan(Priority::Rollout, version, rows)
+        {
+            worked |= turnstile.try_background(|| self.step(&plan)).is_some();
+        }
+        worked
+    }
+
+    fn step(&mut self, plan: &Plan) {
+        match self.compute(plan) {
+            Ok(logits) => {
+                for (job, index, group) in self.scheduler.accept(plan, logits, Instant::now()) {
+                    self.complete(job, index, group);
+                }
+            }
+            Err(error) => {
+                error!(%error, version = %plan.lease.version(), "a step failed");
+                for job in self.scheduler.fail(plan) {
+                    if let Some(pending) = self.jobs.remove(&job) {
+                        // The client may be gone; then nobody needs the error.
+                        let _ = pending.reply.send(Err(EngineError::Compute(error.to_string())));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The logits of a plan's outputs.
+    fn compute(&self, plan: &Plan) -> candle_core::Result<Vec<Vec<f32>>> {
+        let tree = &self.scheduler.tree;
+        let tokens: Vec<u32> = plan.rows.iter().map(|&node| tree.token(node)).collect();
+        let positions: Vec<u32> = plan.rows.iter().map(|&node| tree.position(node)).collect();
+        let Some(Weights(lora)) = plan.lease.weights() else {
+            candle_core::bail!("version {} was not made by this engine", plan.lease.version())
+        };
+        let mut pass = self.cache.pass(tree, &plan.rows)?;
+        let angles = self.decoder.angles(&positions)?;
+        let mut x = self.decoder.embed(&tokens)?;
+        for layer in 0..self.decoder.config().layers {
+            x = self.decoder.layer(layer, &x, &angles, lora.as_ref(), &mut pass)?;
+        }
+        if plan.outputs.is_empty() {
+            return Ok(vec![]);
+        }
+        let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();
+        let hidden = x.index_select(&Tensor::new(outputs, self.decoder.device())?, 0)?;
+        self.decoder.logits(&hidden)?.to_vec2()
+    }
+
+    fn complete(&mut self, job: JobId, index: usize, group: Group) {
+        let Some(pending) = self.jobs.get_mut(&job) else { return };
+        pending.groups[index] = Some(group);
+        if pending.groups.iter().all(Option::is_some)
+            && let Some(pending) = self.jobs.remove(&job)
+        {
+            pending.span.in_scope(|| tracing::debug!(groups = pending.groups.len(), "generated"));
+            // The client may be gone; its answer is then dropped.
+            let _ = pending.reply.send(Ok(pending.groups.into_iter().flatten().collect()));
+        }
+    }
+
+    fn publish_stats(&self) {
+        let (requests_waiting, requests_running) = self.scheduler.load(Priority::Request);
+        let (rollouts_waiting, rollouts_running) = self.scheduler.load(Priority::Rollout);
+        let totals = self.scheduler.totals;
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = EngineStats {
+            requests_running,
+            requests_waiting,
+            rollouts_running,
+            rollouts_waiting,
+            cache_tokens_used: self.scheduler.tree.used(),
+            cache_tokens_capacity: self.scheduler.tree.capacity(),
+            prompt_tokens_total: totals.prompt_tokens,
+            cached_prompt_tokens_total: totals.cached_prompt_tokens,
+            generated_tokens_total: totals.generated_tokens,
+            computed_tokens_total: totals.computed_tokens,
+        };
+    }
+}

@@ -1,0 +1,115 @@
+//! What is read from a request, refused in our own words.
+
+use axum::{
+    body::Bytes,
+    extract::{FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
+    http::{StatusCode, request::Parts},
+    response::IntoResponse,
+};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use super::error::ApiError;
+
+/// A JSON object from the body, whatever its media type is said to be: `curl -d` says it is a form. No body counts
+/// as an empty object.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn unread(rejection: BytesRejection) -> ApiError {
+    let rejection = rejection.into_response();
+    match rejection.status() {
+        status @ StatusCode::PAYLOAD_TOO_LARGE => {
+            ApiError::new(status, "body_too_large", "the body is larger than this server's `server.max_body_bytes`")
+        }
+        _ => {
+            ApiError::new(StatusCode::BAD_REQUEST, "incomplete_body", "the body did not arrive in full; send it again")
+        }
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    let text = bytes.trim_ascii();
+    if text.starts_with(b"[") {
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "the body must be a JSON object"));
+    }
+    serde_json::from_slice(if text.is_empty() { b"{}" } else { text }).map_err(|error| match error.classify() {
+        Category::Data => ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_body",
+            format!("the body is not as expected: {error}"),
+        ),
+        Category::Io | Category::Syntax | Category::Eof => {
+            ApiError::new(StatusCode::BAD_REQUEST, "malformed_json", format!("the body is not valid JSON: {error}"))
+        }
+    })
+}
+
+/// The parameters behind the `?`.
+pub struct Parameters<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let refused = |error: &dyn std::fmt::Display| {
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", format!("{error}"))
+        };
+        let Query(value) =
+            Query::from_request_parts(parts, state).await.map_err(|error| refused(&error.body_text()))?;
+        Ok(Self(value))
+    }
+}
+
+/// A part of the path as what it must be; a text that cannot be one names nothing that exists.
+pub fn parse_id<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, ApiError> {
+    // It goes into a message, so a bit of it must do.
+    let shown: String = text.chars().take(80).collect();
+    text.parse().map_err(|_| ApiError::not_found(format!("{what} {shown}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answering::Ask;
+
+    fn refusal(body: &[u8]) -> (u16, &'static str, String) {
+        let error = parse::<Ask>(body).unwrap_err();
+        (error.status.as_u16(), error.code, error.message)
+    }
+
+    #[test]
+    fn a_body_that_is_no_json_is_told_from_one_that_is_not_as_expected() {
+        for (body, status, code, expected) in [
+            (&b"question=1"[..], 400, "malformed_json", "expected value"),
+            (b"{\"question\":", 400, "malformed_json", "EOF"),
+            (b"\xff", 400, "malformed_json", "JSON"),
+            (b"", 422, "invalid_body", "missing field `question`"),
+            (b" ", 422, "invalid_body", "missing field `question`"),
+            (b"[\"1 + 1\"]", 422, "invalid_body", "must be a JSON object"),
+            (b"\"1 + 1\"", 422, "invalid_body", "invalid type: string"),
+            (b"{\"question\":1}", 422, "invalid_body", "expected a string"),
+            (b"{\"question\":\"\",\"vote\":1}", 422, "invalid_body", "unknown field `vote`"),
+            (b"{\"question\":\"\",\"votes\":-1}", 422, "invalid_body", "expected u32"),
+            (b"{\"question\":\"\",\"question\":\"\"}", 422, "invalid_body", "duplicate field `question`"),
+        ] {
+            let (actual_status, actual_code, message) = refusal(body);
+            assert_eq!((actual_status, actual_code), (status, code), "{message}");
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_nests_without_end_is_refused() {
+        let body = format!("{{\"question\":\"q\",\"metadata\":{}", "[".repeat(100_000));
+        assert_eq!(refusal(body.as_bytes()).1, "malformed_json");
+    }
+}

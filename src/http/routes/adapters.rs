@@ -1,0 +1,68 @@
+//! Adapter versions.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::{
+    AppState,
+    error::ApiError,
+    extract::{Body, parse_id},
+};
+use crate::{engine::handle::Version, store::AdapterRecord};
+
+/// The most adapters in one list.
+const MAX_LISTED: u32 = 200;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activation {
+    /// Swap only if this version is live now.
+    expected: Option<Version>,
+}
+
+/// `GET /v1/adapters`: newest first.
+pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+    let live = state.registry.live().version().clone();
+    let records = state.registry.list(MAX_LISTED).await?;
+    let adapters: Vec<Value> = records.iter().map(|record| view(record, &live)).collect();
+    Ok(Json(json!({"live": live, "adapters": adapters})))
+}
+
+/// `GET /v1/adapters/{version}`
+pub async fn read(State(state): State<AppState>, Path(version): Path<String>) -> Result<Json<Value>, ApiError> {
+    let version: Version = parse_id("adapter", &version)?;
+    let live = state.registry.live().version().clone();
+    if version.is_base() {
+        return Ok(Json(json!({"version": version, "live": version == live})));
+    }
+    let record = state.store.adapter(&version).await?;
+    let record = record.ok_or_else(|| ApiError::not_found(format!("adapter {version}")))?;
+    Ok(Json(view(&record, &live)))
+}
+
+/// `POST /v1/adapters/{version}/activate`
+pub async fn activate(
+    State(state): State<AppState>,
+    Path(version): Path<String>,
+    Body(activation): Body<Activation>,
+) -> Result<Json<Value>, ApiError> {
+    let version: Version = parse_id("adapter", &version)?;
+    let previous = state.registry.activate(activation.expected.as_ref(), &version).await?;
+    tracing::info!(%previous, %version, "an operator activated an adapter");
+    Ok(Json(json!({"live": version, "previous": previous})))
+}
+
+fn view(record: &AdapterRecord, live: &Version) -> Value {
+    json!({
+        "version": record.version,
+        "parent_version": record.parent_version,
+        "round_id": record.round_id,
+        "bytes": record.bytes,
+        "created_at": record.created_at,
+        "live": record.version == *live,
+    })
+}

@@ -1,0 +1,65 @@
+//! The table of routes.
+
+pub mod adapters;
+pub mod answers;
+pub mod rounds;
+pub mod system;
+
+use axum::{
+    handler::Handler,
+    http::Method,
+    routing::{MethodFilter, MethodRouter, on},
+};
+
+use super::AppState;
+
+/// Who may use a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Whoever can reach the server.
+    Anyone,
+    /// Whoever has the operator's key.
+    Operator,
+}
+
+pub struct Route {
+    pub method: Method,
+    pub path: &'static str,
+    pub scope: Scope,
+    pub handler: MethodRouter<AppState>,
+}
+
+/// All routes there are.
+pub fn table() -> Vec<Route> {
+    use Scope::{Anyone, Operator};
+    vec![
+        post(Anyone, "/v1/answer", answers::ask),
+        get(Anyone, "/v1/answers/{id}", answers::read),
+        post(Operator, "/v1/rounds", rounds::start),
+        get(Operator, "/v1/rounds", rounds::list),
+        get(Operator, "/v1/rounds/{id}", rounds::read),
+        post(Operator, "/v1/rounds/{id}/cancel", rounds::cancel),
+        get(Operator, "/v1/adapters", adapters::list),
+        get(Operator, "/v1/adapters/{version}", adapters::read),
+        post(Operator, "/v1/adapters/{version}/activate", adapters::activate),
+        get(Anyone, "/healthz", system::healthz),
+        get(Anyone, "/readyz", system::readyz),
+        get(Anyone, "/metrics", system::metrics),
+        get(Anyone, "/", system::page),
+        get(Anyone, "/app.js", system::script),
+        get(Anyone, "/style.css", system::style),
+    ]
+}
+
+/// The method, path and scope of every route.
+pub fn scopes() -> Vec<(Method, &'static str, Scope)> {
+    table().into_iter().map(|route| (route.method, route.path, route.scope)).collect()
+}
+
+fn get<H: Handler<T, AppState>, T: 'static>(scope: Scope, path: &'static str, handler: H) -> Route {
+    Route { method: Method::GET, path, scope, handler: on(MethodFilter::GET, handler) }
+}
+
+fn post<H: Handler<T, AppState>, T: 'static>(scope: Scope, path: &'static str, handler: H) -> Route {
+    Route { method: Method::POST, path, scope, handler: on(MethodFilter::POST, handler) }
+}

@@ -1,0 +1,18 @@
+//! `ttrl`: an inference server that gets better at the questions it is asked.
+//!
+//! This page is the table of contents; `ARCHITECTURE.md` says which way the rooms may lean on each other.
+
+pub mod adaptation;
+pub mod adapters;
+pub mod answering;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod grading;
+pub mod http;
+pub mod prompt;
+pub mod prompter;
+pub mod shutdown;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,282 @@
+//! What is remembered: questions, answers, rounds and adapters, in PostgreSQL or in an embedded SQLite file.
+//!
+//! sqlx is used in this room only; everything else sees the trait and its rows. [`connect`] opens a database,
+//! [`spool::Spooled`] keeps answers on the local disk while it is away.
+//!
+//! Times are kept in microseconds, in both databases: what is finer is cut off when it is written.
+
+mod connect;
+mod driver;
+mod errors;
+mod postgres;
+mod rows;
+pub mod spool;
+mod spool_file;
+mod sql;
+mod sqlite;
+
+pub use connect::connect;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::engine::handle::Version;
+
+/// A question as a client asked it. Unlabelled, always.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// Time-ordered (UUID version 7).
+    pub id: Uuid,
+    pub text: String,
+    /// Whether rounds may learn from it.
+    pub learn: bool,
+    /// What the client sent along, returned as it came.
+    pub metadata: Option<Value>,
+    pub created_at: DateTime<Utc>,
+}
+
+/// One entry of a histogram of votes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Vote {
+    /// How the first voter wrote it.
+    pub answer: String,
+    pub count: u32,
+}
+
+/// An answer as it was sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub id: Uuid,
+    pub question_id: Uuid,
+    /// The adapter version that every sample was drawn with.
+    pub adapter_version: Version,
+    /// The majority's answer; `None` if no response had one or the first place was shared.
+    pub answer: Option<String>,
+    /// The response of the first sample that gave the answer (the first sample if there is none).
+    pub text: String,
+    /// Most votes first; responses without an answer are in no entry.
+    pub votes: Vec<Vote>,
+    /// How many responses were sampled.
+    pub samples: u32,
+    /// Votes of the winner over all samples; 0 without a winner.
+    pub majority_ratio: f64,
+    pub prompt_tokens: u32,
+    pub completion_tokens: u32,
+    /// `{queue_seconds, prefill_seconds, decode_seconds, total_seconds}`.
+    pub timings: Value,
+    /// The sampling parameters that were in effect, the seed included.
+    pub parameters: Value,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where a round stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundState {
+    Queued,
+    Sampling,
+    Training,
+    Evaluating,
+    Promoted,
+    Rejected,
+    Cancelled,
+    Failed,
+}
+
+impl RoundState {
+    /// Whether the round has ended.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Promoted | Self::Rejected | Self::Cancelled | Self::Failed)
+    }
+
+    /// Whether a round may go from this state to `next`.
+    pub fn may_become(self, next: Self) -> bool {
+        use RoundState::*;
+        match self {
+            Queued => matches!(next, Sampling | Rejected | Cancelled | Failed),
+            Sampling => matches!(next, Training | Evaluating | Rejected | Cancelled | Failed),
+            Training => matches!(next, Sampling | Evaluating | Rejected | Cancelled | Failed),
+            Evaluating => matches!(next, Promoted | Rejected | Cancelled | Failed),
+            Promoted | Rejected | Cancelled | Failed => false,
+        }
+    }
+}
+
+/// What started a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoundTrigger {
+    Operator,
+    Schedule,
+}
+
+/// One round of learning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Round {
+    pub id: Uuid,
+    pub state: RoundState,
+    pub trigger: RoundTrigger,
+    /// The recipe in effect, whole.
+    pub recipe: Value,
+    /// How many questions were selected, and how many of them are held back from training for the gate.
+    pub questions: u32,
+    pub held_back: u32,
+    /// Steps done, of `steps`.
+    pub step: u32,
+    pub steps: u32,
+    /// The version that was live when the round began.
+    pub parent_version: Version,
+    /// The adapter that the round made, once it is saved.
+    pub candidate_version: Option<Version>,
+    /// The gate's verdict with its figures.
+    pub verdict: Option<Value>,
+    /// Why it failed, was rejected or was cancelled, for the operator.
+    pub reason: Option<String>,
+    pub created_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// What may change about a round; `None` leaves a field as it is.
+#[derive(Clone, Debug, Default)]
+pub struct RoundUpdate {
+    pub state: Option<RoundState>,
+    pub questions: Option<u32>,
+    pub held_back: Option<u32>,
+    pub step: Option<u32>,
+    pub candidate_version: Option<Version>,
+    pub verdict: Option<Value>,
+    pub reason: Option<String>,
+}
+
+/// The metrics of one step of a round.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundStep {
+    pub round_id: Uuid,
+    /// Counts from 1.
+    pub step: u32,
+    pub metrics: Value,
+}
+
+/// What a round saw of one question.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RoundQuestion {
+    pub round_id: Uuid,
+    pub question_id: Uuid,
+    pub text: String,
+    /// Kept out of training, used by the gate.
+    pub held_back: bool,
+    /// The majority and its share with the live version, and with the candidate; `None` where not sampled or no majority.
+    pub before_answer: Option<String>,
+    pub before_ratio: Option<f64>,
+    pub after_answer: Option<String>,
+    pub after_ratio: Option<f64>,
+}
+
+/// An adapter that was saved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterRecord {
+    pub version: Version,
+    /// The version it was trained from.
+    pub parent_version: Version,
+    /// The round that made it; `None` if it was imported.
+    pub round_id: Option<Uuid>,
+    pub bytes: u64,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Why the store did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database cannot be reached or did not answer in time.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The address of the database cannot be used; the text says what to change.
+    #[error("{0}")]
+    Address(String),
+    /// Another round is running, or a round is not in a state that allows the change.
+    #[error("{0}")]
+    Conflict(String),
+    #[error("no {what} {id}")]
+    Missing { what: &'static str, id: String },
+    /// The database answered with something that cannot be right.
+    #[error("the database is damaged or of another version: {0}")]
+    Corrupt(String),
+}
+
+/// The alias of the adapter version that answers requests.
+pub const LIVE: &str = "live";
+
+/// Everything the program remembers. Every method is one transaction.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// Stores a question with its answer. Repeating it with the same ids changes nothing.
+    async fn record_answer(&self, question: &Question, answer: &Answer) -> Result<(), StoreError>;
+
+    async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError>;
+
+    /// Up to `limit` questions to learn from, one for each distinct text (its newest), never those with
+    /// `learn: false`: first those that were in the fewest rounds, then the newest.
+    async fn learnable(&self, limit: u32) -> Result<Vec<Question>, StoreError>;
+
+    /// How many questions with `learn: true` were asked since the last round was created (since ever, if none was).
+    async fn questions_since_last_round(&self) -> Result<u64, StoreError>;
+
+    /// When the newest round was created.
+    async fn last_round_at(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
+
+    /// Creates a round in state `queued`, owned by `owner` for `lease_seconds`. A conflict if another round that has
+    /// not ended holds a lease that has not run out; one whose lease has run out is marked failed first.
+    async fn create_round(&self, round: &Round, owner: &str, lease_seconds: u32) -> Result<(), StoreError>;
+
+    /// Prolongs the lease; a conflict if `owner` no longer holds it or the round has ended.
+    async fn heartbeat(&self, id: Uuid, owner: &str, lease_seconds: u32) -> Result<(), StoreError>;
+
+    /// Changes a round that `owner` holds; a conflict if it does not, or if the state may not become the new one.
+    /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends.
+    async fn update_round(&self, id: Uuid, owner: &str, update: RoundUpdate) -> Result<(), StoreError>;
+
+    /// Marks as failed, with `reason`, every round that has not ended and whose lease has run out or is held by
+    /// `owner`; returns how many.
+    async fn fail_orphans(&self, owner: &str, reason: &str) -> Result<u64, StoreError>;
+
+    async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError>;
+
+    /// Newest first, those created before `before` if given.
+    async fn rounds(&self, limit: u32, before: Option<Uuid>) -> Result<Vec<Round>, StoreError>;
+
+    /// Adds or replaces the metrics of one step.
+    async fn record_step(&self, step: &RoundStep) -> Result<(), StoreError>;
+
+    async fn steps(&self, round: Uuid) -> Result<Vec<RoundStep>, StoreError>;
+
+    /// Adds or replaces rows, keyed by round and question.
+    async fn record_round_questions(&self, rows: &[RoundQuestion]) -> Result<(), StoreError>;
+
+    async fn round_questions(&self, round: Uuid) -> Result<Vec<RoundQuestion>, StoreError>;
+
+    /// Registers an adapter; repeating it changes nothing.
+    async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError>;
+
+    async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError>;
+
+    /// Newest first.
+    async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError>;
+
+    /// What an alias stands for.
+    async fn alias(&self, name: &str) -> Result<Option<Version>, StoreError>;
+
+    /// Points an alias at `new` if it stands for `expected` now (`None`: if it does not exist); returns whether it did.
+    async fn swap_alias(&self, name: &str, expected: Option<&Version>, new: &Version) -> Result<bool, StoreError>;
+}
+
+/// A store that anyone may hold.
+pub type SharedStore = Arc<dyn Store>;

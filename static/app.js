@@ -1,0 +1,98 @@
+"use strict";
+
+const at = (id) => document.getElementById(id);
+
+/** Calls the server. Failures are thrown as errors that say what to do. */
+async function call(method, path, body) {
+  const headers = {};
+  if (at("key").value) headers.Authorization = `Bearer ${at("key").value}`;
+  const options = { method, headers };
+  if (body) options.body = JSON.stringify(body);
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new Error("the server does not answer");
+  }
+  const value = await response.json();
+  if (!response.ok) throw new Error(value.error.message);
+  return value;
+}
+
+/** Runs an action with its button disabled, and shows what goes wrong. */
+async function guarded(button, action) {
+  at("problem").textContent = "";
+  button.disabled = true;
+  try {
+    await action();
+  } catch (error) {
+    at("problem").textContent = error.message;
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** A table row; texts are never read as markup. */
+function row(cells) {
+  const line = document.createElement("tr");
+  for (const cell of cells) {
+    const data = document.createElement("td");
+    data.append(cell);
+    line.append(data);
+  }
+  return line;
+}
+
+function share(value) {
+  const meter = document.createElement("meter");
+  meter.value = value;
+  return meter;
+}
+
+const percent = (value) => `${Math.round(100 * value)} %`;
+const short = (version) => version.slice(0, 12);
+
+function showAnswer(result) {
+  at("answer").textContent = result.answer ?? "No answer had the most votes";
+  const votes = result.votes.map((vote) => row([vote.answer, share(vote.share), `${vote.count} (${percent(vote.share)})`]));
+  at("votes-table").tBodies[0].replaceChildren(...votes);
+  at("text").textContent = result.text;
+  const seconds = result.timings.total_seconds.toFixed(1);
+  const tokens = result.usage.completion_tokens;
+  at("facts").textContent =
+    `${result.samples} samples, ${tokens} tokens, ${seconds} s, adapter version ${short(result.adapter_version)}`;
+  at("result").hidden = false;
+}
+
+async function showLearning() {
+  const [adapters, rounds] = await Promise.all([call("GET", "v1/adapters"), call("GET", "v1/rounds?limit=10")]);
+  at("live").textContent = adapters.live;
+  const lines = rounds.rounds.map((round) => {
+    const result = round.candidate_version ? short(round.candidate_version) : (round.reason ?? "");
+    const started = new Date(round.created_at).toLocaleString();
+    return row([started, round.state, `${round.step} of ${round.steps}`, String(round.questions), result]);
+  });
+  at("rounds").replaceChildren(...(lines.length ? lines : [row(["No round yet", "", "", "", ""])]));
+  at("learning").hidden = false;
+}
+
+at("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  guarded(event.submitter, async () => {
+    const ask = { question: at("question").value };
+    if (at("votes").value) ask.votes = Number(at("votes").value);
+    showAnswer(await call("POST", "v1/answer", ask));
+  });
+});
+
+at("look").addEventListener("submit", (event) => {
+  event.preventDefault();
+  guarded(event.submitter, showLearning);
+});
+
+at("start").addEventListener("click", (event) => {
+  guarded(event.target, async () => {
+    await call("POST", "v1/rounds");
+    await showLearning();
+  });
+});

@@ -1,0 +1,280 @@
+//! The local engine on a tiny model: sharing, repeating, leases, bounds.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use candle_core::{Device, Tensor};
+use ttrl::engine::{
+    handle::{Engine, EngineError, FinishReason, GenerateRequest, Group, Lease, ModelInfo, Priority, Sampling},
+    model::{
+        decoder::Decoder,
+        lora::{Adapter, Lora, LoraConfig, Projection},
+        training::{Pass, Target, TokenForest},
+        weights,
+    },
+    thread::{EngineOptions, LocalEngine},
+    turnstile::Turnstile,
+};
+
+use crate::support::fixture;
+
+struct Tiny {
+    engine: Arc<LocalEngine>,
+    decoder: Arc<Decoder>,
+}
+
+fn tiny_with(options: EngineOptions) -> Tiny {
+    let mut checkpoint = weights::load(&fixture("tiny-llama/tiny.gguf"), &Device::Cpu).unwrap();
+    let decoder = Arc::new(Decoder::new(checkpoint.config, &mut checkpoint.tensors, &Device::Cpu).unwrap());
+    let info = ModelInfo {
+        name: "tiny".into(),
+        fingerprint: checkpoint.fingerprint,
+        context_tokens: decoder.config().context_tokens,
+        vocab_size: decoder.config().vocab_size,
+        parameters: decoder.parameters(),
+    };
+    let turnstile = Arc::new(Turnstile::new(0.5));
+    let tokenizer = Arc::new(checkpoint.tokenizer.unwrap());
+    let engine = LocalEngine::start(info, decoder.clone(), tokenizer, turnstile, options).unwrap();
+    Tiny { engine: Arc::new(engine), decoder }
+}
+
+fn tiny() -> Tiny {
+    tiny_with(EngineOptions { cache_tokens: 2048, max_waiting: 64 })
+}
+
+fn adapter_of(version: char) -> Adapter {
+    let tensors = candle_core::safetensors::load(fixture("tiny-llama-lora/adapter_model.safetensors"), &Device::Cpu).unwrap();
+    Adapter {
+        version: version.to_string().repeat(64).parse().unwrap(),
+        config: LoraConfig { r: 4, alpha: 8.0, targets: Projection::ALL.to_vec() },
+        tensors: tensors.into_iter().collect(),
+    }
+}
+
+fn request(lease: Lease, prompt: &[u32], samples: usize, max_tokens: usize, seed: u64) -> GenerateRequest {
+    GenerateRequest {
+        lease,
+        prompt: prompt.to_vec(),
+        samples,
+        sampling: Sampling { temperature: 0.9, top_k: 0, top_p: 1.0, max_tokens, stop: vec![] },
+        seed,
+        priority: Priority::Request,
+    }
+}
+
+async fn one(engine: &dyn Engine, request: GenerateRequest) -> Group {
+    engine.generate(vec![request]).await.unwrap().remove(0)
+}
+
+fn tokens(group: &Group) -> Vec<Vec<u32>> {
+    group.rollouts.iter().map(|rollout| rollout.tokens.clone()).collect()
+}
+
+const PROMPT: [u32; 5] = [51, 7, 20, 33, 9];
+
+#[tokio::test]
+async fn a_seed_repeats_and_another_differs() {
+    let tiny = tiny();
+    let ask = |seed| one(&*tiny.engine, request(tiny.engine.base(), &PROMPT, 4, 12, seed));
+    let first = ask(1).await;
+    assert_eq!(first.rollouts.len(), 4);
+    assert_eq!(tokens(&first), tokens(&ask(1).await));
+    assert_ne!(tokens(&first), tokens(&ask(2).await));
+    assert_ne!(first.rollouts[0].tokens, first.rollouts[1].tokens, "samples of one request differ");
+}
+
+#[tokio::test]
+async fn a_sample_does_not_depend_on_how_many_others_there_are() {
+    let tiny = tiny();
+    let few = one(&*tiny.engine, request(tiny.engine.base(), &PROMPT, 2, 10, 5)).await;
+    let many = one(&*tiny.engine, request(tiny.engine.base(), &PROMPT, 30, 10, 5)).await;
+    assert_eq!(tokens(&few), tokens(&many)[..2]);
+    for (few, many) in few.rollouts.iter().zip(&many.rollouts) {
+        for (a, b) in few.log_probs.iter().zip(&many.log_probs) {
+            assert!((a - b).abs() < 1e-4, "{a} against {b}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_in_one_batch_get_what_they_get_alone() {
+    let tiny = tiny();
+    let prompts: Vec<Vec<u32>> = (1..12).map(|n| (0..n * 3).map(|i| (i * 7 + n) % 90 + 3).collect()).collect();
+    let ask = |prompt: &Vec<u32>| request(tiny.engine.base(), prompt, 3, 8, 4);
+    let together = tiny.engine.generate(prompts.iter().map(ask).collect()).await.unwrap();
+    for (prompt, together) in prompts.iter().zip(&together) {
+        assert_eq!(tokens(&one(&*tiny.engine, ask(prompt)).await), tokens(together), "prompt of {}", prompt.len());
+    }
+}
+
+#[tokio::test]
+async fn samples_share_their_prompt_and_their_common_beginnings() {
+    let tiny = tiny();
+    let prompt: Vec<u32> = (0..60).map(|i| i % 90 + 3).collect();
+    let group = one(&*tiny.engine, request(tiny.engine.base(), &prompt, 16, 1, 3)).await;
+    assert_eq!(group.rollouts.len(), 16);
+    assert_eq!(tiny.engine.stats().computed_tokens_total, 60, "one prefill for all sixteen");
+    let mut longer = prompt.clone();
+    longer.extend([4, 5]);
+    one(&*tiny.engine, request(tiny.engine.base(), &longer, 1, 1, 3)).await;
+    assert_eq!(tiny.engine.stats().computed_tokens_total, 62, "the next prompt computes what is new in it");
+    assert_eq!(tiny.engine.stats().cached_prompt_tokens_total, 60);
+}
+
+#[tokio::test]
+async fn log_probabilities_are_those_of_the_training_pass() {
+    let tiny = tiny();
+    let adapter = adapter_of('a');
+    let shape = |projection| tiny.decoder.projection_shape(projection);
+    let lora = Lora::new(&adapter.config, &adapter.tensors, tiny.decoder.config().layers, shape).unwrap();
+    let lease = tiny.engine.load_adapter(Arc::new(adapter)).await.unwrap();
+    for (lease, lora) in [(tiny.engine.base(), None), (lease, Some(&lora))] {
+        let group = one(&*tiny.engine, request(lease, &PROMPT, 8, 10, 11)).await;
+        let mut forest = TokenForest::default();
+        let mut prompt_end = None;
+        for token in PROMPT {
+            prompt_end = Some(forest.insert(prompt_end, token));
+        }
+        let mut expected = BTreeMap::new();
+        for rollout in &group.rollouts {
+            let mut row = prompt_end;
+            for (&token, &log_prob) in rollout.tokens.iter().zip(&rollout.log_probs) {
+                expected.insert(Target { row: row.unwrap(), token }, log_prob);
+                row = Some(forest.insert(row, token));
+            }
+        }
+        let targets: Vec<Target> = expected.keys().copied().collect();
+        let at_once = |work: &mut dyn FnMut() -> candle_core::Result<()>| work();
+        let pass = Pass::new(&tiny.decoder, lora, (&forest, &targets), 0.9, &at_once).unwrap();
+        for (found, expected) in pass.score().unwrap().iter().zip(expected.values()) {
+            assert!((found.log_prob - expected).abs() < 1e-4, "{} against {expected}", found.log_prob);
+        }
+    }
+}
+
+#[tokio::test]
+async fn versions_in_flight_together_do_not_mix() {
+    let tiny = tiny();
+    let lease = tiny.engine.load_adapter(Arc::new(adapter_of('a'))).await.unwrap();
+    let ask = |lease: &Lease, seed| request(lease.clone(), &PROMPT, 2, 20, seed);
+    let alone = [
+        one(&*tiny.engine, ask(&tiny.engine.base(), 1)).await,
+        one(&*tiny.engine, ask(&lease, 1)).await,
+    ];
+    assert_ne!(tokens(&alone[0]), tokens(&alone[1]), "the adapter changes what is said");
+    let (base, tuned) =
+        tokio::join!(one(&*tiny.engine, ask(&tiny.engine.base(), 1)), one(&*tiny.engine, ask(&lease, 1)));
+    assert_eq!([tokens(&base), tokens(&tuned)], [tokens(&alone[0]), tokens(&alone[1])]);
+    assert_eq!((base.version.is_base(), &tuned.version), (true, lease.version()));
+}
+
+#[tokio::test]
+async fn a_version_leaves_memory_with_its_last_lease() {
+    let tiny = tiny();
+    let lease = tiny.engine.load_adapter(Arc::new(adapter_of('b'))).await.unwrap();
+    let weak = lease.downgrade();
+    one(&*tiny.engine, request(lease.clone(), &PROMPT, 1, 3, 1)).await;
+    assert!(weak.upgrade().is_some());
+    drop(lease);
+    // The thread lets go of a finished request a moment after it has answered.
+    for _ in 0..100 {
+        if weak.upgrade().is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the version is still resident");
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_frees_its_place() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 64 });
+    let long = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 1)]);
+    assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err(), "it was to be dropped half-way");
+    let next = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 2)]);
+    let groups = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap();
+    assert!(!groups[0].rollouts[0].tokens.is_empty());
+}
+
+#[tokio::test]
+async fn a_full_cache_makes_room_and_answers_stay_the_same() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 64, max_waiting: 64 });
+    let prompt = |n: u32| -> Vec<u32> { (0..30).map(|i| (i * 3 + n) % 90 + 3).collect() };
+    let ask = |n| one(&*tiny.engine, request(tiny.engine.base(), &prompt(n), 1, 10, 1));
+    let mut first = Vec::new();
+    for n in 0..6 {
+        first.push(tokens(&ask(n).await));
+    }
+    for n in 0..6 {
+        assert_eq!(tokens(&ask(n).await), first[n as usize]);
+    }
+    assert!(tiny.engine.stats().cache_tokens_used <= 64);
+}
+
+#[tokio::test]
+async fn generation_ends_at_a_stop_text_or_says_that_it_was_cut_off() {
+    let tiny = tiny();
+    let free = one(&*tiny.engine, request(tiny.engine.base(), &PROMPT, 6, 30, 9)).await;
+    let cut_off = free.rollouts.iter().find(|rollout| rollout.finish == FinishReason::Length).unwrap();
+    assert_eq!(cut_off.tokens.len(), 30);
+    let stop: String = cut_off.text.chars().skip(4).take(2).collect();
+    let mut again = request(tiny.engine.base(), &PROMPT, 6, 30, 9);
+    again.sampling.stop = vec![stop.clone()];
+    for (rollout, free) in one(&*tiny.engine, again).await.rollouts.iter().zip(&free.rollouts) {
+        assert!(!rollout.text.contains(&stop));
+        if free.text.contains(&stop) {
+            assert_eq!(rollout.finish, FinishReason::Stop);
+            assert_eq!(rollout.text, free.text.split(&stop).next().unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_can_never_be_served_is_refused_with_the_numbers() {
+    let tiny = tiny();
+    let refusal = |request| async {
+        match tiny.engine.generate(vec![request]).await {
+            Err(EngineError::Unservable(text)) => text,
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    };
+    let base = tiny.engine.base();
+    assert!(refusal(request(base.clone(), &[], 1, 1, 0)).await.contains("no tokens"));
+    assert!(refusal(request(base.clone(), &PROMPT, 0, 1, 0)).await.contains("at least one sample"));
+    assert!(refusal(request(base.clone(), &PROMPT, 1, 500, 0)).await.contains("the model's context has 128"));
+    assert!(refusal(request(base.clone(), &PROMPT, 60, 100, 0)).await.contains("need 6005 cached tokens"));
+    assert!(refusal(request(base, &[96], 1, 1, 0)).await.contains("token 96"));
+}
+
+#[tokio::test]
+async fn too_many_waiting_requests_are_refused() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 2 });
+    let mut running = tokio::task::JoinSet::new();
+    let mut refused = 0;
+    for seed in 0..12 {
+        let (engine, lease) = (tiny.engine.clone(), tiny.engine.base());
+        running.spawn(async move { engine.generate(vec![request(lease, &PROMPT, 1, 120, seed)]).await });
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+    while let Some(result) = running.join_next().await {
+        match result.unwrap() {
+            Ok(_) => {}
+            Err(EngineError::Busy { waiting }) => refused += usize::from(waiting >= 2),
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0, "nobody was refused");
+}
+
+#[tokio::test]
+async fn an_adapter_of_another_shape_is_refused() {
+    let tiny = tiny();
+    let mut adapter = adapter_of('c');
+    let (name, _) = adapter.tensors.iter().next().unwrap();
+    adapter.tensors.insert(name.clone(), Tensor::zeros((4, 7), candle_core::DType::F32, &Device::Cpu).unwrap());
+    let error = tiny.engine.load_adapter(Arc::new(adapter)).await.unwrap_err().to_string();
+    assert!(error.contains("does not fit the model") && error.contains("[4, 7]"), "{error}");
+    let mut adapter = adapter_of('d');
+    adapter.tensors.pop_first();
+    assert!(tiny.engine.load_adapter(Arc::new(adapter)).await.unwrap_err().to_string().contains("no tensor"));
+}

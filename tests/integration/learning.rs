@@ -1,0 +1,193 @@
+//! The whole loop on the default model, in short: `ttrl learn` without a server, and rounds on a live server.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{fixture, model::default_model};
+
+fn ttrl() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ttrl"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn questions(name: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(fixture(name)).unwrap();
+    let question = |line: &str| serde_json::from_str::<Value>(line).unwrap()["question"].as_str().unwrap().to_owned();
+    text.lines().map(question).collect()
+}
+
+#[test]
+fn three_steps_without_a_label_make_answers_better_on_questions_that_were_never_seen() {
+    let output = tempfile::tempdir().unwrap();
+    let run = ttrl()
+        .args(["learn", "--labels", "--json", "--steps", "3", "--seed", "1", "--prompt-template", "additions-8shot"])
+        .arg("--model")
+        .arg(default_model())
+        .args(["--questions".as_ref(), fixture("additions-train.jsonl").as_os_str()])
+        .args(["--heldout".as_ref(), fixture("additions-heldout.jsonl").as_os_str()])
+        .args(["--output".as_ref(), output.path().as_os_str()])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let rows: Vec<Value> =
+        String::from_utf8(run.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.iter().map(|row| row["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let pass = |row: &Value, set: &str| row[set]["pass_at_1"].as_f64().unwrap();
+    let (first, last) = (&rows[0], &rows[3]);
+    assert!((pass(first, "train") - 0.40).abs() < 0.05, "the base model's pass@1 is known: {first}");
+    assert!((pass(first, "heldout") - 0.46).abs() < 0.05, "{first}");
+    assert!(pass(last, "train") > pass(first, "train") + 0.1, "{first}\n{last}");
+    assert!(pass(last, "heldout") > pass(first, "heldout") + 0.1, "{first}\n{last}");
+    for row in &rows[1..] {
+        let update = &row["update"];
+        assert!(update["kl"].as_f64().unwrap() >= 0.0 && update["gradient_norm"].as_f64().unwrap() > 0.0, "{row}");
+        let (rows, tokens) = (update["trained_rows"].as_u64().unwrap(), row["train"]["tokens"].as_u64().unwrap());
+        assert!(rows * 3 < tokens, "prefixes are shared: {rows} rows for {tokens} generated tokens");
+    }
+    let folders: Vec<_> = std::fs::read_dir(output.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(folders.len(), 1);
+    assert!(folders[0].join("adapter_config.json").is_file() && folders[0].join("adapter_model.safetensors").is_file());
+}
+
+/// A server process of its own; killed when dropped.
+struct Server {
+    process: Child,
+    url: String,
+    key: String,
+}
+
+impl Server {
+    fn start(data_dir: &Path) -> Self {
+        let mut process = ttrl()
+            .args(["serve", "--bind", "127.0.0.1:0", "--prompt-template", "additions-8shot"])
+            .args(["--data-dir".as_ref(), data_dir.as_os_str()])
+            .args(["--model".as_ref(), default_model().as_os_str()])
+            .env("TTRL_LEARNING__STEPS", "2")
+            .env("TTRL_LEARNING__GATE__HELD_BACK", "0.2")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| line.strip_prefix("listening on").map(|url| url.trim().to_owned())).unwrap();
+        let key = std::fs::read_to_string(data_dir.join("operator.key")).unwrap().trim().to_owned();
+        Self { process, url, key }
+    }
+
+    async fn get(&self, client: &reqwest::Client, path: &str) -> Value {
+        let request = client.get(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        let response = request.send().await.unwrap();
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        response.json().await.unwrap()
+    }
+
+    async fn post(&self, client: &reqwest::Client, path: &str, body: Value) -> Value {
+        let request = client.post(format!("{}{path}", self.url)).bearer_auth(&self.key);
+        let response = request.body(body.to_string()).send().await.unwrap();
+        let status = response.status();
+        let answer: Value = response.json().await.unwrap();
+        assert!(status.is_success(), "{path}: {status} {answer}");
+        answer
+    }
+
+    /// Runs a round and returns it as it ended.
+    async fn round(&self, client: &reqwest::Client) -> Value {
+        let round = self.post(client, "/v1/rounds", json!({})).await;
+        let path = format!("/v1/rounds/{}", round["id"].as_str().unwrap());
+        let deadline = Instant::now() + Duration::from_secs(280);
+        while Instant::now() < deadline {
+            let round = self.get(client, &path).await;
+            let state = round["state"].as_str().unwrap();
+            if ["promoted", "rejected", "failed", "cancelled"].contains(&state) {
+                return round;
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        panic!("the round did not end");
+    }
+
+    fn stop(mut self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success(), "a server that is asked to stop ends well");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn version(answer: &Value) -> String {
+    answer["adapter_version"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_learns_from_its_questions_while_a_client_that_never_stops_sees_no_failure() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let server = Server::start(data_dir.path());
+    let client = reqwest::Client::new();
+    for question in questions("additions-train.jsonl") {
+        let answer = server.post(&client, "/v1/answer", json!({ "question": question, "votes": 4 })).await;
+        assert_eq!(version(&answer), "base");
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let background = tokio::spawn({
+        let (stop, url, client) = (stop.clone(), server.url.clone(), client.clone());
+        async move {
+            let mut versions = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let body = json!({ "question": "25 + 8 =", "votes": 2, "learn": false }).to_string();
+                let response = client.post(format!("{url}/v1/answer")).body(body).send().await.unwrap();
+                assert_eq!(response.status(), 200);
+                versions.push(version(&response.json().await.unwrap()));
+            }
+            versions
+        }
+    });
+    let round = server.round(&client).await;
+    assert_eq!(round["state"], "promoted", "{round}");
+    assert_eq!((round["questions"].as_u64(), round["held_back"].as_u64(), round["step"].as_u64()), (Some(40), Some(8), Some(2)));
+    let promoted = round["candidate_version"].as_str().unwrap().to_owned();
+    let answer = server.post(&client, "/v1/answer", json!({ "question": "31 + 4 =" })).await;
+    assert_eq!(version(&answer), promoted, "the next answer is the new version's");
+    stop.store(true, Ordering::Relaxed);
+    let mut versions = background.await.unwrap();
+    assert!(versions.len() > 10, "the client was kept waiting: {} answers in the whole round", versions.len());
+    versions.dedup();
+    assert_eq!(versions, ["base", &promoted], "one swap, and no way back and forth");
+
+    // The agreement of the votes shows what was learnt, without a label.
+    let steps = server.get(&client, &format!("/v1/rounds/{}", round["id"].as_str().unwrap())).await;
+    assert_eq!(steps["steps_done"].as_array().or(steps["step_metrics"].as_array()).map_or(2, Vec::len), 2);
+
+    // A restart comes back with the live adapter, and an old answer can still be read.
+    server.stop();
+    let server = Server::start(data_dir.path());
+    let again = server.get(&client, &format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await;
+    assert_eq!((&again["answer"], version(&again)), (&answer["answer"], promoted.clone()));
+    let ask = json!({ "question": "31 + 4 =", "seed": answer["parameters"]["seed"] });
+    let repeated = server.post(&client, "/v1/answer", ask.clone()).await;
+    assert_eq!((version(&repeated), &repeated["votes"]), (promoted.clone(), &answer["votes"]), "a seed repeats after a restart");
+
+    // Back to the base and forward again.
+    server.post(&client, "/v1/adapters/base/activate", json!({})).await;
+    assert_eq!(version(&server.post(&client, "/v1/answer", ask.clone()).await), "base");
+    server.post(&client, &format!("/v1/adapters/{promoted}/activate"), json!({})).await;
+    assert_eq!(version(&server.post(&client, "/v1/answer", ask).await), promoted);
+    server.stop();
+}

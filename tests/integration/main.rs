@@ -1,0 +1,12 @@
+//! The integration tests: one binary, one file a subject.
+
+mod architecture;
+mod engine;
+mod http;
+mod learning;
+mod ops;
+mod parity;
+mod store;
+mod support;
+mod tokenizer;
+mod weights;

@@ -1,0 +1,125 @@
+//! The fused operations against the same ones composed of candle's, forwards and backwards.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Result, Tensor, Var};
+use proptest::prelude::*;
+use ttrl::engine::model::ops::{self, Angles, Heads, Paths, composed};
+
+/// Numbers that look random and are a function of the seed.
+fn numbers(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2) | 1;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 4.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn tensor(shape: (usize, usize), seed: u64) -> Tensor {
+    Tensor::from_vec(numbers(shape.0 * shape.1, seed), shape, &Device::Cpu).unwrap()
+}
+
+fn assert_close(found: &Tensor, expected: &Tensor, what: &str) {
+    let values = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    for (found, expected) in values(found).iter().zip(values(expected)) {
+        assert!((found - expected).abs() < 2e-5 * (1.0 + expected.abs()), "{what}: {found} against {expected}");
+    }
+}
+
+/// Compares values, and gradients for some gradient of the output.
+fn check(inputs: &[Tensor], fused: impl Fn(&[Var]) -> Result<Tensor>, composed: impl Fn(&[Var]) -> Result<Tensor>) {
+    let vars: Vec<Var> = inputs.iter().map(|input| Var::from_tensor(input).unwrap()).collect();
+    let (found, expected) = (fused(&vars).unwrap(), composed(&vars).unwrap());
+    assert_close(&found, &expected, "value");
+    let seed = tensor(expected.dims2().unwrap(), 99);
+    let gradients = |output: &Tensor| (output * &seed).unwrap().sum_all().unwrap().backward().unwrap();
+    let (found, expected) = (gradients(&found), gradients(&expected));
+    for (index, var) in vars.iter().enumerate() {
+        assert_close(found.get(var).unwrap(), expected.get(var).unwrap(), &format!("gradient of input {index}"));
+    }
+}
+
+#[test]
+fn rms_norm_equals_its_composition() {
+    let weight = Tensor::from_vec(numbers(36, 2), 36, &Device::Cpu).unwrap();
+    check(
+        &[tensor((5, 36), 1)],
+        |vars| ops::rms_norm(&vars[0], &weight, 1e-5),
+        |vars| composed::rms_norm(&vars[0], &weight, 1e-5),
+    );
+}
+
+#[test]
+fn swiglu_equals_its_composition() {
+    check(
+        &[tensor((7, 33), 1), tensor((7, 33), 2)],
+        |vars| ops::swiglu(&vars[0], &vars[1]),
+        |vars| composed::swiglu(&vars[0], &vars[1]),
+    );
+}
+
+#[test]
+fn rope_equals_its_composition() {
+    let angles = Angles { cos: tensor((4, 3), 5).cos().unwrap(), sin: tensor((4, 3), 5).sin().unwrap() };
+    check(&[tensor((4, 12), 1)], |vars| ops::rope(&vars[0], &angles), |vars| composed::rope(&vars[0], &angles));
+}
+
+#[test]
+fn a_frozen_linear_map_equals_a_matrix_product() {
+    let weight = tensor((11, 6), 3);
+    check(&[tensor((4, 6), 1)], |vars| ops::frozen_linear(&vars[0], &weight), |vars| vars[0].matmul(&weight.t()?));
+}
+
+#[test]
+fn a_frozen_linear_map_gives_its_weight_no_gradient() {
+    let (x, weight) = (Var::from_tensor(&tensor((4, 6), 1)).unwrap(), Var::from_tensor(&tensor((11, 6), 2)).unwrap());
+    let gradients = ops::frozen_linear(&x, &weight).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(gradients.get(&x).is_some() && gradients.get(&weight).is_none());
+}
+
+#[test]
+fn a_seeded_gradient_goes_back_as_it_is() {
+    let x = Var::from_tensor(&tensor((3, 4), 1)).unwrap();
+    let seed = tensor((3, 4), 2);
+    let gradients = ops::seed_gradient(&(x.as_tensor() * 3.0).unwrap(), seed.clone()).unwrap().backward().unwrap();
+    assert_close(gradients.get(&x).unwrap(), &(seed * 3.0).unwrap(), "gradient");
+}
+
+#[test]
+fn attention_needs_a_path_for_each_query() {
+    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 4 };
+    let (q, k) = (tensor((2, 8), 1), tensor((2, 4), 2));
+    let mut paths = Paths::default();
+    paths.push([0]);
+    let error = ops::attention(&q, &k, &k, &Arc::new(paths), heads).unwrap_err();
+    assert!(error.to_string().contains("2 queries but 1 paths"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Random trees: each row sees its ancestors and itself.
+    #[test]
+    fn attention_over_a_tree_equals_masked_attention(
+        parents in prop::collection::vec(0usize..100, 1..40), kv_heads in 1usize..4, shared in 1usize..4, seed in 0u64..1000,
+    ) {
+        let heads = Heads { heads: kv_heads * shared, kv_heads, head_dim: 8 };
+        let mut paths: Vec<Vec<u32>> = Vec::new();
+        for (row, parent) in parents.iter().enumerate() {
+            let mut path = if row == 0 || parent % 5 == 0 { vec![] } else { paths[parent % row].clone() };
+            path.push(row as u32);
+            paths.push(path);
+        }
+        let rows = paths.len();
+        let mut all = Paths::default();
+        paths.into_iter().for_each(|path| all.push(path));
+        let all = Arc::new(all);
+        check(
+            &[tensor((rows, heads.heads * 8), seed), tensor((rows, kv_heads * 8), seed + 1), tensor((rows, kv_heads * 8), seed + 2)],
+            |vars| ops::attention(&vars[0], &vars[1], &vars[2], &all, heads),
+            |vars| composed::attention(&vars[0], &vars[1], &vars[2], &all, heads),
+        );
+    }
+}

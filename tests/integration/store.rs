@@ -1,0 +1,756 @@
+//! What every store must do. Each story is run against both databases; a real PostgreSQL server is stopped and
+//! started where it is about one that goes away.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
+use serde_json::{Value, json};
+use ttrl::{
+    engine::handle::Version,
+    store::{
+        AdapterRecord, Answer, LIVE, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate,
+        SharedStore, Store, StoreError, Vote, connect,
+        spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
+    },
+};
+use uuid::Uuid;
+
+use crate::support::postgres::{PASSWORD, Server};
+
+/// An empty database of one kind.
+struct Place {
+    address: String,
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { address: format!("sqlite:{}", folder.path().join("ttrl.db").display()), folder }
+    }
+
+    async fn postgres() -> Self {
+        Self { address: Server::shared().await.database().await, folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self) -> SharedStore {
+        connect(&self.address).await.unwrap()
+    }
+
+    fn spool_path(&self) -> PathBuf {
+        self.folder.path().join("spool.jsonl")
+    }
+
+    async fn spool(&self, inner: SharedStore) -> Spooled {
+        Spooled::open(inner, &self.spool_path(), MAX_SPOOL_BYTES).await.unwrap()
+    }
+}
+
+/// Runs each story as two tests.
+macro_rules! on_both {
+    ($($story:ident)*) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $story() {
+                super::$story(super::Place::sqlite()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $story() {
+                super::$story(super::Place::postgres().await).await;
+            })*
+        }
+    };
+}
+
+on_both! {
+    an_answer_comes_back_as_it_was_given
+    any_text_and_any_json_comes_back_as_it_was_given
+    a_repeated_answer_changes_nothing
+    a_text_is_learned_once_those_seen_least_first_then_the_newest
+    questions_are_counted_since_the_last_round
+    a_round_walks_through_its_states
+    a_round_obeys_only_its_owner
+    of_two_servers_one_gets_the_round
+    a_round_whose_lease_ran_out_gives_way
+    orphans_are_those_of_the_owner_or_without_a_lease
+    rounds_are_listed_newest_first_page_by_page
+    steps_are_kept_in_order_and_replaced
+    the_questions_of_a_round_are_replaced_by_key
+    a_row_of_a_round_that_is_not_there_is_refused
+    adapters_are_listed_newest_first
+    of_many_swaps_of_an_alias_one_wins
+    a_restart_finds_everything
+    a_database_of_a_newer_version_is_refused
+    two_first_starts_at_once_both_succeed
+}
+
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
+
+fn hash(digit: char) -> Version {
+    digit.to_string().repeat(64).parse().unwrap()
+}
+
+fn question(text: &str, created_at: DateTime<Utc>) -> Question {
+    Question { id: Uuid::now_v7(), text: text.into(), learn: true, metadata: None, created_at }
+}
+
+fn answer_to(question: &Question) -> Answer {
+    Answer {
+        id: Uuid::now_v7(),
+        question_id: question.id,
+        adapter_version: hash('a'),
+        answer: Some("7/2".into()),
+        text: "The sum is \\boxed{7/2}.".into(),
+        votes: vec![Vote { answer: "7/2".into(), count: 5 }, Vote { answer: "3".into(), count: 2 }],
+        samples: 16,
+        majority_ratio: 0.3125,
+        prompt_tokens: 41,
+        completion_tokens: 1_234,
+        timings: json!({"queue_seconds": 0.25, "total_seconds": 1.5}),
+        parameters: json!({"temperature": 0.5, "seed": 18_446_744_073_709_551_615_u64}),
+        created_at: question.created_at + TimeDelta::microseconds(1),
+    }
+}
+
+async fn ask(store: &dyn Store, text: &str, created_at: DateTime<Utc>) -> Question {
+    let question = question(text, created_at);
+    store.record_answer(&question, &answer_to(&question)).await.unwrap();
+    question
+}
+
+fn round() -> Round {
+    Round {
+        id: Uuid::now_v7(),
+        state: RoundState::Queued,
+        trigger: RoundTrigger::Schedule,
+        recipe: json!({"steps": 10, "learning_rate": 1e-4}),
+        questions: 0,
+        held_back: 0,
+        step: 0,
+        steps: 10,
+        parent_version: Version::base(),
+        candidate_version: None,
+        verdict: None,
+        reason: None,
+        created_at: now(),
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+fn to(state: RoundState) -> RoundUpdate {
+    RoundUpdate { state: Some(state), ..RoundUpdate::default() }
+}
+
+fn round_question(round: &Round, text: &str) -> RoundQuestion {
+    RoundQuestion {
+        round_id: round.id,
+        question_id: Uuid::now_v7(),
+        text: text.into(),
+        held_back: false,
+        before_answer: Some("4".into()),
+        before_ratio: Some(0.5),
+        after_answer: None,
+        after_ratio: None,
+    }
+}
+
+fn texts(questions: &[Question]) -> Vec<&str> {
+    questions.iter().map(|q| q.text.as_str()).collect()
+}
+
+#[track_caller]
+fn assert_conflict<T>(result: Result<T, StoreError>) {
+    match result {
+        Err(StoreError::Conflict(_)) => {}
+        Err(other) => panic!("{other:?}"),
+        Ok(_) => panic!("accepted"),
+    }
+}
+
+async fn an_answer_comes_back_as_it_was_given(place: Place) {
+    let store = place.open().await;
+    store.ping().await.unwrap();
+    assert_eq!(store.answer(Uuid::now_v7()).await.unwrap(), None);
+    let mut question = question("What is 2 + 3/2?", now());
+    question.metadata = Some(json!({"user": "u1", "tags": [1, 2.5, null, true]}));
+    let answer = answer_to(&question);
+    store.record_answer(&question, &answer).await.unwrap();
+    assert_eq!(store.answer(answer.id).await.unwrap(), Some((question.clone(), answer)));
+
+    let undecided = Answer { answer: None, votes: vec![], majority_ratio: 0.0, ..answer_to(&question) };
+    store.record_answer(&question, &undecided).await.unwrap();
+    assert_eq!(store.answer(undecided.id).await.unwrap(), Some((question, undecided)));
+
+    // What is finer than a microsecond is cut off.
+    let fine = ask(&*store, "now?", now() + TimeDelta::nanoseconds(999)).await;
+    let kept = store.learnable(1).await.unwrap().remove(0);
+    assert_eq!(kept.created_at, fine.created_at.trunc_subsecs(6));
+}
+
+async fn any_text_and_any_json_comes_back_as_it_was_given(place: Place) {
+    let store = place.open().await;
+    let metadata: [Value; 5] = [
+        Value::Null,
+        json!("a NUL \0 within"),
+        json!({"\0": 1e16, "n": [9_007_199_254_740_993_u64, 1e-7, -0.5]}),
+        json!({"nested": {"ünïcode": "✓ 漢字 👩‍🔬"}}),
+        json!([]),
+    ];
+    let texts = [
+        "",
+        " \t\n",
+        "naïve 漢字 👩‍🔬 \u{202e}",
+        "NUL \0 and \u{1a} and \u{1a}0 \u{1a}1\0",
+        "'); DROP TABLE questions; --",
+    ];
+    for (text, metadata) in texts.into_iter().zip(metadata) {
+        let question = Question { metadata: Some(metadata), ..question(text, now()) };
+        let votes = vec![Vote { answer: text.into(), count: 1 }];
+        let answer = Answer { text: text.into(), answer: Some(text.into()), votes, ..answer_to(&question) };
+        store.record_answer(&question, &answer).await.unwrap();
+        assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)), "{text:?}");
+    }
+}
+
+async fn a_repeated_answer_changes_nothing(place: Place) {
+    let store = place.open().await;
+    let question = question("once", now());
+    let answer = answer_to(&question);
+    store.record_answer(&question, &answer).await.unwrap();
+    let other = Answer { text: "another".into(), ..answer.clone() };
+    store.record_answer(&Question { text: "another".into(), ..question.clone() }, &other).await.unwrap();
+    assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
+}
+
+async fn a_text_is_learned_once_those_seen_least_first_then_the_newest(place: Place) {
+    let store = place.open().await;
+    let at = |second: i64| now() - TimeDelta::seconds(1_000 - second);
+    ask(&*store, "one", at(1)).await;
+    ask(&*store, "two", at(2)).await;
+    let newest_one = ask(&*store, " one\n", at(3)).await;
+    ask(&*store, "three", at(4)).await;
+    let private = Question { learn: false, ..question("private", at(5)) };
+    store.record_answer(&private, &answer_to(&private)).await.unwrap();
+    // The same text, asked in private later, is still learned from where it was asked openly.
+    let private_two = Question { learn: false, ..question("two", at(6)) };
+    store.record_answer(&private_two, &answer_to(&private_two)).await.unwrap();
+
+    let all = store.learnable(10).await.unwrap();
+    assert_eq!(texts(&all), ["three", " one\n", "two"]);
+    assert_eq!(all[1], newest_one);
+    assert_eq!(texts(&store.learnable(2).await.unwrap()), ["three", " one\n"]);
+
+    // What counts is the text, under whichever id it was in a round.
+    let round = round();
+    store.create_round(&round, "a", 60).await.unwrap();
+    let rows = [round_question(&round, "three"), round_question(&round, "three"), round_question(&round, "one")];
+    store.record_round_questions(&rows).await.unwrap();
+    assert_eq!(texts(&store.learnable(10).await.unwrap()), ["two", "three", " one\n"]);
+}
+
+async fn questions_are_counted_since_the_last_round(place: Place) {
+    let store = place.open().await;
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 0);
+    assert_eq!(store.last_round_at().await.unwrap(), None);
+    ask(&*store, "before", now() - TimeDelta::seconds(5)).await;
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
+    let round = round();
+    store.create_round(&round, "a", 60).await.unwrap();
+    assert_eq!(store.last_round_at().await.unwrap(), Some(round.created_at));
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 0);
+    let later = round.created_at + TimeDelta::seconds(5);
+    ask(&*store, "after", later).await;
+    let private = Question { learn: false, ..question("private", later) };
+    store.record_answer(&private, &answer_to(&private)).await.unwrap();
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
+}
+
+async fn a_round_walks_through_its_states(place: Place) {
+    use RoundState::*;
+    let store = place.open().await;
+    let given = round();
+    assert_eq!(store.round(given.id).await.unwrap(), None);
+    store.create_round(&given, "a", 60).await.unwrap();
+    assert_eq!(store.round(given.id).await.unwrap(), Some(given.clone()));
+
+    assert_conflict(store.update_round(given.id, "a", to(Promoted)).await);
+    let selected = RoundUpdate { questions: Some(40), held_back: Some(8), ..to(Sampling) };
+    store.update_round(given.id, "a", selected).await.unwrap();
+    let sampling = store.round(given.id).await.unwrap().unwrap();
+    assert!(sampling.started_at.is_some() && sampling.finished_at.is_none());
+    assert_eq!((sampling.questions, sampling.held_back, sampling.step), (40, 8, 0));
+
+    store.update_round(given.id, "a", to(Training)).await.unwrap();
+    store.update_round(given.id, "a", RoundUpdate { step: Some(1), ..RoundUpdate::default() }).await.unwrap();
+    store.update_round(given.id, "a", to(Sampling)).await.unwrap();
+    let saved = RoundUpdate { candidate_version: Some(hash('c')), ..to(Evaluating) };
+    store.update_round(given.id, "a", saved).await.unwrap();
+    let verdict = json!({"agreement": 0.75});
+    let end = RoundUpdate { verdict: Some(verdict.clone()), reason: Some("no \0 gain".into()), ..to(Rejected) };
+    store.update_round(given.id, "a", end).await.unwrap();
+
+    let ended = store.round(given.id).await.unwrap().unwrap();
+    assert!(ended.finished_at >= ended.started_at && ended.started_at == sampling.started_at);
+    let expected = Round {
+        state: Rejected,
+        questions: 40,
+        held_back: 8,
+        step: 1,
+        candidate_version: Some(hash('c')),
+        verdict: Some(verdict),
+        reason: Some("no \0 gain".into()),
+        started_at: ended.started_at,
+        finished_at: ended.finished_at,
+        ..given.clone()
+    };
+    assert_eq!(ended, expected);
+    assert_conflict(store.update_round(given.id, "a", to(Failed)).await);
+    assert_conflict(store.update_round(given.id, "a", RoundUpdate { step: Some(2), ..RoundUpdate::default() }).await);
+    assert_conflict(store.heartbeat(given.id, "a", 60).await);
+    assert_eq!(store.round(given.id).await.unwrap(), Some(expected));
+    store.create_round(&round(), "b", 60).await.unwrap();
+}
+
+async fn a_round_obeys_only_its_owner(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    assert!(matches!(store.heartbeat(round.id, "a", 60).await, Err(StoreError::Missing { what: "round", .. })));
+    store.create_round(&round, "a", 60).await.unwrap();
+    store.heartbeat(round.id, "a", 60).await.unwrap();
+    assert_conflict(store.heartbeat(round.id, "b", 60).await);
+    assert_conflict(store.update_round(round.id, "b", to(RoundState::Cancelled)).await);
+    assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Queued);
+}
+
+async fn of_two_servers_one_gets_the_round(place: Place) {
+    let mut won = 0;
+    let servers: Vec<SharedStore> = vec![place.open().await, place.open().await];
+    for _ in 0..5 {
+        let contenders: Vec<_> = (0..8)
+            .map(|i| {
+                let (store, round) = (servers[i % 2].clone(), round());
+                let owner = format!("server {i}");
+                tokio::spawn(async move { (store.create_round(&round, &owner, 60).await, round.id, owner) })
+            })
+            .collect();
+        let mut winners = vec![];
+        for contender in contenders {
+            match contender.await.unwrap() {
+                (Ok(()), id, owner) => winners.push((id, owner)),
+                (result, ..) => assert_conflict(result),
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        let (id, owner) = winners.remove(0);
+        servers[0].update_round(id, &owner, to(RoundState::Cancelled)).await.unwrap();
+        won += 1;
+        assert_eq!(servers[1].rounds(100, None).await.unwrap().len(), won);
+    }
+}
+
+async fn a_round_whose_lease_ran_out_gives_way(place: Place) {
+    let store = place.open().await;
+    let (first, second) = (round(), round());
+    store.create_round(&first, "a", 0).await.unwrap();
+    // Nobody has taken its place yet, so it may go on.
+    store.heartbeat(first.id, "a", 0).await.unwrap();
+    store.create_round(&second, "b", 60).await.unwrap();
+    let first = store.round(first.id).await.unwrap().unwrap();
+    assert_eq!(first.state, RoundState::Failed);
+    assert!(first.finished_at.is_some() && first.reason.is_some());
+    assert_conflict(store.heartbeat(first.id, "a", 60).await);
+    store.heartbeat(second.id, "b", 60).await.unwrap();
+    assert_conflict(store.create_round(&second, "b", 60).await);
+}
+
+async fn orphans_are_those_of_the_owner_or_without_a_lease(place: Place) {
+    let store = place.open().await;
+    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 0);
+    let mine = round();
+    store.create_round(&mine, "a", 60).await.unwrap();
+    assert_eq!(store.fail_orphans("b", "restarted").await.unwrap(), 0);
+    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 1);
+    let failed = store.round(mine.id).await.unwrap().unwrap();
+    assert_eq!((failed.state, failed.reason.as_deref()), (RoundState::Failed, Some("restarted")));
+    store.create_round(&round(), "a", 0).await.unwrap();
+    assert_eq!(store.fail_orphans("b", "its server is gone").await.unwrap(), 1);
+    assert_eq!(store.fail_orphans("b", "its server is gone").await.unwrap(), 0);
+}
+
+async fn rounds_are_listed_newest_first_page_by_page(place: Place) {
+    let store = place.open().await;
+    let mut ids = vec![];
+    let created_at = now();
+    // The last two were made in the same microsecond.
+    for offset in [0, 1, 2, 3, 3] {
+        let round = Round { created_at: created_at + TimeDelta::microseconds(offset), ..round() };
+        store.create_round(&round, "a", 60).await.unwrap();
+        store.update_round(round.id, "a", to(RoundState::Cancelled)).await.unwrap();
+        ids.insert(0, round.id);
+    }
+    let mut pages = vec![];
+    let mut before = None;
+    loop {
+        let page: Vec<_> = store.rounds(2, before).await.unwrap().into_iter().map(|round| round.id).collect();
+        before = page.last().copied();
+        if page.is_empty() {
+            break;
+        }
+        pages.push(page);
+    }
+    assert_eq!(pages.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(pages.concat(), ids);
+}
+
+async fn steps_are_kept_in_order_and_replaced(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    store.create_round(&round, "a", 60).await.unwrap();
+    let step = |step, reward: f64| RoundStep { round_id: round.id, step, metrics: json!({"reward": reward}) };
+    for given in [step(10, 0.5), step(2, 0.25), step(1, 0.0), step(2, 0.75)] {
+        store.record_step(&given).await.unwrap();
+    }
+    assert_eq!(store.steps(round.id).await.unwrap(), [step(1, 0.0), step(2, 0.75), step(10, 0.5)]);
+    assert_eq!(store.steps(Uuid::now_v7()).await.unwrap(), []);
+}
+
+async fn the_questions_of_a_round_are_replaced_by_key(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    store.create_round(&round, "a", 60).await.unwrap();
+    store.record_round_questions(&[]).await.unwrap();
+    // More than one statement holds.
+    let mut rows: Vec<_> = (0..2_100).map(|i| round_question(&round, &format!("question {i}"))).collect();
+    store.record_round_questions(&rows).await.unwrap();
+    rows[7] = RoundQuestion {
+        held_back: true,
+        before_answer: None,
+        before_ratio: None,
+        after_answer: Some("fünf \0".into()),
+        after_ratio: Some(0.125),
+        ..rows[7].clone()
+    };
+    let first = RoundQuestion { after_ratio: Some(1.0), ..rows[7].clone() };
+    store.record_round_questions(&[first, rows[7].clone()]).await.unwrap();
+    rows.sort_by_key(|row| row.question_id);
+    assert_eq!(store.round_questions(round.id).await.unwrap(), rows);
+}
+
+async fn a_row_of_a_round_that_is_not_there_is_refused(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    let step = RoundStep { round_id: round.id, step: 1, metrics: json!({}) };
+    let missing =
+        |result| matches!(result, Err(StoreError::Missing { what: "round", id }) if id == round.id.to_string());
+    assert!(missing(store.record_step(&step).await));
+    assert!(missing(store.record_round_questions(&[round_question(&round, "x")]).await));
+    assert!(missing(store.update_round(round.id, "a", to(RoundState::Failed)).await));
+}
+
+async fn adapters_are_listed_newest_first(place: Place) {
+    let store = place.open().await;
+    let adapter = |digit, seconds, round_id| AdapterRecord {
+        version: hash(digit),
+        parent_version: Version::base(),
+        round_id,
+        bytes: 5_000_000_000,
+        created_at: now() - TimeDelta::seconds(seconds),
+    };
+    let old = adapter('1', 20, None);
+    let new = adapter('2', 10, Some(Uuid::now_v7()));
+    store.record_adapter(&new).await.unwrap();
+    store.record_adapter(&old).await.unwrap();
+    store.record_adapter(&AdapterRecord { bytes: 1, ..old.clone() }).await.unwrap();
+    assert_eq!(store.adapter(&old.version).await.unwrap(), Some(old.clone()));
+    assert_eq!(store.adapter(&hash('3')).await.unwrap(), None);
+    assert_eq!(store.adapters(10).await.unwrap(), [new.clone(), old]);
+    assert_eq!(store.adapters(1).await.unwrap(), [new]);
+}
+
+async fn of_many_swaps_of_an_alias_one_wins(place: Place) {
+    let servers: Vec<SharedStore> = vec![place.open().await, place.open().await];
+    assert_eq!(servers[0].alias(LIVE).await.unwrap(), None);
+    assert!(!servers[0].swap_alias(LIVE, Some(&Version::base()), &hash('f')).await.unwrap());
+    let mut live = None;
+    for _ in 0..5 {
+        let swaps: Vec<_> = "0123456789"
+            .chars()
+            .enumerate()
+            .map(|(i, digit)| {
+                let (store, expected, new) = (servers[i % 2].clone(), live.clone(), hash(digit));
+                tokio::spawn(
+                    async move { store.swap_alias(LIVE, expected.as_ref(), &new).await.unwrap().then_some(new) },
+                )
+            })
+            .collect();
+        let mut winners = vec![];
+        for swap in swaps {
+            winners.extend(swap.await.unwrap());
+        }
+        // A swap to the version that is there already lets one more through: its expectation still holds.
+        let real: Vec<_> = winners.iter().filter(|new| Some(*new) != live.as_ref()).collect();
+        assert_eq!(real.len(), 1, "{winners:?}");
+        live = servers[1].alias(LIVE).await.unwrap();
+        assert_eq!(live.as_ref(), Some(real[0]));
+    }
+    assert_eq!(servers[0].alias("candidate").await.unwrap(), None);
+}
+
+async fn a_restart_finds_everything(place: Place) {
+    let store = place.open().await;
+    let question = question("remember me", now());
+    let answer = answer_to(&question);
+    let round = round();
+    store.record_answer(&question, &answer).await.unwrap();
+    store.create_round(&round, "a", 60).await.unwrap();
+    store.swap_alias(LIVE, None, &hash('d')).await.unwrap();
+    drop(store);
+
+    let store = place.open().await;
+    assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    assert_eq!(store.round(round.id).await.unwrap(), Some(round));
+    assert_eq!(store.alias(LIVE).await.unwrap(), Some(hash('d')));
+    assert_conflict(store.create_round(&self::round(), "b", 60).await);
+    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 1);
+}
+
+async fn a_database_of_a_newer_version_is_refused(place: Place) {
+    const NEWER: &str = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+        VALUES (9999, 'the future', true, '', 0)";
+    drop(place.open().await);
+    if place.address.starts_with("sqlite:") {
+        let pool = sqlx::SqlitePool::connect(&place.address).await.unwrap();
+        sqlx::raw_sql(NEWER).execute(&pool).await.unwrap();
+    } else {
+        let pool = sqlx::PgPool::connect(&place.address).await.unwrap();
+        sqlx::raw_sql(NEWER).execute(&pool).await.unwrap();
+    }
+    let Err(StoreError::Corrupt(message)) = connect(&place.address).await.map(drop) else { panic!("not refused") };
+    assert!(message.contains("9999") && message.contains("newer version"), "{message}");
+}
+
+async fn two_first_starts_at_once_both_succeed(place: Place) {
+    let (one, two) = tokio::join!(connect(&place.address), connect(&place.address));
+    one.unwrap().ping().await.unwrap();
+    two.unwrap().ping().await.unwrap();
+}
+
+/// Longer than any call may take.
+const BOUND: Duration = Duration::from_secs(15);
+
+#[track_caller]
+fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+    assert!(matches!(result, Err(StoreError::Unavailable(_))), "{result:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_goes_away_is_an_error_in_time_and_is_used_again_when_it_is_back() {
+    let server = Server::start().await;
+    let store = connect(&server.database().await).await.unwrap();
+    let before = ask(&*store, "before", now()).await;
+    server.stop().await;
+    let since = Instant::now();
+    let question = question("meanwhile", now());
+    assert_unavailable(store.record_answer(&question, &answer_to(&question)).await);
+    assert_unavailable(store.ping().await);
+    assert_unavailable(store.create_round(&round(), "a", 60).await);
+    assert!(since.elapsed() < 3 * BOUND);
+    server.start_again().await;
+    let after = ask(&*store, "after", now()).await;
+    assert_eq!(store.learnable(10).await.unwrap(), [after, before]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_outlive_an_outage_and_a_restart_in_it_and_are_stored_once() {
+    let server = Server::start().await;
+    let place = Place { address: server.database().await, folder: tempfile::tempdir().unwrap() };
+    let store = place.open().await;
+    let spooled = place.spool(store.clone()).await;
+    ask(&spooled, "before", now()).await;
+    assert_eq!((spooled.spooled_records(), spooled.spooled_bytes()), (0, 0));
+
+    server.stop().await;
+    let kept: Vec<_> = (0..20).map(|i| question(&format!("kept {i}\0"), now() + TimeDelta::seconds(i))).collect();
+    let answers: Vec<_> = kept.iter().map(answer_to).collect();
+    for (question, answer) in kept.iter().zip(&answers) {
+        spooled.record_answer(question, answer).await.unwrap();
+        // Repeating it changes nothing here either.
+        spooled.record_answer(question, answer).await.unwrap();
+    }
+    assert_eq!(spooled.spooled_records(), 20);
+    assert_eq!(spooled.answer(answers[3].id).await.unwrap(), Some((kept[3].clone(), answers[3].clone())));
+    assert_unavailable(spooled.answer(Uuid::now_v7()).await);
+    assert_unavailable(spooled.replay().await);
+    drop(spooled);
+
+    let spooled = place.spool(store.clone()).await;
+    assert_eq!(spooled.spooled_records(), 20);
+    assert_eq!(spooled.answer(answers[19].id).await.unwrap(), Some((kept[19].clone(), answers[19].clone())));
+    server.start_again().await;
+    let bytes = fs::read(place.spool_path()).unwrap();
+    assert_eq!(spooled.replay().await.unwrap(), Replayed { records: 20, damaged: 0 });
+    assert_eq!((spooled.spooled_records(), spooled.spooled_bytes()), (0, 0));
+    assert_eq!(fs::metadata(place.spool_path()).unwrap().len(), 0);
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 21);
+
+    // As if the program had been killed before it emptied the file.
+    drop(spooled);
+    fs::write(place.spool_path(), bytes).unwrap();
+    let spooled = place.spool(store.clone()).await;
+    assert_eq!(spooled.replay().await.unwrap().records, 20);
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 21);
+    for (question, answer) in kept.into_iter().zip(answers) {
+        assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_says_what_to_do_and_not_the_password() {
+    let server = Server::shared().await;
+    let refusal = async |address: String| {
+        let error = connect(&address).await.map(drop).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains(PASSWORD) && !text.contains("wrong-password"), "{text}");
+        text
+    };
+    let text = refusal(server.address("nowhere")).await;
+    assert!(text.contains("no database \"nowhere\"") && text.contains("createdb nowhere"), "{text}");
+    let text = refusal(server.address("postgres").replace(PASSWORD, "wrong-password")).await;
+    assert!(text.contains("does not let user \"ttrl\" in"), "{text}");
+    let text = refusal(format!("postgres://ttrl:{PASSWORD}@127.0.0.1:1/ttrl")).await;
+    assert!(text.contains("127.0.0.1:1 cannot be reached") && text.contains("start it"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_file_is_an_error_in_time_and_is_used_again_when_it_is_free() {
+    let place = Place::sqlite();
+    let store = place.open().await;
+    let mut other = sqlx::SqlitePool::connect(&place.address).await.unwrap().acquire().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
+    let since = Instant::now();
+    let question = question("meanwhile", now());
+    let answer = answer_to(&question);
+    assert_unavailable(store.record_answer(&question, &answer).await);
+    assert!(since.elapsed() < BOUND);
+    assert_eq!(store.answer(answer.id).await.unwrap(), None);
+    sqlx::raw_sql("ROLLBACK").execute(&mut *other).await.unwrap();
+    store.record_answer(&question, &answer).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_torn_last_line_is_skipped_and_a_damaged_one_is_set_aside() {
+    let place = Place::sqlite();
+    let question = question("whole", now());
+    let answer = answer_to(&question);
+    let line = json!({"question": question, "answer": answer}).to_string();
+    fs::write(place.spool_path(), format!("{{not a record}}\n{line}\n{}", &line[..line.len() / 2])).unwrap();
+    let store = place.open().await;
+    let spooled = place.spool(store.clone()).await;
+    assert_eq!(spooled.spooled_records(), 1);
+    assert_eq!(spooled.replay().await.unwrap(), Replayed { records: 1, damaged: 1 });
+    assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    let damaged = place.spool_path().with_added_extension("damaged");
+    assert_eq!(fs::read_to_string(damaged).unwrap(), "{not a record}\n");
+    assert_eq!(spooled.spooled_bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_spool_has_one_user() {
+    let place = Place::sqlite();
+    let store = place.open().await;
+    let first = place.spool(store.clone()).await;
+    let second = Spooled::open(store.clone(), &place.spool_path(), MAX_SPOOL_BYTES).await;
+    assert!(
+        matches!(second.map(drop), Err(StoreError::Address(message)) if message.contains("another process uses it"))
+    );
+    drop(first);
+    place.spool(store).await;
+}
+
+/// A SQLite file whose writes fail for as long as somebody else holds its lock.
+struct Away {
+    other: sqlx::pool::PoolConnection<sqlx::Sqlite>,
+}
+
+impl Away {
+    async fn from(place: &Place) -> Self {
+        let mut other = sqlx::SqlitePool::connect(&place.address).await.unwrap().acquire().await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *other).await.unwrap();
+        Self { other }
+    }
+
+    async fn back(mut self) {
+        sqlx::raw_sql("ROLLBACK").execute(&mut *self.other).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_refuses_and_loses_nothing() {
+    let place = Place::sqlite();
+    let store = place.open().await;
+    let spooled = Spooled::open(store.clone(), &place.spool_path(), 2_000).await.unwrap();
+    let away = Away::from(&place).await;
+    let mut taken = vec![];
+    loop {
+        let question = question("fills the spool", now());
+        let answer = answer_to(&question);
+        match spooled.record_answer(&question, &answer).await {
+            Ok(()) => taken.push((question, answer)),
+            Err(StoreError::Unavailable(_)) => break,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(spooled.spooled_records(), taken.len() as u64);
+    assert!(!taken.is_empty() && spooled.spooled_bytes() <= 2_000);
+    away.back().await;
+    assert_eq!(spooled.replay().await.unwrap().records, taken.len() as u64);
+    for (question, answer) in taken {
+        assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_come_during_a_replay_are_kept() {
+    let place = Place::sqlite();
+    let store = place.open().await;
+    let spooled = Arc::new(place.spool(store.clone()).await);
+    let away = Away::from(&place).await;
+    for i in 0..100 {
+        ask(&*spooled, &format!("first {i}"), now()).await;
+    }
+    let replayer = {
+        let spooled = spooled.clone();
+        tokio::spawn(async move {
+            let mut replayed = 0;
+            while replayed < 100 {
+                replayed += spooled.replay().await.map_or(0, |done| done.records);
+            }
+        })
+    };
+    let writer = {
+        let spooled = spooled.clone();
+        tokio::spawn(async move {
+            for i in 0..100 {
+                ask(&*spooled, &format!("second {i}"), now()).await;
+            }
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    away.back().await;
+    writer.await.unwrap();
+    replayer.await.unwrap();
+    spooled.replay().await.unwrap();
+    assert_eq!(spooled.spooled_records(), 0);
+    assert_eq!(store.questions_since_last_round().await.unwrap(), 200);
+}

@@ -1,0 +1,11 @@
+//! What the integration tests share.
+
+use std::path::PathBuf;
+
+pub mod model;
+pub mod postgres;
+
+/// A file or folder under `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
