@@ -151,8 +151,7 @@ impl Server {
             None => OperatorKey::load_or_create(&settings.operator_key_path())?,
         };
         let database = store::connect(settings.database_address().expose_secret()).await?;
-        let spool =
-            Arc::new(spool::Spooled::open(database, &settings.spool_path(), spool::MAX_SPOOL_BYTES).await?);
+        let spool = Arc::new(spool::Spooled::open(database, &settings.spool_path(), spool::MAX_SPOOL_BYTES).await?);
         let for_opening = settings.clone();
         let opening = tokio::task::spawn_blocking(move || open_workbench(&for_opening, &progress));
         let bench = opening.await.map_err(|_| AppError::Interrupted)??;

@@ -48,10 +48,13 @@ impl Prompter {
         let tokenizer = self.engine.tokenizer();
         let mut ids = Vec::new();
         for segment in self.template.render(question, self.chat.as_ref(), tokenizer.special_tokens())? {
-            match segment {
-                Segment::Special(text) => ids.extend(tokenizer.encode(&text, true)?),
-                Segment::Plain(text) => ids.extend(tokenizer.encode(&text, false)?),
-            }
+            let encoded = match segment {
+                Segment::Special(text) => tokenizer.encode(&text, true)?,
+                Segment::Plain(text) => tokenizer.encode(&text, false)?,
+            };
+            // A tokenizer that puts a begin token before a text puts it before each segment: only the first counts.
+            let repeated = !ids.is_empty() && encoded.first().copied() == tokenizer.bos() && encoded.len() > 1;
+            ids.extend(&encoded[usize::from(repeated)..]);
         }
         Ok(ids)
     }
@@ -69,9 +72,11 @@ impl Prompter {
 
     /// The votes of a group's responses. One that was cut off, or has no answer, votes for nothing.
     pub fn tally(&self, group: &Group) -> Tally {
-        Tally::count(group.rollouts.iter().map(|rollout| {
-            answer_of(&rollout.text, rollout.finish == FinishReason::Stop, self.template.extraction())
-        }))
+        Tally::count(
+            group.rollouts.iter().map(|rollout| {
+                answer_of(&rollout.text, rollout.finish == FinishReason::Stop, self.template.extraction())
+            }),
+        )
     }
 
     /// The template.

@@ -85,8 +85,7 @@ pub async fn learn(
     cancel: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     let Plan { questions, mut lease, start, recipe, seed } = plan;
-    let trainer =
-        Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
+    let trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
     let mut trainer = Some(trainer);
     for step in 0..recipe.steps {
         let step_seed = learner::mix(seed, u64::from(step));

@@ -202,7 +202,9 @@ impl Inner {
             Ok(None) => (RoundState::Promoted, None),
             Ok(Some(reason)) => (RoundState::Rejected, Some(reason)),
             Err(_) if self.stopping.is_cancelled() => (RoundState::Cancelled, Some("the server was stopped".into())),
-            Err(Failure::Learn(LearnError::Cancelled)) => (RoundState::Cancelled, Some("the operator cancelled it".into())),
+            Err(Failure::Learn(LearnError::Cancelled)) => {
+                (RoundState::Cancelled, Some("the operator cancelled it".into()))
+            }
             Err(failure) => (RoundState::Failed, Some(failure.to_string())),
         };
         match state {
@@ -252,8 +254,7 @@ impl Inner {
         let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         let seed = round.id.as_u64_pair().1;
         self.set_state(round, RoundState::Sampling).await?;
-        let plan =
-            Plan { questions: texts(trained), lease: lease.clone(), start, recipe: self.recipe.clone(), seed };
+        let plan = Plan { questions: texts(trained), lease: lease.clone(), start, recipe: self.recipe.clone(), seed };
         let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default() };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
         let base_model = self.bench.engine.info().name.clone();
@@ -346,7 +347,8 @@ impl Watch for Recorder<'_> {
                 rows.push((question, majority(voted), voted.tally.majority_ratio()));
             }
         }
-        let known = if first { vec![] } else { self.inner.store.round_questions(self.round.id).await.map_err(watch_error)? };
+        let known =
+            if first { vec![] } else { self.inner.store.round_questions(self.round.id).await.map_err(watch_error)? };
         let rows: Vec<RoundQuestion> = rows
             .into_iter()
             .map(|(question, answer, ratio)| {

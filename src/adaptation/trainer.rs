@@ -110,8 +110,7 @@ impl Trainer {
         }
         let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let shape = |projection| decoder.projection_shape(projection);
-        let lora =
-            Lora::new(&config, &tensors, decoder.config().layers, shape).map_err(TrainError::Mismatch)?;
+        let lora = Lora::new(&config, &tensors, decoder.config().layers, shape).map_err(TrainError::Mismatch)?;
         let (names, vars) = vars.into_iter().unzip();
         let optimizer = AdamW::new(vars, recipe.weight_decay)?;
         Ok(Self { decoder, turnstile, config, names, lora, optimizer })
@@ -119,7 +118,9 @@ impl Trainer {
 
     /// The policy's configuration and a copy of its tensors as they are now, on the CPU, by PEFT name.
     pub fn snapshot(&self) -> candle_core::Result<(LoraConfig, BTreeMap<String, Tensor>)> {
-        let copy = |(name, var): (&String, &Var)| Ok((name.clone(), var.as_tensor().detach().to_device(&Device::Cpu)?.copy()?));
+        let copy = |(name, var): (&String, &Var)| {
+            Ok((name.clone(), var.as_tensor().detach().to_device(&Device::Cpu)?.copy()?))
+        };
         let tensors = self.names.iter().zip(self.optimizer.vars()).map(copy).collect::<candle_core::Result<_>>()?;
         Ok((self.config.clone(), tensors))
     }
@@ -209,9 +210,7 @@ impl Trainer {
         let pace = self.pace(cancel);
         let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
         for batch in batch::lay_out(&graded, recipe.micro_batch_tokens) {
-            let score = |lora| {
-                self.pass(lora, &batch, recipe.temperature, &pace)?.score().map_err(cancelled(cancel))
-            };
+            let score = |lora| self.pass(lora, &batch, recipe.temperature, &pace)?.score().map_err(cancelled(cancel));
             let (references, scores) = (score(None)?, score(Some(&self.lora))?);
             for ((term, reference), score) in batch.terms.iter().zip(references).zip(scores) {
                 assessment.kl += term.weight * f64::from(score.log_prob - reference.log_prob);

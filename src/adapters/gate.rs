@@ -73,9 +73,9 @@ pub fn judge(
             live.answer_rate, candidate.answer_rate, rules.max_answer_rate_drop
         ));
     }
-    // Also refuses a divergence that is not a number.
-    if !(kl <= rules.max_kl) {
-        reasons.push(format!("the divergence from the base model is {kl:.3} nats a token, the limit is {}", rules.max_kl));
+    if kl.is_nan() || kl > rules.max_kl {
+        reasons
+            .push(format!("the divergence from the base model is {kl:.3} nats a token, the limit is {}", rules.max_kl));
     }
     Verdict { promote: reasons.is_empty(), reasons, questions, held_back, live, candidate, kl }
 }

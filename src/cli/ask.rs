@@ -22,6 +22,7 @@ Examples:
   ttrl ask \"What is 38 + 9?\" --votes 16 --seed 7
   ttrl ask \"38 + 9 =\" --server http://gpu-box:8080 --json")]
 pub struct AskArgs {
+    /// The question, in one argument
     #[arg(allow_hyphen_values = true)]
     question: String,
     /// How many samples vote
@@ -30,6 +31,7 @@ pub struct AskArgs {
     /// The most tokens of a sample
     #[arg(long)]
     max_tokens: Option<u32>,
+    /// How much samples differ, from 0 to 2
     #[arg(long)]
     temperature: Option<f32>,
     /// Repeats an answer exactly, with the same adapter version

@@ -258,7 +258,10 @@ fn three(value: f64) -> String {
 
 fn line(row: &Row, cell: impl Fn(&str, String) -> String) -> String {
     let cells = COLUMNS.iter().filter_map(|(name, value)| Some((name, value(row)?)));
-    cells.map(|(name, value)| format!("{:>width$}", cell(name, value), width = name.len().max(6))).collect::<Vec<_>>().join("  ")
+    cells
+        .map(|(name, value)| format!("{:>width$}", cell(name, value), width = name.len().max(6)))
+        .collect::<Vec<_>>()
+        .join("  ")
 }
 
 fn header(row: &Row) -> String {

@@ -42,6 +42,7 @@ enum RoundCommand {
     /// List rounds, newest first
     #[command(after_help = "Examples:\n  ttrl round list\n  ttrl round list --limit 100 --json")]
     List {
+        /// How many, up to 200
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },

@@ -272,7 +272,7 @@ pub trait Engine: Send + Sync {
 
     /// Generates all requests, in the order given, sharing what they have in common. The requests of one call are
     /// admitted together, so that the same call on an idle engine repeats exactly. Dropping the future frees their
-    /// places at the next step.
+    /// places at the next step. An empty call does nothing, and tells whether the engine is alive.
     async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError>;
 
     /// Makes an adapter resident; the lease is the only thing that keeps it so.

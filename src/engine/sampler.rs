@@ -73,18 +73,18 @@ fn pick(weights: impl Iterator<Item = (u32, f32)>, target: f64) -> u32 {
 }
 
 fn argmax(values: &[f32]) -> u32 {
-    let best = values.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (token, &value)| {
-        if value > best.1 { (token, value) } else { best }
-    });
+    let best = values
+        .iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (token, &value)| if value > best.1 { (token, value) } else { best });
     best.0 as u32
 }
 
 /// The tokens that top-k and then top-p leave, most likely first (equals by id), and their total probability.
 fn keep(probabilities: &[f32], top_k: usize, top_p: f32) -> (Vec<u32>, f32) {
     let mut tokens: Vec<u32> = (0..probabilities.len() as u32).collect();
-    let order = |a: &u32, b: &u32| {
-        probabilities[*b as usize].total_cmp(&probabilities[*a as usize]).then_with(|| a.cmp(b))
-    };
+    let order =
+        |a: &u32, b: &u32| probabilities[*b as usize].total_cmp(&probabilities[*a as usize]).then_with(|| a.cmp(b));
     if top_k > 0 && top_k < tokens.len() {
         tokens.select_nth_unstable_by(top_k - 1, order);
         tokens.truncate(top_k);
@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn top_k_keeps_k_tokens_and_top_p_the_smallest_set_that_reaches_p() {
-        let kept = |k, p| frequencies(&[1.0, 2.0, 3.0, 4.0], &sampling(1.0, k, p), 2_000).iter().filter(|f| **f > 0.0).count();
+        let kept =
+            |k, p| frequencies(&[1.0, 2.0, 3.0, 4.0], &sampling(1.0, k, p), 2_000).iter().filter(|f| **f > 0.0).count();
         assert_eq!(kept(2, 1.0), 2);
         assert_eq!(kept(0, 0.6), 1, "the first token alone has 0.64");
         assert_eq!(kept(0, 0.7), 2);
@@ -148,7 +149,9 @@ mod tests {
 
     #[test]
     fn a_stream_repeats_and_streams_of_other_samples_differ() {
-        let draw = |seed, sample| (0..8).map(|_| 0).scan(stream(seed, sample), |rng, _: i32| Some(rng.next_u64())).collect::<Vec<_>>();
+        let draw = |seed, sample| {
+            (0..8).map(|_| 0).scan(stream(seed, sample), |rng, _: i32| Some(rng.next_u64())).collect::<Vec<_>>()
+        };
         assert_eq!(draw(1, 2), draw(1, 2));
         assert_ne!(draw(1, 2), draw(1, 3));
         assert_ne!(draw(1, 2), draw(2, 2));

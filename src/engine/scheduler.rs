@@ -71,11 +71,7 @@ impl Running {
             version: self.request.lease.version().clone(),
             prompt: self.request.prompt,
             rollouts: self.samples.into_iter().map(rollout).collect(),
-            timings: Timings {
-                queue: self.started - self.arrived,
-                prefill: first - self.started,
-                decode: now - first,
-            },
+            timings: Timings { queue: self.started - self.arrived, prefill: first - self.started, decode: now - first },
         };
         (self.job, self.index, group)
     }
@@ -260,9 +256,8 @@ impl Scheduler {
         let mut rows = Vec::new();
         let mut row_of: HashMap<NodeId, usize> = HashMap::new();
         let mut outputs: Vec<usize> = Vec::new();
-        let chosen = |running: &&Running| {
-            running.request.priority == priority && running.request.lease.version() == version
-        };
+        let chosen =
+            |running: &&Running| running.request.priority == priority && running.request.lease.version() == version;
         'groups: for running in self.running.iter().filter(chosen) {
             lease.get_or_insert(&running.request.lease);
             for &node in &running.prompt[running.ready..] {

@@ -190,11 +190,9 @@ impl Engine for LocalEngine {
 
     async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError> {
         requests.iter().try_for_each(|request| self.check(request))?;
-        if requests.is_empty() {
-            return Ok(vec![]);
-        }
         let waiting = self.stats().requests_waiting;
-        if requests[0].priority == Priority::Request && waiting >= self.options.max_waiting {
+        let in_line = requests.first().is_some_and(|request| request.priority == Priority::Request);
+        if in_line && waiting >= self.options.max_waiting {
             return Err(EngineError::Busy { waiting });
         }
         let (reply, answer) = oneshot::channel();
@@ -270,6 +268,11 @@ impl Worker {
     }
 
     fn accept_job(&mut self, job: Job) {
+        if job.requests.is_empty() {
+            // Nothing to do; that there is a reply says that the thread is alive.
+            let _ = job.reply.send(Ok(vec![]));
+            return;
+        }
         let id = self.next_job;
         self.next_job += 1;
         let groups = (0..job.requests.len()).map(|_| None).collect();
@@ -302,7 +305,10 @@ impl Worker {
     fn step(&mut self, plan: &Plan) {
         match self.compute(plan) {
             Ok(logits) => {
-                for (job, index, group) in self.scheduler.accept(plan, logits, Instant::now()) {
+                let finished = self.scheduler.accept(plan, logits, Instant::now());
+                // Whoever has an answer finds it counted.
+                self.publish_stats();
+                for (job, index, group) in finished {
                     self.complete(job, index, group);
                 }
             }

@@ -57,8 +57,11 @@ fn sources(dir: &Path, found: &mut Vec<(String, String)>) {
             let text = fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             // Comments may speak of anything.
-            let code: String =
-                code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect();
+            let code: String = code
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .map(|line| format!("{line}\n"))
+                .collect();
             let name = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().to_owned();
             found.push((name, code));
         }
@@ -113,7 +116,8 @@ fn rooms_lean_only_where_they_may() {
         if ["lib", "main", "app"].contains(&room) {
             continue;
         }
-        let (_, allowed) = MAY_USE.iter().find(|(known, _)| *known == room).unwrap_or_else(|| panic!("{name}: a new room"));
+        let (_, allowed) =
+            MAY_USE.iter().find(|(known, _)| *known == room).unwrap_or_else(|| panic!("{name}: a new room"));
         for used in uses(&code) {
             assert!(used == room || allowed.contains(&used.as_str()), "{name} must not use {used}");
         }

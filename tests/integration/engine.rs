@@ -43,7 +43,8 @@ fn tiny() -> Tiny {
 }
 
 fn adapter_of(version: char) -> Adapter {
-    let tensors = candle_core::safetensors::load(fixture("tiny-llama-lora/adapter_model.safetensors"), &Device::Cpu).unwrap();
+    let tensors =
+        candle_core::safetensors::load(fixture("tiny-llama-lora/adapter_model.safetensors"), &Device::Cpu).unwrap();
     Adapter {
         version: version.to_string().repeat(64).parse().unwrap(),
         config: LoraConfig { r: 4, alpha: 8.0, targets: Projection::ALL.to_vec() },
@@ -157,10 +158,7 @@ async fn versions_in_flight_together_do_not_mix() {
     let tiny = tiny();
     let lease = tiny.engine.load_adapter(Arc::new(adapter_of('a'))).await.unwrap();
     let ask = |lease: &Lease, seed| request(lease.clone(), &PROMPT, 2, 20, seed);
-    let alone = [
-        one(&*tiny.engine, ask(&tiny.engine.base(), 1)).await,
-        one(&*tiny.engine, ask(&lease, 1)).await,
-    ];
+    let alone = [one(&*tiny.engine, ask(&tiny.engine.base(), 1)).await, one(&*tiny.engine, ask(&lease, 1)).await];
     assert_ne!(tokens(&alone[0]), tokens(&alone[1]), "the adapter changes what is said");
     let (base, tuned) =
         tokio::join!(one(&*tiny.engine, ask(&tiny.engine.base(), 1)), one(&*tiny.engine, ask(&lease, 1)));

@@ -134,11 +134,7 @@ impl<'a> Pass<'a> {
     ///
     /// `loss` is called with consecutive ranges of targets (the index of the first, and their scores) and returns the
     /// derivative of the whole loss with respect to each log-probability; it must be a sum over targets.
-    pub fn backward(
-        mut self,
-        vars: &[Var],
-        mut loss: impl FnMut(usize, &[Score]) -> Vec<f32>,
-    ) -> Result<Vec<Tensor>> {
+    pub fn backward(mut self, vars: &[Var], mut loss: impl FnMut(usize, &[Score]) -> Vec<f32>) -> Result<Vec<Tensor>> {
         let layers = self.decoder.config().layers;
         let mut inputs = Vec::with_capacity(layers);
         let mut x = self.decoder.embed(&self.forest.tokens)?;
@@ -211,11 +207,7 @@ impl<'a> Pass<'a> {
 
     /// Computes the head a few rows at a time. `each` gets the index of the chunk's first target, the chunk's rows, the
     /// scores of its targets, and the rows' probabilities one after another.
-    fn head(
-        &self,
-        x: &Tensor,
-        mut each: impl FnMut(usize, &[u32], &[Score], &[f32]) -> Result<()>,
-    ) -> Result<()> {
+    fn head(&self, x: &Tensor, mut each: impl FnMut(usize, &[u32], &[Score], &[f32]) -> Result<()>) -> Result<()> {
         let mut first = 0;
         let (decoder, temperature) = (self.decoder, self.temperature);
         let rows: Vec<&[Target]> = self.targets.chunk_by(|a, b| a.row == b.row).collect();

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
-    backend::{BackendDevice, BackendStorage}, bail,
+    backend::{BackendDevice, BackendStorage},
+    bail,
 };
 
 pub use kernels::Heads;
@@ -106,7 +107,11 @@ impl CustomOp2 for FrozenLinear {
 
 /// Root-mean-square normalisation of each row of `x` `[n, width]`, times the frozen `weight` `[width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op2(weight, RmsNorm { eps: eps as f32 }) } else { composed::rms_norm(x, weight, eps) }
+    if x.device().is_cpu() {
+        x.apply_op2(weight, RmsNorm { eps: eps as f32 })
+    } else {
+        composed::rms_norm(x, weight, eps)
+    }
 }
 
 struct RmsNorm {
@@ -251,12 +256,10 @@ impl CustomOp3 for Attention {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (q_host, k_host, v_host, grad) = (host(q)?, host(k)?, host(v)?, host(grad)?);
-        let (d_q, d_k, d_v) =
-            kernels::attention_backward([&q_host, &k_host, &v_host], &grad, &self.paths, self.heads);
+        let (d_q, d_k, d_v) = kernels::attention_backward([&q_host, &k_host, &v_host], &grad, &self.paths, self.heads);
         Ok((Some(tensor(d_q, q)?), Some(tensor(d_k, k)?), Some(tensor(d_v, v)?)))
     }
 }
-
 
 /// A scalar whose gradient with respect to `y` is `gradient`, whatever its own value (which is 0): the seed of a
 /// backward pass that continues one that was computed elsewhere.
