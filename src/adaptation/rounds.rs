@@ -121,12 +121,15 @@ impl Rounds {
             return Err(RoundError::NothingToLearn);
         }
         let round = inner.describe(trigger, &questions);
-        inner.store.create_round(&round, &inner.owner, LEASE_SECONDS).await.map_err(|error| match error {
-            StoreError::Conflict(text) => RoundError::Conflict(text),
-            other => RoundError::Store(other),
-        })?;
         let cancel = inner.stopping.child_token();
-        *inner.running() = Some((round.id, cancel.clone()));
+        inner.claim(round.id, &cancel)?;
+        if let Err(error) = inner.store.create_round(&round, &inner.owner, LEASE_SECONDS).await {
+            *inner.running() = None;
+            return Err(match error {
+                StoreError::Conflict(text) => RoundError::Conflict(text),
+                other => RoundError::Store(other),
+            });
+        }
         inner.metrics.round_in_progress.set(1);
         let (task, created) = (inner.clone(), round.clone());
         let span = info_span!("round", id = %round.id);
@@ -161,8 +164,12 @@ impl Rounds {
         self.0.tasks.wait().await;
     }
 
-    /// Marks rounds as failed whose server has died.
+    /// Marks rounds as failed whose server has died, and one of this server whose end could not be stored. Does nothing
+    /// while a round runs here.
     pub async fn fail_orphans(&self) -> Result<u64, StoreError> {
+        if self.0.running().is_some() {
+            return Ok(0);
+        }
         self.0.store.fail_orphans(&self.0.owner, "the server that ran it stopped").await
     }
 }
@@ -170,6 +177,16 @@ impl Rounds {
 impl Inner {
     fn running(&self) -> std::sync::MutexGuard<'_, Option<(Uuid, CancellationToken)>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the one place for a round that this server has.
+    fn claim(&self, id: Uuid, cancel: &CancellationToken) -> Result<(), RoundError> {
+        let mut running = self.running();
+        if let Some((other, _)) = &*running {
+            return Err(RoundError::Conflict(format!("round {other} is running: wait for its end or cancel it")));
+        }
+        *running = Some((id, cancel.clone()));
+        Ok(())
     }
 
     fn describe(&self, trigger: RoundTrigger, questions: &[Question]) -> Round {

@@ -57,14 +57,16 @@ pub(super) async fn run(_args: ServeArgs, settings: Settings) -> anyhow::Result<
     let server = Server::start(settings, move |stage, done, total| show(&shown, stage, done, total)).await?;
     bar.finish_and_clear();
     let address = server.address()?;
-    print(&format!(
+    let greeting = format!(
         "ttrl {} serves {model} (prompt template {template}, live adapter {})\n\
          listening on  http://{address}\n\
          operator key  {key}\n\
          try           curl -d '{{\"question\":\"What is 2 + 3?\"}}' http://{address}/v1/answer",
         env!("CARGO_PKG_VERSION"),
         server.live(),
-    ))?;
+    );
+    // Whoever reads this may stop reading; that is no reason to stop serving.
+    let _ = print(&greeting);
     server.run(shutdown).await?;
     Ok(())
 }

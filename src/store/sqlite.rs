@@ -5,7 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io::ErrorKind,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -18,6 +18,7 @@ use sqlx::{
         SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
     },
 };
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{
@@ -52,7 +53,7 @@ impl Sqlite {
             .journal_mode(SqliteJournalMode::Wal)
             // What was committed survives a loss of power: an answer is durable before it is sent.
             .synchronous(SqliteSynchronous::Full);
-        let mut connection = SqliteConnection::connect_with(&options).await.map_err(|e| not_opened(path, e))?;
+        let mut connection = first_connection(&options).await.map_err(|e| not_opened(path, e))?;
         let migrator = migrator(INITIAL);
         if migrator.run(&mut connection).await.is_err() {
             // SQLite has no lock for this: a process that starts at the same moment may have made the same tables.
@@ -62,6 +63,24 @@ impl Sqlite {
         let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(WAIT);
         Ok(Self { pool: pool.connect_lazy_with(options) })
     }
+}
+
+/// Switching a new file to a write-ahead log fails at once, without the busy timeout, while another process does the
+/// same: tried again for as long as any other lock is waited for.
+async fn first_connection(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let deadline = Instant::now() + WAIT;
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Err(error) if Instant::now() < deadline && is_locked(&error) => sleep(Duration::from_millis(20)).await,
+            result => return result,
+        }
+    }
+}
+
+/// Whether another connection is in the way (SQLITE_BUSY, with or without an extended code).
+fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
 }
 
 fn refused(path: &Path, why: &dyn Display) -> StoreError {
