@@ -235,8 +235,11 @@ impl Watch for Reporter<'_> {
     }
 }
 
-/// The columns of the table: a name and how a row's cell reads; a column is left out where the first row has none.
-const COLUMNS: [(&str, fn(&Row) -> Option<String>); 13] = [
+/// How a cell of a row reads; `None` where the row has no such figure.
+type Cell = fn(&Row) -> Option<String>;
+
+/// The columns of the table; one is left out where rows have no such figure.
+const COLUMNS: [(&str, Cell); 13] = [
     ("step", |row| Some(row.step.to_string())),
     ("pass@1", |row| row.train.pass_at_1.map(three)),
     ("maj@N", |row| row.train.maj_at_n.map(three)),

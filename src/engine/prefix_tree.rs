@@ -177,3 +177,105 @@ impl PrefixTree {
         self.nodes[id as usize].as_mut().expect("the node is held")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Holds a whole sequence and returns its last node; only that one stays held.
+    fn hold(tree: &mut PrefixTree, version: &Version, tokens: &[u32]) -> Option<NodeId> {
+        let mut last = tree.hold_root(version, *tokens.first()?)?;
+        for &token in &tokens[1..] {
+            let next = tree.hold_child(last, token);
+            tree.release(last);
+            last = next?;
+        }
+        Some(last)
+    }
+
+    fn version(digit: char) -> Version {
+        digit.to_string().repeat(64).parse().unwrap()
+    }
+
+    #[test]
+    fn sequences_that_begin_alike_share_their_nodes() {
+        let mut tree = PrefixTree::new(16);
+        let first = hold(&mut tree, &Version::base(), &[1, 2, 3, 4]).unwrap();
+        let second = hold(&mut tree, &Version::base(), &[1, 2, 9]).unwrap();
+        assert_eq!(tree.used(), 5);
+        assert_eq!(tree.path(first)[..2], tree.path(second)[..2]);
+        assert_eq!((tree.position(second), tree.token(second)), (2, 9));
+    }
+
+    #[test]
+    fn versions_share_nothing() {
+        let mut tree = PrefixTree::new(16);
+        let first = hold(&mut tree, &version('a'), &[1, 2]).unwrap();
+        let second = hold(&mut tree, &version('b'), &[1, 2]).unwrap();
+        assert_eq!(tree.used(), 4);
+        assert_ne!(tree.path(first)[0], tree.path(second)[0]);
+    }
+
+    #[test]
+    fn what_is_released_is_found_again_until_its_place_is_needed() {
+        let mut tree = PrefixTree::new(4);
+        let kept = hold(&mut tree, &Version::base(), &[1, 2]).unwrap();
+        tree.mark_computed(kept);
+        tree.release(kept);
+        let again = hold(&mut tree, &Version::base(), &[1, 2]).unwrap();
+        assert!(again == kept && tree.is_computed(again));
+        tree.release(again);
+        let other = hold(&mut tree, &Version::base(), &[7, 8, 9, 10]).unwrap();
+        assert_eq!((tree.used(), tree.position(other)), (4, 3));
+        tree.release(other);
+        let back = hold(&mut tree, &Version::base(), &[1, 2]).unwrap();
+        assert!(!tree.is_computed(back), "it was evicted in between");
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut tree = PrefixTree::new(2);
+        let [old, new] = [1, 2].map(|token| hold(&mut tree, &Version::base(), &[token]).unwrap());
+        tree.mark_computed(new);
+        tree.release(old);
+        tree.release(new);
+        hold(&mut tree, &Version::base(), &[3]).unwrap();
+        let still_there = hold(&mut tree, &Version::base(), &[2]).unwrap();
+        assert!(tree.is_computed(still_there));
+    }
+
+    #[test]
+    fn what_is_held_is_never_taken() {
+        let mut tree = PrefixTree::new(3);
+        let held = hold(&mut tree, &Version::base(), &[1, 2, 3]).unwrap();
+        assert_eq!(hold(&mut tree, &Version::base(), &[5]), None);
+        assert_eq!(tree.path(held).len(), 3);
+    }
+
+    proptest! {
+        /// Any order of holding and releasing keeps held sequences whole and finds room for what fits.
+        #[test]
+        fn held_sequences_stay_whole(steps in prop::collection::vec((prop::collection::vec(0u32..4, 1..6), any::<bool>()), 1..60)) {
+            let mut tree = PrefixTree::new(24);
+            let mut held: Vec<(NodeId, Vec<u32>)> = Vec::new();
+            for (tokens, release) in steps {
+                if release && !held.is_empty() {
+                    let (node, _) = held.remove(tokens.len() % held.len());
+                    tree.release(node);
+                }
+                // At most four sequences of five tokens: they fit whatever they share.
+                if held.len() < 4 {
+                    let node = hold(&mut tree, &Version::base(), &tokens);
+                    prop_assert!(node.is_some());
+                    held.push((node.unwrap(), tokens));
+                }
+                for (node, tokens) in &held {
+                    let path: Vec<u32> = tree.path(*node).into_iter().map(|id| tree.token(id)).collect();
+                    prop_assert_eq!(&path, tokens);
+                }
+                prop_assert!(tree.used() <= tree.capacity());
+            }
+        }
+    }
+}

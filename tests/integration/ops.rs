@@ -123,3 +123,22 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn softmax_normaliser_and_entropy_are_those_of_double_precision() {
+    for (count, temperature) in [(1, 1.0), (17, 0.8), (1000, 0.5), (49_152, 2.0)] {
+        let logits: Vec<f32> = numbers(count, 3).into_iter().map(|x| x * 5.0).collect();
+        let scaled: Vec<f64> = logits.iter().map(|&x| f64::from(x) / temperature).collect();
+        let top = scaled.iter().copied().fold(f64::MIN, f64::max);
+        let normaliser = top + scaled.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+        let entropy: f64 = scaled.iter().map(|x| -(x - normaliser) * (x - normaliser).exp()).sum();
+        let mut found = logits;
+        let sums = ops::kernels::softmax_in_place(&mut found, temperature as f32);
+        assert!((f64::from(sums.normaliser) - normaliser).abs() < 1e-4, "{} {normaliser}", sums.normaliser);
+        assert!((f64::from(sums.entropy) - entropy).abs() < 1e-3, "{} {entropy}", sums.entropy);
+        for (found, scaled) in found.iter().zip(scaled) {
+            let expected = (scaled - normaliser).exp();
+            assert!((f64::from(*found) - expected).abs() < 1e-6 + 1e-5 * expected, "{found} {expected}");
+        }
+    }
+}

@@ -227,3 +227,32 @@ fn adamw_follows_the_path_of_pytorchs() {
         }
     }
 }
+
+/// What the default model says of a text: the log-probability of each continuation token, and the best ones.
+#[test]
+fn the_default_model_agrees_with_llama_weights_in_f32() {
+    let mut checkpoint = weights::load(&crate::support::model::default_model(), &Device::Cpu).unwrap();
+    let decoder = Decoder::new(checkpoint.config, &mut checkpoint.tensors, &Device::Cpu).unwrap();
+    for text in json("smollm2-f32.json").as_array().unwrap() {
+        let (prompt, continuation) = (ids(&text["prompt_ids"]), ids(&text["ids"]));
+        let mut forest = TokenForest::default();
+        let mut row = None;
+        for &token in &prompt {
+            row = Some(forest.insert(row, token));
+        }
+        let mut targets = Vec::new();
+        for &token in &continuation {
+            targets.push(Target { row: row.unwrap(), token });
+            row = Some(forest.insert(row, token));
+        }
+        let scores = Pass::new(&decoder, None, (&forest, &targets), 1.0, &at_once).unwrap().score().unwrap();
+        for (score, expected) in scores.iter().zip(floats(&text["log_probs"])) {
+            assert!(
+                (score.log_prob - expected).abs() < 2e-3,
+                "{}: {} against {expected}",
+                text["name"],
+                score.log_prob
+            );
+        }
+    }
+}

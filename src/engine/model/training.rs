@@ -233,8 +233,7 @@ impl<'a> Pass<'a> {
 /// Turns one row's logits into probabilities and scores its targets.
 fn score_row(logits: &mut [f32], targets: &[Target], temperature: f32) -> Vec<Score> {
     let chosen: Vec<f32> = targets.iter().map(|target| logits[target.token as usize] / temperature).collect();
-    let normaliser = kernels::softmax_in_place(logits, temperature);
-    let entropy = kernels::entropy(logits);
+    let kernels::Normalised { normaliser, entropy } = kernels::softmax_in_place(logits, temperature);
     chosen.into_iter().map(|logit| Score { log_prob: logit - normaliser, entropy }).collect()
 }
 

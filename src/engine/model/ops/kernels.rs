@@ -58,13 +58,13 @@ fn exp(x: f32) -> f32 {
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
     let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    let r = x - n * 0.693_359_375 + n * 2.121_944_4e-4;
+    let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4_f32;
     let p = p * r + 1.398_199_9e-3;
     let p = p * r + 8.333_452e-3;
     let p = p * r + 4.166_579_6e-2;
     let p = p * r + 1.666_666_6e-1;
-    let p = p * r + 5.000_000_1e-1;
+    let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
     p * f32::from_bits(((n as i32 + 127) as u32) << 23)
 }
@@ -82,28 +82,40 @@ fn max(values: &[f32]) -> f32 {
     lanes.into_iter().fold(tail, |a, b| if b > a { b } else { a })
 }
 
-/// Replaces each value by `e^(value - shift)` and returns their sum.
+/// Replaces each value by `e^(value - shift)`; returns their sum and the sum of `e^(value - shift) * (value - shift)`.
 #[inline(always)]
-fn exp_sum(values: &mut [f32], shift: f32) -> f32 {
-    let mut lanes = [0f32; LANES];
+fn exp_sums(values: &mut [f32], shift: f32) -> (f32, f32) {
+    let (mut sums, mut weighted) = ([0f32; LANES], [0f32; LANES]);
     let mut chunks = values.chunks_exact_mut(LANES);
     for chunk in &mut chunks {
         for lane in 0..LANES {
-            chunk[lane] = exp(chunk[lane] - shift);
-            lanes[lane] += chunk[lane];
+            let shifted = chunk[lane] - shift;
+            chunk[lane] = exp(shifted);
+            sums[lane] += chunk[lane];
+            weighted[lane] += chunk[lane] * shifted;
         }
     }
-    let mut tail = 0f32;
+    let (mut sum, mut weight) = (sums.into_iter().sum::<f32>(), weighted.into_iter().sum::<f32>());
     for value in chunks.into_remainder() {
-        *value = exp(*value - shift);
-        tail += *value;
+        let shifted = *value - shift;
+        *value = exp(shifted);
+        sum += *value;
+        weight += *value * shifted;
     }
-    lanes.into_iter().sum::<f32>() + tail
+    (sum, weight)
 }
 
-/// Replaces logits by the probabilities of softmax(logits / temperature) and returns the logarithm of the
-/// normaliser: the log-probability of token `t` is `logits[t] / temperature - normaliser`.
-pub fn softmax_in_place(logits: &mut [f32], temperature: f32) -> f32 {
+/// What is left of logits that became probabilities.
+#[derive(Clone, Copy, Debug)]
+pub struct Normalised {
+    /// The log-probability of token `t` is `logits[t] / temperature - normaliser`.
+    pub normaliser: f32,
+    /// Entropy of the distribution, in nats.
+    pub entropy: f32,
+}
+
+/// Replaces logits by the probabilities of softmax(logits / temperature).
+pub fn softmax_in_place(logits: &mut [f32], temperature: f32) -> Normalised {
     vectorised(
         #[inline(always)]
         || {
@@ -112,17 +124,13 @@ pub fn softmax_in_place(logits: &mut [f32], temperature: f32) -> f32 {
                 logits.iter_mut().for_each(|value| *value *= inverse);
             }
             let top = max(logits);
-            let sum = exp_sum(logits, top);
+            let (sum, weighted) = exp_sums(logits, top);
             let inverse = 1.0 / sum;
             logits.iter_mut().for_each(|value| *value *= inverse);
-            top + sum.ln()
+            // -sum p ln p, where ln p = (logit - top) - ln(sum).
+            Normalised { normaliser: top + sum.ln(), entropy: sum.ln() - weighted * inverse }
         },
     )
-}
-
-/// `-sum p ln p` in nats; zero probabilities count as zero.
-pub fn entropy(probabilities: &[f32]) -> f32 {
-    -probabilities.iter().map(|&p| if p > 0.0 { f64::from(p) * f64::from(p.ln()) } else { 0.0 }).sum::<f64>() as f32
 }
 
 /// Row by row `x * weight / sqrt(mean(x^2) + eps)`; rows of `weight.len()`.
@@ -269,7 +277,7 @@ fn attention_weights(weights: &mut [f32], query: &[f32], keys: &[f32], path: &[u
         *weight = dot(query, &keys[start..start + dim]) * heads.scale();
     }
     let top = max(weights);
-    let inverse = 1.0 / exp_sum(weights, top);
+    let inverse = 1.0 / exp_sums(weights, top).0;
     weights.iter_mut().for_each(|weight| *weight *= inverse);
 }
 
