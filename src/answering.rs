@@ -136,7 +136,9 @@ impl Answering {
         // A single sample is the answer, so it is the likeliest one; a vote needs samples that differ.
         let default_temperature = if votes == 1 { 0.0 } else { self.defaults.temperature };
         let temperature = ask.temperature.unwrap_or(default_temperature);
-        ensure((0.0..=2.0).contains(&temperature), "temperature", temperature, || "from 0 to 2".into())?;
+        // A smaller one would divide logits beyond what f32 holds, and draws like 0.
+        let usable = temperature == 0.0 || (0.01..=2.0).contains(&temperature);
+        ensure(usable, "temperature", temperature, || "0, or from 0.01 to 2".into())?;
         let top_p = ask.top_p.unwrap_or(self.defaults.top_p);
         ensure(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, || "above 0 and at most 1".into())?;
         if let Some(seed) = ask.seed {

@@ -237,7 +237,9 @@ async fn chores(
     let started = Utc::now();
     let mut database_is_away = false;
     while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
-        let result = chore(&state, &rounds, &spool, schedule, started).await;
+        let work = chore(&state, &rounds, &spool, schedule, started);
+        // A replay of the spool may be cut off anywhere: what is not done is done at the next start.
+        let Some(result) = shutdown.run_until_cancelled(work).await else { return };
         match (&result, database_is_away) {
             (Err(error), false) => warn!(%error, "the database does not answer; answers are kept on disk meanwhile"),
             (Ok(()), true) => info!("the database answers again"),

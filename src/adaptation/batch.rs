@@ -24,7 +24,7 @@ impl Graded {
     }
 
     /// Tokens that were generated for it.
-    fn tokens(&self) -> usize {
+    pub fn tokens(&self) -> usize {
         self.group.rollouts.iter().map(|rollout| rollout.tokens.len()).sum()
     }
 }
@@ -40,10 +40,11 @@ pub struct MicroBatch {
     pub terms: Vec<Term>,
 }
 
-/// Lays out the groups of a step in passes of at most `max_rows` rows (a group that is larger by itself is a pass
-/// by itself). Loss weights are over the tokens of all groups, so the passes add up to the step's token mean.
-pub fn lay_out(groups: &[&Graded], max_rows: usize) -> Vec<MicroBatch> {
-    let tokens: usize = groups.iter().map(|graded| graded.tokens()).sum();
+/// Lays out groups in passes of at most `max_rows` rows (a group that is larger by itself is a pass by itself).
+///
+/// Loss weights are over `tokens`, the rollout tokens of the whole step, groups that are not laid out included: a step in
+/// which most questions are settled makes a small update, and the few that are left do not get all the weight.
+pub fn lay_out(groups: &[&Graded], tokens: usize, max_rows: usize) -> Vec<MicroBatch> {
     let mut batches = Vec::new();
     let mut builder = Builder::default();
     for graded in groups {

@@ -10,6 +10,7 @@ use crate::{
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
         vote,
     },
+    adapters::format::FormatError,
     engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority},
     grading::Tally,
     prompter::{Prompter, PrompterError},
@@ -32,6 +33,9 @@ pub enum LearnError {
     OtherWeights { gap: f64, limit: f64 },
     #[error("the round was cancelled")]
     Cancelled,
+    /// The policy cannot be put into an adapter's files, as when a weight is not finite.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// A watcher could not do its part, such as storing progress.
     #[error("{0}")]
     Watch(String),
@@ -91,19 +95,34 @@ pub async fn sample(
     recipe: &Recipe,
     seed: u64,
 ) -> Result<Vec<Voted>, LearnError> {
-    let request = |(index, question): (usize, &String)| {
-        Ok(GenerateRequest {
-            lease: lease.clone(),
-            prompt: prompter.encode(question)?,
-            samples: recipe.votes as usize,
-            sampling: prompter.sampling(recipe.temperature, recipe.max_tokens),
-            seed: mix(seed, index as u64),
-            priority: Priority::Rollout,
-        })
-    };
-    let requests = questions.iter().enumerate().map(request).collect::<Result<Vec<_>, LearnError>>()?;
+    let requests = questions.iter().enumerate();
+    let requests = requests
+        .map(|(index, question)| request(prompter, lease, question, recipe, mix(seed, index as u64)))
+        .collect::<Result<Vec<_>, _>>()?;
     let groups = engine.generate(requests).await?;
     Ok(groups.into_iter().map(|group| Voted { tally: prompter.tally(&group), group }).collect())
+}
+
+fn request(
+    prompter: &Prompter,
+    lease: &Lease,
+    question: &str,
+    recipe: &Recipe,
+    seed: u64,
+) -> Result<GenerateRequest, PrompterError> {
+    Ok(GenerateRequest {
+        lease: lease.clone(),
+        prompt: prompter.encode(question)?,
+        samples: recipe.votes as usize,
+        sampling: prompter.sampling(recipe.temperature as f32, recipe.max_tokens),
+        seed,
+        priority: Priority::Rollout,
+    })
+}
+
+/// Whether a question can be sampled with a recipe at all: one that is too long for its votes would fail every round.
+pub fn is_servable(engine: &dyn Engine, prompter: &Prompter, question: &str, recipe: &Recipe) -> bool {
+    request(prompter, &engine.base(), question, recipe, 0).is_ok_and(|request| engine.check(&request).is_ok())
 }
 
 /// A seed that is a function of two numbers and looks like neither (SplitMix64's finaliser, Steele et al. 2014).
@@ -127,10 +146,11 @@ pub async fn update(
         Some(Graded { group: voted.group.clone(), rewards })
     };
     let graded: Vec<Graded> = voted.iter().filter_map(accepted).collect();
+    let tokens = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
     let mut lent = trainer.take().ok_or(LearnError::Stopped)?;
     let recipe = recipe.clone();
     let (returned, metrics) = blocking(cancel, move |cancel| {
-        let metrics = lent.update(&graded, &recipe, &cancel);
+        let metrics = lent.update(&graded, tokens, &recipe, &cancel);
         (lent, metrics)
     })
     .await?;

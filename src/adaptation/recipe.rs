@@ -16,7 +16,7 @@ pub struct Recipe {
     /// Rollouts of each question in each step; the majority among them is the pseudo-label.
     pub votes: u32,
     /// Sampling temperature of the rollouts, above 0: a policy gradient needs samples that differ.
-    pub temperature: f32,
+    pub temperature: f64,
     /// The most tokens of a rollout; unset, what the prompt template says.
     pub max_tokens: Option<usize>,
     /// A majority with a smaller share of all rollouts is not trained on, and neither is a tie.
@@ -72,7 +72,10 @@ impl Recipe {
         within("steps", f64::from(self.steps), 1.0, 1000.0)?;
         within("questions", f64::from(self.questions), 1.0, 10_000.0)?;
         within("votes", f64::from(self.votes), 2.0, 256.0)?;
-        within("temperature", f64::from(self.temperature), 0.01, 5.0)?;
+        within("temperature", self.temperature, 0.01, 5.0)?;
+        if let Some(tokens) = self.max_tokens {
+            within("max_tokens", tokens as f64, 1.0, 1e6)?;
+        }
         share("min_majority_ratio", self.min_majority_ratio)?;
         within("learning_rate", self.learning_rate, 1e-9, 1.0)?;
         share("weight_decay", self.weight_decay)?;

@@ -10,11 +10,14 @@ use crate::{
     adaptation::{
         learner::{self, LearnError, Voted},
         recipe::Recipe,
-        trainer::{Assessment, Trainer, UpdateMetrics},
+        trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
     },
-    adapters::gate::{self, Figures, Verdict},
+    adapters::{
+        format,
+        gate::{self, Figures, Verdict},
+    },
     engine::{
-        handle::{Engine, Lease, Version},
+        handle::{Engine, Lease},
         model::{
             decoder::Decoder,
             lora::{Adapter, LoraConfig},
@@ -66,12 +69,8 @@ pub struct Learnt {
     pub lease: Lease,
     /// For assessing the policy further.
     pub trainer: Trainer,
-}
-
-/// A version for a policy between two updates, which is never stored: it only has to differ from all others.
-fn passing_version(seed: u64, updates: u32) -> Result<Version, LearnError> {
-    let text = format!("{:016x}{:048x}", learner::mix(seed, u64::from(updates)), updates);
-    text.parse().map_err(|_| LearnError::Stopped)
+    /// How many updates were made; without any, the policy is what it was.
+    pub updates: u32,
 }
 
 /// Runs the steps of a round.
@@ -87,6 +86,7 @@ pub async fn learn(
     let Plan { questions, mut lease, start, recipe, seed } = plan;
     let trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
     let mut trainer = Some(trainer);
+    let mut updates = 0;
     for step in 0..recipe.steps {
         let step_seed = learner::mix(seed, u64::from(step));
         let sampling = learner::sample(&*bench.engine, &bench.prompter, &lease, &questions, &recipe, step_seed);
@@ -95,18 +95,21 @@ pub async fn learn(
         let metrics = learner::update(&mut trainer, &voted, &recipe, cancel).await?;
         if let Some(metrics) = &metrics {
             check_gap(metrics.log_prob_gap)?;
-            lease = load(bench, &trainer, passing_version(seed, step + 1)?).await?;
+            updates += 1;
+            lease = load(bench, &trainer).await?;
         }
         watch.updated(step + 1, metrics.as_ref()).await?;
     }
     let trainer = trainer.ok_or(LearnError::Stopped)?;
-    let (config, tensors) = trainer.snapshot().map_err(crate::adaptation::trainer::TrainError::from)?;
-    Ok(Learnt { config, tensors, lease, trainer })
+    let (config, tensors) = trainer.snapshot().map_err(TrainError::from)?;
+    Ok(Learnt { config, tensors, lease, trainer, updates })
 }
 
-async fn load(bench: &Workbench, trainer: &Option<Trainer>, version: Version) -> Result<Lease, LearnError> {
+/// Makes the policy resident as it is now, under the version that it would be saved with.
+async fn load(bench: &Workbench, trainer: &Option<Trainer>) -> Result<Lease, LearnError> {
     let trainer = trainer.as_ref().ok_or(LearnError::Stopped)?;
-    let (config, tensors) = trainer.snapshot().map_err(crate::adaptation::trainer::TrainError::from)?;
+    let (config, tensors) = trainer.snapshot().map_err(TrainError::from)?;
+    let version = format::encode(&config, &tensors, &bench.engine.info().name)?.version;
     Ok(bench.engine.load_adapter(Arc::new(Adapter { version, config, tensors })).await?)
 }
 

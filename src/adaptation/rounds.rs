@@ -8,7 +8,10 @@ use std::{
 use async_trait::async_trait;
 use chrono::Utc;
 use serde_json::json;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -67,6 +70,8 @@ enum Failure {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Format(#[from] FormatError),
+    #[error("a defect ended it: {0}")]
+    Panicked(String),
 }
 
 /// Starts rounds and keeps track of the one that runs.
@@ -82,6 +87,8 @@ struct Inner {
     /// Tells this server from others on the same database.
     owner: String,
     running: Mutex<Option<(Uuid, CancellationToken)>>,
+    /// Held while a round is created, and while orphans are looked for: a round that is just being created is none.
+    starting: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -102,6 +109,7 @@ impl Rounds {
             metrics,
             owner: Uuid::now_v7().to_string(),
             running: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
@@ -112,29 +120,10 @@ impl Rounds {
     /// # Errors
     /// If a round runs already, here or on another server, or there is nothing to learn from.
     pub async fn start(&self, trigger: RoundTrigger) -> Result<Round, RoundError> {
-        let inner = &self.0;
-        if inner.stopping.is_cancelled() {
-            return Err(RoundError::Stopping);
-        }
-        let questions = inner.store.learnable(inner.recipe.questions).await?;
-        if questions.is_empty() {
-            return Err(RoundError::NothingToLearn);
-        }
-        let round = inner.describe(trigger, &questions);
-        let cancel = inner.stopping.child_token();
-        inner.claim(round.id, &cancel)?;
-        if let Err(error) = inner.store.create_round(&round, &inner.owner, LEASE_SECONDS).await {
-            *inner.running() = None;
-            return Err(match error {
-                StoreError::Conflict(text) => RoundError::Conflict(text),
-                other => RoundError::Store(other),
-            });
-        }
-        inner.metrics.round_in_progress.set(1);
-        let (task, created) = (inner.clone(), round.clone());
-        let span = info_span!("round", id = %round.id);
-        inner.tasks.spawn(async move { task.run(created, questions, cancel).await }.instrument(span));
-        Ok(round)
+        let inner = self.0.clone();
+        // A task of its own: a client that goes away half-way must not leave a round that nobody runs.
+        let starting = tokio::spawn(async move { inner.start(trigger).await });
+        starting.await.map_err(|_| RoundError::Stopping)?
     }
 
     /// Asks a round of this server to end; it is `cancelled` soon after.
@@ -167,6 +156,7 @@ impl Rounds {
     /// Marks rounds as failed whose server has died, and one of this server whose end could not be stored. Does nothing
     /// while a round runs here.
     pub async fn fail_orphans(&self) -> Result<u64, StoreError> {
+        let _starting = self.0.starting.lock().await;
         if self.0.running().is_some() {
             return Ok(0);
         }
@@ -177,6 +167,31 @@ impl Rounds {
 impl Inner {
     fn running(&self) -> std::sync::MutexGuard<'_, Option<(Uuid, CancellationToken)>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn start(self: Arc<Self>, trigger: RoundTrigger) -> Result<Round, RoundError> {
+        let _starting = self.starting.lock().await;
+        if self.stopping.is_cancelled() {
+            return Err(RoundError::Stopping);
+        }
+        let questions = self.store.learnable(self.recipe.questions).await?;
+        if questions.is_empty() {
+            return Err(RoundError::NothingToLearn);
+        }
+        let round = self.describe(trigger, &questions);
+        let cancel = self.stopping.child_token();
+        self.claim(round.id, &cancel)?;
+        if let Err(error) = self.store.create_round(&round, &self.owner, LEASE_SECONDS).await {
+            *self.running() = None;
+            return Err(match error {
+                StoreError::Conflict(text) => RoundError::Conflict(text),
+                other => RoundError::Store(other),
+            });
+        }
+        self.metrics.round_in_progress.set(1);
+        let span = info_span!("round", id = %round.id);
+        self.tasks.spawn(self.clone().run(round.clone(), questions, cancel).instrument(span));
+        Ok(round)
     }
 
     /// Takes the one place for a round that this server has.
@@ -212,9 +227,11 @@ impl Inner {
     /// Runs a round to its end and writes down how it ended.
     async fn run(self: Arc<Self>, round: Round, questions: Vec<Question>, cancel: CancellationToken) {
         info!(questions = questions.len(), parent = %round.parent_version, "the round begins");
-        let heartbeat = tokio::spawn(self.clone().keep_alive(round.id, cancel.clone()));
-        let outcome = self.clone().drive(&round, &questions, &cancel).await;
-        heartbeat.abort();
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_alive(round.id, cancel.clone())));
+        // A task of its own: if it panics, the round has failed, and the next one can begin.
+        let driving = tokio::spawn(self.clone().drive(round.clone(), questions, cancel).in_current_span());
+        let outcome = driving.await.unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
+        drop(heartbeat);
         let (state, reason) = match outcome {
             Ok(None) => (RoundState::Promoted, None),
             Ok(Some(reason)) => (RoundState::Rejected, Some(reason)),
@@ -258,22 +275,30 @@ impl Inner {
     /// The round itself; `Some` says why the candidate was rejected.
     async fn drive(
         self: Arc<Self>,
-        round: &Round,
-        questions: &[Question],
-        cancel: &CancellationToken,
+        round: Round,
+        questions: Vec<Question>,
+        cancel: CancellationToken,
     ) -> Result<Option<String>, Failure> {
+        let (round, cancel) = (&round, &cancel);
         let lease = self.registry.lease(&round.parent_version).await?;
         let start = match round.parent_version.is_base() {
             true => None,
             false => Some(self.registry.adapter(&round.parent_version).await?),
         };
-        let (held, trained) = questions.split_at(round.held_back as usize);
-        let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         let seed = round.id.as_u64_pair().1;
+        let questions = self.choose(round, questions, seed).await?;
+        if questions.is_empty() {
+            return Ok(Some("every question is too long to be sampled with so many votes".into()));
+        }
+        let (held, trained) = questions.split_at(held_back(questions.len(), self.recipe.gate.held_back));
+        let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         self.set_state(round, RoundState::Sampling).await?;
         let plan = Plan { questions: texts(trained), lease: lease.clone(), start, recipe: self.recipe.clone(), seed };
         let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default() };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
+        if learnt.updates == 0 {
+            return Ok(Some("no question could teach anything: votes were tied, weak or of one mind".into()));
+        }
         let base_model = self.bench.engine.info().name.clone();
         let files = format::encode(&learnt.config, &learnt.tensors, &base_model)?;
         let parent = round.parent_version.clone();
@@ -303,6 +328,22 @@ impl Inner {
             Err(error @ RegistryError::Conflict { .. }) => Ok(Some(error.to_string())),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The questions that can be sampled, in an order that is the round's own: which of them are held back must not
+    /// depend on when they were asked. The others are written down as seen, so that they do not come again and again.
+    async fn choose(&self, round: &Round, questions: Vec<Question>, seed: u64) -> Result<Vec<Question>, StoreError> {
+        let servable = |question: &Question| {
+            learner::is_servable(&*self.bench.engine, &self.bench.prompter, &question.text, &self.recipe)
+        };
+        let (mut chosen, refused): (Vec<Question>, Vec<Question>) = questions.into_iter().partition(servable);
+        if !refused.is_empty() {
+            warn!(questions = refused.len(), "some questions are too long to be sampled with so many votes");
+            let rows: Vec<RoundQuestion> = refused.iter().map(|question| unseen(round.id, question)).collect();
+            self.store.record_round_questions(&rows).await?;
+        }
+        chosen.sort_by_key(|question| learner::mix(seed, question.id.as_u64_pair().1));
+        Ok(chosen)
     }
 
     async fn set_state(&self, round: &Round, state: RoundState) -> Result<(), StoreError> {
@@ -336,6 +377,20 @@ fn held_back(questions: usize, share: f64) -> usize {
     if held < MIN_HELD_BACK { 0 } else { held }
 }
 
+/// The row of a question that nothing is known of yet.
+fn unseen(round_id: Uuid, question: &Question) -> RoundQuestion {
+    RoundQuestion {
+        round_id,
+        question_id: question.id,
+        text: question.text.clone(),
+        held_back: false,
+        before_answer: None,
+        before_ratio: None,
+        after_answer: None,
+        after_ratio: None,
+    }
+}
+
 fn majority(voted: &Voted) -> Option<String> {
     voted.tally.majority().map(|class| class.answer.clone())
 }
@@ -357,36 +412,16 @@ fn watch_error(error: StoreError) -> LearnError {
 impl Watch for Recorder<'_> {
     async fn sampled(&mut self, updates: u32, voted: &[Voted], _lease: &Lease) -> Result<(), LearnError> {
         self.votes = learner::vote_metrics(voted, self.inner.recipe.min_majority_ratio);
-        let first = updates == 0;
-        let mut rows = Vec::with_capacity(voted.len());
-        if first || updates + 1 == self.inner.recipe.steps {
-            for (question, voted) in self.trained.iter().zip(voted) {
-                rows.push((question, majority(voted), voted.tally.majority_ratio()));
-            }
+        // The first sampling is the live version's; the candidate meets the held-back questions at the gate.
+        if updates > 0 {
+            return self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error);
         }
-        let known =
-            if first { vec![] } else { self.inner.store.round_questions(self.round.id).await.map_err(watch_error)? };
-        let rows: Vec<RoundQuestion> = rows
-            .into_iter()
-            .map(|(question, answer, ratio)| {
-                let before = known.iter().find(|row| row.question_id == question.id);
-                let (before_answer, before_ratio) = match before {
-                    Some(row) => (row.before_answer.clone(), row.before_ratio),
-                    None => (answer.clone(), Some(ratio)),
-                };
-                let (after_answer, after_ratio) = if first { (None, None) } else { (answer, Some(ratio)) };
-                RoundQuestion {
-                    round_id: self.round.id,
-                    question_id: question.id,
-                    text: question.text.clone(),
-                    held_back: false,
-                    before_answer,
-                    before_ratio,
-                    after_answer,
-                    after_ratio,
-                }
-            })
-            .collect();
+        let row = |(question, voted): (&Question, &Voted)| RoundQuestion {
+            before_answer: majority(voted),
+            before_ratio: Some(voted.tally.majority_ratio()),
+            ..unseen(self.round.id, question)
+        };
+        let rows: Vec<RoundQuestion> = self.trained.iter().zip(voted).map(row).collect();
         self.inner.store.record_round_questions(&rows).await.map_err(watch_error)?;
         self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error)
     }

@@ -43,7 +43,7 @@ pub enum TrainError {
     Cancelled,
 }
 
-/// What an update saw; means are over the rollout tokens that were trained on.
+/// What an update saw; means are over the rollout tokens that were trained on, the loss is over all of the step.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct UpdateMetrics {
     pub loss: f64,
@@ -60,6 +60,15 @@ pub struct UpdateMetrics {
     pub trained_rows: usize,
     /// Groups that were trained on.
     pub trained_groups: usize,
+}
+
+impl UpdateMetrics {
+    /// Turns sums over the trained part of a step's tokens into means over it.
+    fn average(&mut self, trained_part: f64) {
+        for mean in [&mut self.kl, &mut self.entropy, &mut self.clip_fraction] {
+            *mean /= trained_part;
+        }
+    }
 }
 
 /// What the trainer says of rollouts of its policy.
@@ -125,7 +134,7 @@ impl Trainer {
         Ok((self.config.clone(), tensors))
     }
 
-    /// One update from the rollouts of a step. Returns `None` if no group can teach anything: all of them agree
+    /// One update from the rollouts of a step, which has `tokens` rollout tokens in all. Returns `None` if no group can teach anything: all of them agree
     /// with themselves, or abstain.
     ///
     /// Runs for seconds; every slice of the work passes the turnstile.
@@ -135,6 +144,7 @@ impl Trainer {
     pub fn update(
         &mut self,
         groups: &[Graded],
+        tokens: usize,
         recipe: &Recipe,
         cancel: &CancellationToken,
     ) -> Result<Option<UpdateMetrics>, TrainError> {
@@ -144,7 +154,7 @@ impl Trainer {
         }
         let mut metrics = UpdateMetrics { trained_groups: informative.len(), ..UpdateMetrics::default() };
         let mut gradients: Option<Vec<Tensor>> = None;
-        for batch in batch::lay_out(&informative, recipe.micro_batch_tokens) {
+        for batch in batch::lay_out(&informative, tokens, recipe.micro_batch_tokens) {
             let of_batch = self.gradients(batch, recipe, &mut metrics, cancel)?;
             gradients = Some(match gradients {
                 None => of_batch,
@@ -152,6 +162,7 @@ impl Trainer {
             });
         }
         let gradients = gradients.unwrap_or_default();
+        metrics.average(informative.iter().map(|graded| graded.tokens()).sum::<usize>() as f64 / tokens as f64);
         metrics.gradient_norm = self.checked_norm(&gradients)?;
         let scale = (recipe.max_gradient_norm / (metrics.gradient_norm + 1e-6)).min(1.0);
         let clipped = gradients.iter().map(|gradient| gradient * scale).collect::<Result<Vec<_>, _>>()?;
@@ -169,7 +180,8 @@ impl Trainer {
         cancel: &CancellationToken,
     ) -> Result<Vec<Tensor>, TrainError> {
         let pace = self.pace(cancel);
-        let references = self.pass(None, &batch, recipe.temperature, &pace)?.score().map_err(cancelled(cancel))?;
+        let references =
+            self.pass(None, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel))?;
         for (term, reference) in batch.terms.iter_mut().zip(references) {
             term.reference = reference.log_prob;
         }
@@ -180,7 +192,7 @@ impl Trainer {
         };
         let terms = &batch.terms;
         metrics.trained_rows += batch.forest.len();
-        let pass = self.pass(Some(&self.lora), &batch, recipe.temperature, &pace)?;
+        let pass = self.pass(Some(&self.lora), &batch, recipe.temperature as f32, &pace)?;
         let gradients = pass.backward(self.optimizer.vars(), |first, scores| {
             let mut derivatives = Vec::with_capacity(scores.len());
             for (term, score) in terms[first..].iter().zip(scores) {
@@ -207,10 +219,12 @@ impl Trainer {
         let graded: Vec<Graded> =
             groups.into_iter().map(|group| Graded { rewards: vec![0.0; group.rollouts.len()], group }).collect();
         let graded: Vec<&Graded> = graded.iter().collect();
+        let tokens = graded.iter().map(|graded| graded.tokens()).sum();
         let pace = self.pace(cancel);
         let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
-        for batch in batch::lay_out(&graded, recipe.micro_batch_tokens) {
-            let score = |lora| self.pass(lora, &batch, recipe.temperature, &pace)?.score().map_err(cancelled(cancel));
+        for batch in batch::lay_out(&graded, tokens, recipe.micro_batch_tokens) {
+            let score =
+                |lora| self.pass(lora, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel));
             let (references, scores) = (score(None)?, score(Some(&self.lora))?);
             for ((term, reference), score) in batch.terms.iter().zip(references).zip(scores) {
                 assessment.kl += term.weight * f64::from(score.log_prob - reference.log_prob);

@@ -236,6 +236,10 @@ mod tests {
 
     #[async_trait]
     impl Engine for FakeEngine {
+        fn check(&self, _: &GenerateRequest) -> Result<(), EngineError> {
+            Ok(())
+        }
+
         fn base(&self) -> Lease {
             Lease::new(Version::base(), ())
         }

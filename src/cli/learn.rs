@@ -58,7 +58,7 @@ pub struct LearnArgs {
     /// Print one JSON object a step instead of a table
     #[arg(long)]
     pub json: bool,
-    /// Where to write the adapter (a PEFT folder)
+    /// A folder to keep the adapter in, as a PEFT folder that is named by its version
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// How often the adapter is updated [default: 10]
@@ -278,6 +278,10 @@ fn table_row(row: &Row) -> String {
 pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<()> {
     let train = read_questions(&args.questions, args.labels)?;
     let heldout = args.heldout.as_deref().map(|path| read_questions(path, args.labels)).transpose()?;
+    if let Some(folder) = &args.output {
+        // Found out now, not after the run.
+        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    }
     let recipe = settings.learning.clone();
     let bar = progress_bar();
     let shown = bar.clone();
@@ -318,6 +322,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         None => format!("The adapter {version} was not kept: name a folder with --output."),
     };
     if args.json {
+        tracing::info!("{saved}");
         return Ok(());
     }
     print(&format!("\n{}\n\n{saved}", before_and_after(&reporter.rows)))?;

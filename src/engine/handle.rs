@@ -270,6 +270,12 @@ pub trait Engine: Send + Sync {
     /// A lease on the model without an adapter.
     fn base(&self) -> Lease;
 
+    /// Whether a request can ever be served, whatever the load.
+    ///
+    /// # Errors
+    /// [`EngineError::Unservable`] says what to change.
+    fn check(&self, request: &GenerateRequest) -> Result<(), EngineError>;
+
     /// Generates all requests, in the order given, sharing what they have in common. The requests of one call are
     /// admitted together, so that the same call on an idle engine repeats exactly. Dropping the future frees their
     /// places at the next step. An empty call does nothing, and tells whether the engine is alive.

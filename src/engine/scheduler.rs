@@ -87,6 +87,7 @@ struct Waiting {
 
 /// The nodes of one step, all under one adapter version.
 pub struct Plan {
+    pub priority: Priority,
     pub lease: Lease,
     /// Each once; ancestors are in the cache or in the same plan.
     pub rows: Vec<NodeId>,
@@ -108,6 +109,14 @@ pub fn worst_case_rows(request: &GenerateRequest) -> usize {
     request.prompt.len().saturating_add(request.samples.saturating_mul(request.sampling.max_tokens))
 }
 
+/// The most cache rows that requests of a priority can have together: rollouts leave half for requests.
+pub fn largest_request(cache_rows: usize, priority: Priority) -> usize {
+    match priority {
+        Priority::Request => cache_rows,
+        Priority::Rollout => cache_rows - cache_rows / 2,
+    }
+}
+
 /// All generations, waiting and running.
 pub struct Scheduler {
     tokenizer: Arc<Tokenizer>,
@@ -115,14 +124,11 @@ pub struct Scheduler {
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
     reserved: usize,
-    /// Rollouts leave this many cache rows for requests.
-    request_rows: usize,
     pub totals: Totals,
 }
 
 impl Scheduler {
-    /// Plans over a cache of `cache_rows` rows, half of which rollouts cannot take: a request never waits for a
-    /// round to end.
+    /// Plans over a cache of `cache_rows` rows.
     pub fn new(tokenizer: Arc<Tokenizer>, cache_rows: usize) -> Self {
         Self {
             tokenizer,
@@ -130,16 +136,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             reserved: 0,
-            request_rows: cache_rows / 2,
             totals: Totals::default(),
-        }
-    }
-
-    /// The most cache rows that one request of this priority can get.
-    pub fn largest_request(&self, priority: Priority) -> usize {
-        match priority {
-            Priority::Request => self.tree.capacity(),
-            Priority::Rollout => self.tree.capacity() - self.request_rows,
         }
     }
 
@@ -168,15 +165,16 @@ impl Scheduler {
     }
 
     /// Lets in what fits: requests in order of arrival, then rollouts. The first that does not fit holds back those
-    /// behind it, so that a large one is not passed over for ever.
+    /// behind it, so that a large one is not passed over for ever, and that no rollout takes the place that a request
+    /// waits for.
     pub fn admit(&mut self, now: Instant) {
         for priority in [Priority::Request, Priority::Rollout] {
             while let Some(place) = self.waiting.iter().position(|waiting| waiting.request.priority == priority) {
                 let rows = worst_case_rows(&self.waiting[place].request);
-                if self.reserved + rows > self.largest_request(priority) {
-                    break;
+                if self.reserved + rows > largest_request(self.tree.capacity(), priority) {
+                    return;
                 }
-                let Some(waiting) = self.waiting.remove(place) else { break };
+                let Some(waiting) = self.waiting.remove(place) else { return };
                 self.start(waiting, rows, now);
             }
         }
@@ -285,7 +283,7 @@ impl Scheduler {
         outputs.sort_unstable();
         outputs.dedup();
         (!rows.is_empty()).then_some(())?;
-        Some(Plan { lease: lease?.clone(), rows, outputs })
+        Some(Plan { priority, lease: lease?.clone(), rows, outputs })
     }
 
     /// Takes the logits of a plan's outputs, one vector each, moves every sample that waited for one of them, and
@@ -326,7 +324,7 @@ impl Scheduler {
         let mut jobs: Vec<JobId> = self
             .running
             .iter()
-            .filter(|running| running.request.lease.version() == version)
+            .filter(|running| running.request.priority == plan.priority && running.request.lease.version() == version)
             .map(|running| running.job)
             .collect();
         jobs.dedup();

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
@@ -23,7 +24,7 @@ use crate::engine::{
         lora::{Adapter, Lora},
         tokenizer::Tokenizer,
     },
-    scheduler::{JobId, Plan, Scheduler, worst_case_rows},
+    scheduler::{JobId, Plan, Scheduler, largest_request, worst_case_rows},
     turnstile::Turnstile,
 };
 
@@ -43,13 +44,14 @@ const BACKGROUND_POLL: Duration = Duration::from_millis(1);
 pub struct EngineOptions {
     /// Token positions in the key-value cache. The default model takes 46 kB for each.
     pub cache_tokens: usize,
-    /// Requests that may wait for a place; more are refused. At a second each, the last of 256 waits four minutes.
+    /// Calls for requests that may be unanswered at a time; more are refused. At a second each, the last of 256 waits
+    /// four minutes.
     pub max_waiting: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache_tokens: 16_384, max_waiting: 256 }
+        Self { cache_tokens: 32_768, max_waiting: 256 }
     }
 }
 
@@ -59,6 +61,16 @@ struct Job {
     reply: oneshot::Sender<Result<Vec<Group>, EngineError>>,
     span: Span,
     arrived: Instant,
+    place: Option<Place>,
+}
+
+/// A place among the requests that are not answered yet, given back when dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// The weights behind a lease of this engine; `None` for the base model.
@@ -72,6 +84,7 @@ pub struct LocalEngine {
     options: EngineOptions,
     base: Lease,
     stats: Arc<Mutex<EngineStats>>,
+    unanswered: Arc<AtomicUsize>,
     /// `None` only while dropping.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -112,46 +125,16 @@ impl LocalEngine {
             options,
             base: Lease::new(Version::base(), Weights(None)),
             stats,
+            unanswered: Arc::default(),
             jobs: Some(sender),
             thread: Some(thread),
         })
     }
 
-    fn check(&self, request: &GenerateRequest) -> Result<(), EngineError> {
-        let unservable = |text: String| Err(EngineError::Unservable(text));
-        if request.prompt.is_empty() {
-            return unservable("the prompt has no tokens".into());
-        }
-        if request.samples == 0 || request.sampling.max_tokens == 0 {
-            return unservable("at least one sample of at least one token must be asked for".into());
-        }
-        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.info.vocab_size) {
-            return unservable(format!("the prompt has token {token}, the model has {}", self.info.vocab_size));
-        }
-        let length = request.prompt.len() + request.sampling.max_tokens;
-        if length > self.info.context_tokens {
-            return unservable(format!(
-                "the prompt has {} tokens and up to {} are to be generated, the model's context has {}",
-                request.prompt.len(),
-                request.sampling.max_tokens,
-                self.info.context_tokens
-            ));
-        }
-        let rows = worst_case_rows(request);
-        let limit = match request.priority {
-            Priority::Request => self.options.cache_tokens,
-            Priority::Rollout => self.options.cache_tokens - self.options.cache_tokens / 2,
-        };
-        if rows > limit {
-            return unservable(format!(
-                "{} samples of up to {} tokens after a prompt of {} need {rows} cached tokens, the limit is {limit}: ask \
-                 for fewer or shorter samples, or raise engine.cache_tokens",
-                request.samples,
-                request.sampling.max_tokens,
-                request.prompt.len()
-            ));
-        }
-        Ok(())
+    fn take_place(&self) -> Result<Place, EngineError> {
+        let waiting = self.unanswered.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self.unanswered.clone());
+        if waiting >= self.options.max_waiting { Err(EngineError::Busy { waiting }) } else { Ok(place) }
     }
 }
 
@@ -188,15 +171,49 @@ impl Engine for LocalEngine {
         self.base.clone()
     }
 
+    fn check(&self, request: &GenerateRequest) -> Result<(), EngineError> {
+        let unservable = |text: String| Err(EngineError::Unservable(text));
+        if request.prompt.is_empty() {
+            return unservable("the prompt has no tokens".into());
+        }
+        if request.samples == 0 || request.sampling.max_tokens == 0 {
+            return unservable("at least one sample of at least one token must be asked for".into());
+        }
+        if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.info.vocab_size) {
+            return unservable(format!("the prompt has token {token}, the model has {}", self.info.vocab_size));
+        }
+        let length = request.prompt.len() + request.sampling.max_tokens;
+        if length > self.info.context_tokens {
+            return unservable(format!(
+                "the prompt has {} tokens and up to {} are to be generated, the model's context has {}",
+                request.prompt.len(),
+                request.sampling.max_tokens,
+                self.info.context_tokens
+            ));
+        }
+        let rows = worst_case_rows(request);
+        let limit = largest_request(self.options.cache_tokens, request.priority);
+        if rows > limit {
+            return unservable(format!(
+                "{} samples of up to {} tokens after a prompt of {} need {rows} cached tokens, the limit is {limit}: ask \
+                 for fewer or shorter samples, or raise engine.cache_tokens",
+                request.samples,
+                request.sampling.max_tokens,
+                request.prompt.len()
+            ));
+        }
+        Ok(())
+    }
+
     async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError> {
         requests.iter().try_for_each(|request| self.check(request))?;
-        let waiting = self.stats().requests_waiting;
-        let in_line = requests.first().is_some_and(|request| request.priority == Priority::Request);
-        if in_line && waiting >= self.options.max_waiting {
-            return Err(EngineError::Busy { waiting });
-        }
+        let place = if requests.first().is_some_and(|request| request.priority == Priority::Request) {
+            Some(self.take_place()?)
+        } else {
+            None
+        };
         let (reply, answer) = oneshot::channel();
-        let job = Job { requests, reply, span: Span::current(), arrived: Instant::now() };
+        let job = Job { requests, reply, span: Span::current(), arrived: Instant::now(), place };
         let jobs = self.jobs.as_ref().ok_or(EngineError::Stopped)?;
         jobs.send(job).map_err(|_| EngineError::Stopped)?;
         answer.await.map_err(|_| EngineError::Stopped)?
@@ -220,6 +237,8 @@ struct Pending {
     reply: oneshot::Sender<Result<Vec<Group>, EngineError>>,
     span: Span,
     groups: Vec<Option<Group>>,
+    /// Given back when the call is over, however it ends.
+    _place: Option<Place>,
 }
 
 /// What the thread owns.
@@ -231,6 +250,13 @@ struct Worker {
     next_job: JobId,
     turnstile: Arc<Turnstile>,
     stats: Arc<Mutex<EngineStats>>,
+}
+
+impl Drop for Worker {
+    /// However the thread ends, background work must not wait for requests that nobody answers any more.
+    fn drop(&mut self) {
+        self.turnstile.set_requests_present(false);
+    }
 }
 
 impl Worker {
@@ -252,7 +278,8 @@ impl Worker {
             self.jobs.retain(|_, pending| !pending.reply.is_closed());
             self.scheduler.admit(Instant::now());
             let requests = self.scheduler.load(Priority::Request);
-            self.turnstile.set_requests_present(requests.0 + requests.1 > 0);
+            // One that only waits, for rollouts to leave their places, must not hold those rollouts up.
+            self.turnstile.set_requests_present(requests.1 > 0);
             self.publish_stats();
             let worked = self.work();
             wait = match (worked, self.jobs.is_empty()) {
@@ -276,7 +303,7 @@ impl Worker {
         let id = self.next_job;
         self.next_job += 1;
         let groups = (0..job.requests.len()).map(|_| None).collect();
-        self.jobs.insert(id, Pending { reply: job.reply, span: job.span, groups });
+        self.jobs.insert(id, Pending { reply: job.reply, span: job.span, groups, _place: job.place });
         self.scheduler.enqueue(id, job.requests, job.arrived);
     }
 

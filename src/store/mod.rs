@@ -171,7 +171,8 @@ pub struct RoundQuestion {
     pub text: String,
     /// Kept out of training, used by the gate.
     pub held_back: bool,
-    /// The majority and its share with the live version, and with the candidate; `None` where not sampled or no majority.
+    /// The majority and its share with the live version, and with the candidate; `None` where not sampled (the candidate
+    /// meets only the questions of the gate) or without a majority.
     pub before_answer: Option<String>,
     pub before_ratio: Option<f64>,
     pub after_answer: Option<String>,

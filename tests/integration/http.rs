@@ -116,6 +116,10 @@ impl Engine for Scripted {
         EngineStats { generated_tokens_total: 7, ..EngineStats::default() }
     }
 
+    fn check(&self, _: &GenerateRequest) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     fn base(&self) -> Lease {
         Lease::new(Version::base(), ())
     }

@@ -139,7 +139,8 @@ fn check_gradients(case: usize, max_rows: usize) {
     let (mut loss, mut kl, mut outside, mut entropy) = (0.0, 0.0, 0.0, 0.0);
     let mut sums: Vec<Tensor> = variables.iter().map(|var| var.zeros_like().unwrap()).collect();
     let graded = graded(&problem);
-    for mut batch in lay_out(&graded.iter().collect::<Vec<_>>(), max_rows) {
+    let tokens = expected["token_count"].as_u64().unwrap() as usize;
+    for mut batch in lay_out(&graded.iter().collect::<Vec<_>>(), tokens, max_rows) {
         let view = (&batch.forest, batch.targets.as_slice());
         let references = Pass::new(&decoder, None, view, temperature, &at_once).unwrap().score().unwrap();
         for (term, reference) in batch.terms.iter_mut().zip(references) {
