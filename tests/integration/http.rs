@@ -409,8 +409,9 @@ async fn bad_input_gets_one_clear_error() {
         (r#"{"question": "q", "votes": 1.5}"#, 422, "invalid_body", "u32"),
         (r#"{"question": "q", "max_tokens": 0}"#, 422, "out_of_range", "from 1 to 20"),
         (r#"{"question": "q", "max_tokens": 20}"#, 422, "out_of_range", "at most 19"),
-        (r#"{"question": "q", "temperature": -0.1}"#, 422, "out_of_range", "from 0 to 2"),
-        (r#"{"question": "q", "temperature": 1e39}"#, 422, "out_of_range", "from 0 to 2"),
+        (r#"{"question": "q", "temperature": -0.1}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
+        (r#"{"question": "q", "temperature": 1e39}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
+        (r#"{"question": "q", "temperature": 1e-40}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
         (r#"{"question": "q", "top_p": 0}"#, 422, "out_of_range", "above 0 and at most 1"),
         (r#"{"question": "q", "seed": 9007199254740992}"#, 422, "out_of_range", "from 0 to 9007199254740991"),
     ] {
