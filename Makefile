@@ -18,7 +18,7 @@ lint:
 	cargo clippy --all-targets -- -D warnings
 
 docs:
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 licences:
 	scripts/check-licences

@@ -1,6 +1,6 @@
 //! What is remembered: questions, answers, rounds and adapters, in PostgreSQL or in an embedded SQLite file.
 //!
-//! sqlx is used in this room only; everything else sees the trait and its rows. [`connect`] opens a database,
+//! sqlx is used in this room only; everything else sees the trait and its rows. [`connect()`] opens a database,
 //! [`spool::Spooled`] keeps answers on the local disk while it is away.
 //!
 //! Times are kept in microseconds, in both databases: what is finer is cut off when it is written.

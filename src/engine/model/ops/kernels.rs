@@ -1,7 +1,7 @@
 //! The arithmetic of the CPU operations, on plain slices.
 //!
-//! Loops are written so that the compiler turns them into vector instructions: sums run in [`LANES`] independent
-//! lanes, and everything is entered through [`vectorised`], which picks the widest instruction set of the machine at
+//! Loops are written so that the compiler turns them into vector instructions: sums run in `LANES` independent
+//! lanes, and everything is entered through `vectorised`, which picks the widest instruction set of the machine at
 //! run time (the portable build alone would use SSE2). Every result is a function of its inputs alone, not of the
 //! number of threads: a sum is never split between threads.
 
