@@ -2,6 +2,8 @@
 //!
 //! Architecture invariant: there is a live version at every moment. A swap first makes the new version resident, then
 //! changes the alias in the store, then the pointer in memory; whoever took a lease before keeps the old version.
+//!
+//! An adapter belongs to the model that it was made for, and every model has a live version of its own.
 
 use std::{
     collections::HashMap,
@@ -19,7 +21,7 @@ use crate::{
         handle::{Engine, EngineError, Lease, Version, WeakLease},
         model::lora::Adapter,
     },
-    store::{AdapterRecord, LIVE, SharedStore, StoreError},
+    store::{AdapterRecord, LIVE, ModelId, SharedStore, StoreError, UNKNOWN_MODEL},
 };
 
 /// Why an adapter is not available, or was not swapped.
@@ -30,6 +32,9 @@ pub enum RegistryError {
     /// Somebody else has swapped.
     #[error("the live adapter is {found}, not {expected}: somebody else has changed it")]
     Conflict { expected: Version, found: Version },
+    /// Another model of the same shape would take the adapter, and talk nonsense.
+    #[error("adapter {version} was made for the model {made_for}, and this server serves {served}")]
+    OtherModel { version: Version, made_for: ModelId, served: ModelId },
     /// The store knows the adapter, this machine's disk does not have it.
     #[error("the files of adapter {version} are missing from {}", path.display())]
     FilesMissing { version: Version, path: PathBuf },
@@ -53,6 +58,8 @@ pub struct Registry {
     engine: Arc<dyn Engine>,
     store: SharedStore,
     dir: PathBuf,
+    /// What the engine serves.
+    model: ModelId,
     live: ArcSwap<Lease>,
     /// Versions that someone held when last looked at.
     resident: Mutex<HashMap<Version, WeakLease>>,
@@ -63,11 +70,11 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Comes back with the version that the store's alias [`LIVE`] stands for, the base model if there is none.
-    /// `dir` holds one folder a version; it is made when the first adapter is added.
+    /// Comes back with the version that the alias [`LIVE`] of the engine's model stands for, the base model if there is
+    /// none. `dir` holds one folder a version; it is made when the first adapter is added.
     pub async fn open(engine: Arc<dyn Engine>, store: SharedStore, dir: PathBuf) -> Result<Self, RegistryError> {
-        let version = store.alias(LIVE).await?.unwrap_or_else(Version::base);
         let registry = Self {
+            model: ModelId::from(engine.info()),
             live: ArcSwap::from_pointee(engine.base()),
             engine,
             store,
@@ -76,12 +83,37 @@ impl Registry {
             loading: tokio::sync::Mutex::default(),
             swapping: tokio::sync::Mutex::default(),
         };
-        let lease = registry
-            .lease(&version)
-            .await
-            .map_err(|source| RegistryError::Live { version: version.clone(), source: Box::new(source) })?;
+        let lease = match registry.alias().await? {
+            Some(version) => registry.lease(&version).await.map_err(|source| not_live(version, source))?,
+            None => registry.take_over().await?,
+        };
         registry.live.store(Arc::new(lease));
         Ok(registry)
+    }
+
+    /// The version that was live before versions belonged to models becomes that of the first model that it fits: until
+    /// then, one data directory was for one model. The base model if there is no such version.
+    async fn take_over(&self) -> Result<Lease, RegistryError> {
+        let Some(version) = self.store.alias(UNKNOWN_MODEL, LIVE).await?.filter(|version| !version.is_base()) else {
+            return Ok(self.engine.base());
+        };
+        let lease = match self.lease(&version).await {
+            Ok(lease) => lease,
+            Err(RegistryError::Engine(EngineError::AdapterMismatch(reason))) => {
+                tracing::warn!(%version, reason, "the adapter that was live is another model's; the base model is live");
+                return Ok(self.engine.base());
+            }
+            Err(source) => return Err(not_live(version, source)),
+        };
+        // In this order: whenever the program is killed, some model has it.
+        self.store.swap_alias(&self.model.fingerprint, LIVE, None, &version).await?;
+        self.store.swap_alias(UNKNOWN_MODEL, LIVE, Some(&version), &Version::base()).await?;
+        Ok(lease)
+    }
+
+    /// The live version of this model, if one was ever activated.
+    async fn alias(&self) -> Result<Option<Version>, StoreError> {
+        self.store.alias(&self.model.fingerprint, LIVE).await
     }
 
     /// A lease on the live version. Never waits.
@@ -129,8 +161,14 @@ impl Registry {
         tokio::task::spawn_blocking(move || format::write(&dir, &files))
             .await?
             .map_err(|source| RegistryError::Files { version: version.clone(), source })?;
-        let record =
-            AdapterRecord { version: version.clone(), parent_version: parent, round_id, bytes, created_at: Utc::now() };
+        let record = AdapterRecord {
+            version: version.clone(),
+            model: Some(self.model.clone()),
+            parent_version: parent,
+            round_id,
+            bytes,
+            created_at: Utc::now(),
+        };
         self.store.record_adapter(&record).await?;
         Ok(version)
     }
@@ -140,29 +178,41 @@ impl Registry {
     /// [`Self::refresh`] catches up.
     pub async fn activate(&self, expected: Option<&Version>, version: &Version) -> Result<Version, RegistryError> {
         let _swapping = self.swapping.lock().await;
-        if !version.is_base() && self.store.adapter(version).await?.is_none() {
-            return Err(RegistryError::Unknown(version.clone()));
-        }
+        self.check_model(version).await?;
         let lease = self.lease(version).await?;
-        let alias = self.store.alias(LIVE).await?;
+        let alias = self.alias().await?;
         let current = alias.clone().unwrap_or_else(Version::base);
         let expected = expected.unwrap_or(&current);
         if *expected != current {
             return Err(RegistryError::Conflict { expected: expected.clone(), found: current });
         }
-        if !self.store.swap_alias(LIVE, alias.as_ref(), version).await? {
-            let found = self.store.alias(LIVE).await?.unwrap_or_else(Version::base);
+        if !self.store.swap_alias(&self.model.fingerprint, LIVE, alias.as_ref(), version).await? {
+            let found = self.alias().await?.unwrap_or_else(Version::base);
             return Err(RegistryError::Conflict { expected: current, found });
         }
         self.live.store(Arc::new(lease));
         Ok(current)
     }
 
+    /// Whether a version may be live here. One that was saved before adapters belonged to models may, if its shapes fit.
+    async fn check_model(&self, version: &Version) -> Result<(), RegistryError> {
+        if version.is_base() {
+            return Ok(());
+        }
+        let record = self.store.adapter(version).await?;
+        match record.ok_or_else(|| RegistryError::Unknown(version.clone()))?.model {
+            Some(made_for) if made_for.fingerprint != self.model.fingerprint => {
+                Err(RegistryError::OtherModel { version: version.clone(), made_for, served: self.model.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Follows a swap made by another server on the same store; returns whether there was one. After an error the
     /// old version stays live.
     pub async fn refresh(&self) -> Result<bool, RegistryError> {
         let _swapping = self.swapping.lock().await;
-        let version = self.store.alias(LIVE).await?.unwrap_or_else(Version::base);
+        let version = self.alias().await?.unwrap_or_else(Version::base);
         if *self.live().version() == version {
             return Ok(false);
         }
@@ -171,7 +221,12 @@ impl Registry {
         Ok(true)
     }
 
-    /// The adapters that were saved, newest first.
+    /// The model that is served.
+    pub fn model(&self) -> &ModelId {
+        &self.model
+    }
+
+    /// The adapters that were saved, for whichever model, newest first.
     pub async fn list(&self, limit: u32) -> Result<Vec<AdapterRecord>, RegistryError> {
         Ok(self.store.adapters(limit).await?)
     }
@@ -189,6 +244,10 @@ impl Registry {
         // The map is whole between any two of its operations, even if a thread died holding it.
         self.resident.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn not_live(version: Version, source: RegistryError) -> RegistryError {
+    RegistryError::Live { version, source: Box::new(source) }
 }
 
 #[cfg(test)]
@@ -216,11 +275,32 @@ mod tests {
     };
 
     /// Counts what it loads and what is still held; a lease's weights are the name of its version.
-    #[derive(Default)]
     struct FakeEngine {
+        info: ModelInfo,
         loads: AtomicUsize,
         resident: Arc<AtomicUsize>,
         broken: AtomicBool,
+        /// Takes no adapter, as if all had other shapes.
+        odd: AtomicBool,
+    }
+
+    impl FakeEngine {
+        fn of(name: &str) -> Self {
+            let info = ModelInfo {
+                name: name.into(),
+                fingerprint: format!("{name}'s weights"),
+                context_tokens: 1,
+                vocab_size: 1,
+                parameters: 1,
+            };
+            Self {
+                info,
+                loads: AtomicUsize::default(),
+                resident: Arc::default(),
+                broken: AtomicBool::default(),
+                odd: AtomicBool::default(),
+            }
+        }
     }
 
     struct Weights {
@@ -249,6 +329,9 @@ mod tests {
             if self.broken.load(Ordering::SeqCst) {
                 return Err(EngineError::Stopped);
             }
+            if self.odd.load(Ordering::SeqCst) {
+                return Err(EngineError::AdapterMismatch("of another shape".into()));
+            }
             self.loads.fetch_add(1, Ordering::SeqCst);
             self.resident.fetch_add(1, Ordering::SeqCst);
             let version = adapter.version.clone();
@@ -256,7 +339,7 @@ mod tests {
         }
 
         fn info(&self) -> &ModelInfo {
-            unimplemented!("a registry does not ask")
+            &self.info
         }
 
         fn tokenizer(&self) -> &Tokenizer {
@@ -276,7 +359,7 @@ mod tests {
     #[derive(Default)]
     struct FakeStore {
         adapters: Mutex<BTreeMap<Version, AdapterRecord>>,
-        aliases: Mutex<BTreeMap<String, Version>>,
+        aliases: Mutex<BTreeMap<(String, String), Version>>,
     }
 
     macro_rules! not_asked {
@@ -300,21 +383,23 @@ mod tests {
                     Ok(self.adapters.lock().unwrap().values().take(limit as usize).cloned().collect())
                 }
 
-                async fn alias(&self, name: &str) -> Result<Option<Version>, StoreError> {
+                async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
                     tokio::task::yield_now().await;
-                    Ok(self.aliases.lock().unwrap().get(name).cloned())
+                    Ok(self.aliases.lock().unwrap().get(&(model.into(), name.into())).cloned())
                 }
 
                 async fn swap_alias(
                     &self,
+                    model: &str,
                     name: &str,
                     expected: Option<&Version>,
                     new: &Version,
                 ) -> Result<bool, StoreError> {
                     let mut aliases = self.aliases.lock().unwrap();
-                    let swaps = aliases.get(name) == expected;
+                    let key = (model.into(), name.into());
+                    let swaps = aliases.get(&key) == expected;
                     if swaps {
-                        aliases.insert(name.into(), new.clone());
+                        aliases.insert(key, new.clone());
                     }
                     Ok(swaps)
                 }
@@ -349,12 +434,17 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { engine: Arc::default(), store: Arc::default(), dir: tempfile::tempdir().unwrap() }
+            Self { engine: Arc::new(FakeEngine::of("small")), store: Arc::default(), dir: tempfile::tempdir().unwrap() }
         }
 
         /// A registry as one more server on the same store and disk would have it.
         async fn open(&self) -> Result<Registry, RegistryError> {
-            Registry::open(self.engine.clone(), self.store.clone(), self.dir.path().into()).await
+            self.open_with(&self.engine).await
+        }
+
+        /// A registry as a server of another model would have it.
+        async fn open_with(&self, engine: &Arc<FakeEngine>) -> Result<Registry, RegistryError> {
+            Registry::open(engine.clone(), self.store.clone(), self.dir.path().into()).await
         }
 
         fn resident(&self) -> usize {
@@ -425,7 +515,49 @@ mod tests {
         let missing = registry.activate(None, &version).await.unwrap_err();
         assert!(matches!(missing, RegistryError::FilesMissing { .. }), "{missing}");
         assert!(registry.live().version().is_base());
-        assert_eq!(world.store.alias(LIVE).await.unwrap(), None);
+        assert!(world.store.aliases.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn every_model_has_its_own_live_version_and_takes_no_others() {
+        let world = World::new();
+        let large = Arc::new(FakeEngine::of("large"));
+        let registry = world.open().await.unwrap();
+        let version = add(&registry, 1.0).await;
+        registry.activate(None, &version).await.unwrap();
+        assert_eq!(registry.list(1).await.unwrap()[0].model.as_ref(), Some(registry.model()));
+
+        let other = world.open_with(&large).await.unwrap();
+        assert!(other.live().version().is_base());
+        let refused = other.activate(None, &version).await.unwrap_err().to_string();
+        assert!(refused.contains("made for the model small (small's weig)"), "{refused}");
+        assert!(refused.contains("this server serves large (large's weig)"), "{refused}");
+        let own = add(&other, 2.0).await;
+        other.activate(Some(&Version::base()), &own).await.unwrap();
+        assert!(!registry.refresh().await.unwrap(), "what another model does is none of this one's concern");
+
+        assert_eq!(world.open().await.unwrap().live().version(), &version);
+        assert_eq!(world.open_with(&large).await.unwrap().live().version(), &own);
+    }
+
+    #[tokio::test]
+    async fn what_was_live_before_models_were_told_apart_goes_to_the_first_model_that_it_fits() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let versions = [add(&registry, 1.0).await, add(&registry, 2.0).await];
+        world.store.adapters.lock().unwrap().values_mut().for_each(|record| record.model = None);
+        world.store.swap_alias(UNKNOWN_MODEL, LIVE, None, &versions[0]).await.unwrap();
+
+        let large = Arc::new(FakeEngine::of("large"));
+        large.odd.store(true, Ordering::SeqCst);
+        assert!(world.open_with(&large).await.unwrap().live().version().is_base());
+        for _ in 0..2 {
+            assert_eq!(world.open().await.unwrap().live().version(), &versions[0]);
+        }
+        let registry = world.open().await.unwrap();
+        registry.activate(Some(&versions[0]), &versions[1]).await.unwrap();
+        let third = world.open_with(&Arc::new(FakeEngine::of("third"))).await.unwrap();
+        assert!(third.live().version().is_base(), "it is taken over once");
     }
 
     #[tokio::test]

@@ -66,7 +66,11 @@ fn list(result: &Value) -> String {
         .iter()
         .map(|adapter| {
             let live = adapter.pointer("/live") == Some(&Value::Bool(true));
-            format!("{} {}  {}", star(live), text(adapter, "/version"), text(adapter, "/created_at"))
+            let model = match text(adapter, "/model/name") {
+                name if name.is_empty() => "of an unknown model".to_owned(),
+                name => format!("of {name}"),
+            };
+            format!("{} {}  {}  {model}", star(live), text(adapter, "/version"), text(adapter, "/created_at"))
         })
         .collect();
     lines.push(format!("{} base", star(text(result, "/live") == "base")));
@@ -83,8 +87,14 @@ mod tests {
 
     #[test]
     fn the_live_version_has_a_star() {
-        let adapter = json!({"version": "abc", "created_at": "now", "live": true});
-        assert_eq!(list(&json!({"live": "abc", "adapters": [adapter]})), "* abc  now\n  base");
+        let adapters = [
+            json!({"version": "abc", "created_at": "now", "live": true, "model": {"name": "m"}}),
+            json!({"version": "def", "created_at": "before", "live": false, "model": null}),
+        ];
+        assert_eq!(
+            list(&json!({"live": "abc", "adapters": adapters})),
+            "* abc  now  of m\n  def  before  of an unknown model\n  base"
+        );
         assert_eq!(list(&json!({"live": "base", "adapters": []})), "* base");
     }
 }

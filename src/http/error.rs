@@ -147,6 +147,7 @@ impl From<RegistryError> for ApiError {
         match error {
             RegistryError::Unknown(version) => Self::not_found(format!("adapter {version}")),
             RegistryError::Conflict { .. } => Self::conflict(error),
+            RegistryError::OtherModel { .. } => Self::new(StatusCode::CONFLICT, "other_model", error.to_string()),
             RegistryError::FilesMissing { version, .. } => Self::conflict(format!(
                 "the files of adapter {version} are not on this server: put them back into its data directory"
             )),

@@ -64,12 +64,18 @@ fn check_postgres(address: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The migrations of one database, in order; both databases have the same numbers and names.
-pub(super) fn migrator(initial: &'static str) -> Migrator {
-    let migration = |number, name: &'static str, sql: &'static str| {
-        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+/// The names of all migrations. The first has the number 1, and both databases have the same ones.
+const MIGRATIONS: [&str; 2] = ["initial", "adapters belong to a model"];
+
+/// What each migration does in one database.
+pub(super) type Scripts = [&'static str; MIGRATIONS.len()];
+
+/// The migrations of one database, in order.
+pub(super) fn migrator(scripts: Scripts) -> Migrator {
+    let migration = |((number, name), script): ((i64, &'static str), &'static str)| {
+        Migration::new(number, name.into(), MigrationType::Simple, script.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![migration(1, "initial", initial)])
+    Migrator::with_migrations((1..).zip(MIGRATIONS).zip(scripts).map(migration).collect())
 }
 
 /// What went wrong while the tables were brought up to date.

@@ -17,7 +17,7 @@ mod sqlite;
 
 pub use connect::connect;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::engine::handle::Version;
+use crate::engine::handle::{ModelInfo, Version};
 
 /// A question as a client asked it. Unlabelled, always.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -179,10 +179,34 @@ pub struct RoundQuestion {
     pub after_ratio: Option<f64>,
 }
 
+/// The model that an adapter was made for, or that has a live version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelId {
+    /// For people.
+    pub name: String,
+    /// Tells it from every other model.
+    pub fingerprint: String,
+}
+
+impl From<&ModelInfo> for ModelId {
+    fn from(info: &ModelInfo) -> Self {
+        Self { name: info.name.clone(), fingerprint: info.fingerprint.clone() }
+    }
+}
+
+impl fmt::Display for ModelId {
+    /// The name with the first digits of the fingerprint: two models may have the same name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:.12})", self.name, self.fingerprint)
+    }
+}
+
 /// An adapter that was saved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdapterRecord {
     pub version: Version,
+    /// `None` if it was saved before adapters belonged to models.
+    pub model: Option<ModelId>,
     /// The version it was trained from.
     pub parent_version: Version,
     /// The round that made it; `None` if it was imported.
@@ -212,6 +236,9 @@ pub enum StoreError {
 
 /// The alias of the adapter version that answers requests.
 pub const LIVE: &str = "live";
+
+/// Stands for the model, which nobody knows, of aliases that were made before aliases belonged to models.
+pub const UNKNOWN_MODEL: &str = "";
 
 /// Everything the program remembers. Every method is one transaction.
 #[async_trait]
@@ -272,11 +299,18 @@ pub trait Store: Send + Sync {
     /// Newest first.
     async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError>;
 
-    /// What an alias stands for.
-    async fn alias(&self, name: &str) -> Result<Option<Version>, StoreError>;
+    /// What an alias of a model stands for; `model` is its fingerprint, or [`UNKNOWN_MODEL`].
+    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError>;
 
-    /// Points an alias at `new` if it stands for `expected` now (`None`: if it does not exist); returns whether it did.
-    async fn swap_alias(&self, name: &str, expected: Option<&Version>, new: &Version) -> Result<bool, StoreError>;
+    /// Points an alias of a model at `new` if it stands for `expected` now (`None`: if it does not exist); returns
+    /// whether it did.
+    async fn swap_alias(
+        &self,
+        model: &str,
+        name: &str,
+        expected: Option<&Version>,
+        new: &Version,
+    ) -> Result<bool, StoreError>;
 }
 
 /// A store that anyone may hold.

@@ -17,12 +17,15 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    connect::{migration_error, migrator},
+    connect::{Scripts, migration_error, migrator},
     driver::{Arg, Columns, Driver},
     errors,
 };
 
-const INITIAL: &str = include_str!("../../migrations/postgres/0001_initial.sql");
+const MIGRATIONS: Scripts = [
+    include_str!("../../migrations/postgres/0001_initial.sql"),
+    include_str!("../../migrations/postgres/0002_adapters_belong_to_a_model.sql"),
+];
 
 /// A server takes 100 connections unless it is told otherwise, so that ten of ours can share one.
 const CONNECTIONS: u32 = 10;
@@ -53,7 +56,7 @@ impl Postgres {
         let connection = timeout(CONNECT_WAIT, PgConnection::connect_with(&options)).await;
         let no_answer = || unreachable(&options, &format!("no answer within {CONNECT_WAIT:?}"));
         let mut connection = connection.map_err(|_| no_answer())?.map_err(|e| not_connected(&options, e))?;
-        let migrated = timeout(MIGRATION_WAIT, migrator(INITIAL).run(&mut connection)).await;
+        let migrated = timeout(MIGRATION_WAIT, migrator(MIGRATIONS).run(&mut connection)).await;
         migrated
             .map_err(|_| StoreError::Unavailable(format!("its tables were not up to date within {MIGRATION_WAIT:?}")))?
             .map_err(migration_error)?;

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{AdapterRecord, Answer, Question, Round, RoundQuestion, RoundStep, StoreError, driver::Columns};
+use super::{AdapterRecord, Answer, ModelId, Question, Round, RoundQuestion, RoundStep, StoreError, driver::Columns};
 use crate::engine::handle::Version;
 
 /// What makes two questions the same text: SHA-256 of the text without the white space around it.
@@ -95,8 +95,13 @@ pub(super) fn round_question(row: &impl Columns) -> Result<RoundQuestion, StoreE
 }
 
 pub(super) fn adapter(row: &impl Columns) -> Result<AdapterRecord, StoreError> {
+    let model = match row.maybe_text("model_fingerprint")? {
+        Some(fingerprint) => Some(ModelId { name: row.text("model_name")?, fingerprint }),
+        None => None,
+    };
     Ok(AdapterRecord {
         version: version_column(row)?,
+        model,
         parent_version: version(row.text("parent_version")?)?,
         round_id: row.maybe_uuid("round_id")?,
         bytes: row.count("bytes")?,

@@ -278,11 +278,17 @@ impl Store for Spooled {
         self.inner.adapters(limit).await
     }
 
-    async fn alias(&self, name: &str) -> Result<Option<Version>, StoreError> {
-        self.inner.alias(name).await
+    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
+        self.inner.alias(model, name).await
     }
 
-    async fn swap_alias(&self, name: &str, expected: Option<&Version>, new: &Version) -> Result<bool, StoreError> {
-        self.inner.swap_alias(name, expected, new).await
+    async fn swap_alias(
+        &self,
+        model: &str,
+        name: &str,
+        expected: Option<&Version>,
+        new: &Version,
+    ) -> Result<bool, StoreError> {
+        self.inner.swap_alias(model, name, expected, new).await
     }
 }

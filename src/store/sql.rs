@@ -330,10 +330,15 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
-        const SQL: &str = "INSERT INTO adapters (version, parent_version, round_id, bytes, created_at)
-            VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
-        let AdapterRecord { version, parent_version, round_id, bytes, created_at } = adapter;
-        self.fetch(SQL, args![version, parent_version, *round_id, *bytes, *created_at]).await.map(drop)
+        const SQL: &str =
+            "INSERT INTO adapters (version, model_name, model_fingerprint, parent_version, round_id, bytes,
+                created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+        let AdapterRecord { version, model, parent_version, round_id, bytes, created_at } = adapter;
+        let name = model.as_ref().map(|model| model.name.as_str());
+        let fingerprint = model.as_ref().map(|model| model.fingerprint.as_str());
+        let args = args![version, name, fingerprint, parent_version, *round_id, *bytes, *created_at];
+        self.fetch(SQL, args).await.map(drop)
     }
 
     async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
@@ -345,17 +350,25 @@ impl<D: Driver> Store for SqlStore<D> {
         self.all(SQL, args![limit], rows::adapter).await
     }
 
-    async fn alias(&self, name: &str) -> Result<Option<Version>, StoreError> {
-        self.one("SELECT version FROM aliases WHERE name = $1", args![name], rows::version_column).await
+    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
+        const SQL: &str = "SELECT version FROM aliases WHERE model = $1 AND name = $2";
+        self.one(SQL, args![model, name], rows::version_column).await
     }
 
-    async fn swap_alias(&self, name: &str, expected: Option<&Version>, new: &Version) -> Result<bool, StoreError> {
+    async fn swap_alias(
+        &self,
+        model: &str,
+        name: &str,
+        expected: Option<&Version>,
+        new: &Version,
+    ) -> Result<bool, StoreError> {
         const CREATE: &str =
-            "INSERT INTO aliases (name, version) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING version";
-        const SWAP: &str = "UPDATE aliases SET version = $2 WHERE name = $1 AND version = $3 RETURNING version";
+            "INSERT INTO aliases (model, name, version) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING version";
+        const SWAP: &str =
+            "UPDATE aliases SET version = $3 WHERE model = $1 AND name = $2 AND version = $4 RETURNING version";
         let changed = match expected {
-            None => self.fetch(CREATE, args![name, new]).await?,
-            Some(expected) => self.fetch(SWAP, args![name, new, expected]).await?,
+            None => self.fetch(CREATE, args![model, name, new]).await?,
+            Some(expected) => self.fetch(SWAP, args![model, name, new, expected]).await?,
         };
         Ok(!changed.is_empty())
     }

@@ -23,12 +23,15 @@ use uuid::Uuid;
 
 use super::{
     StoreError,
-    connect::{migration_error, migrator},
+    connect::{Scripts, migration_error, migrator},
     driver::{Arg, Columns, Driver},
     errors,
 };
 
-const INITIAL: &str = include_str!("../../migrations/sqlite/0001_initial.sql");
+const MIGRATIONS: Scripts = [
+    include_str!("../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../migrations/sqlite/0002_adapters_belong_to_a_model.sql"),
+];
 
 /// How long a writer waits for another, and a caller for a connection. A write takes milliseconds, so this means that
 /// somebody else holds the file.
@@ -54,11 +57,15 @@ impl Sqlite {
             // What was committed survives a loss of power: an answer is durable before it is sent.
             .synchronous(SqliteSynchronous::Full);
         let mut connection = first_connection(&options).await.map_err(|e| not_opened(path, e))?;
-        let migrator = migrator(INITIAL);
-        if migrator.run(&mut connection).await.is_err() {
-            // SQLite has no lock for this: a process that starts at the same moment may have made the same tables.
-            migrator.run(&mut connection).await.map_err(migration_error)?;
+        let migrator = migrator(MIGRATIONS);
+        let mut migrated = migrator.run(&mut connection).await;
+        // SQLite has no lock for this: a process that starts at the same moment may be ahead at each of them.
+        for _ in MIGRATIONS {
+            if migrated.is_err() {
+                migrated = migrator.run(&mut connection).await;
+            }
         }
+        migrated.map_err(migration_error)?;
         connection.close().await?;
         let pool = SqlitePoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(WAIT);
         Ok(Self { pool: pool.connect_lazy_with(options) })

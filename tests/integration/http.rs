@@ -31,7 +31,7 @@ use ttrl::{
     http::{AppState, RoundControl, Scope, scopes, serve},
     prompt::PromptTemplate,
     prompter::Prompter,
-    store::{Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, connect},
+    store::{AdapterRecord, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, connect},
     telemetry::Metrics,
 };
 use uuid::Uuid;
@@ -78,7 +78,7 @@ impl Scripted {
         std::fs::write(&path, tokenizer.to_string()).unwrap();
         let info = ModelInfo {
             name: "scripted".into(),
-            fingerprint: String::new(),
+            fingerprint: "5c41b7ed".into(),
             context_tokens: 20,
             vocab_size: 1,
             parameters: 0,
@@ -592,7 +592,9 @@ async fn rounds_are_started_listed_read_and_cancelled() {
 #[tokio::test]
 async fn adapters_are_listed_and_activated() {
     let server = Server::start().await;
-    assert_eq!(value(server.get("/v1/adapters").await).await, json!({"live": "base", "adapters": []}));
+    let model = json!({"name": "scripted", "fingerprint": "5c41b7ed"});
+    let empty = json!({"model": model, "live": "base", "adapters": []});
+    assert_eq!(value(server.get("/v1/adapters").await).await, empty);
     assert_eq!(value(server.get("/v1/adapters/base").await).await, json!({"version": "base", "live": true}));
     let swapped = server.post("/v1/adapters/base/activate", "{\"expected\": \"base\"}").await;
     assert_eq!(value(swapped).await, json!({"live": "base", "previous": "base"}));
@@ -601,6 +603,27 @@ async fn adapters_are_listed_and_activated() {
     assert!(code == "conflict" && message.contains("somebody else"), "{message}");
     let odd = server.post("/v1/adapters/base/activate", "{\"expected\": \"v7\"}").await;
     assert!(failure(odd, 422).await.1.contains("64 lower-case hexadecimal digits"));
+}
+
+#[tokio::test]
+async fn an_adapter_of_another_model_is_listed_with_it_and_refused() {
+    let server = Server::start().await;
+    let made_for = ModelId { name: "larger".into(), fingerprint: "99ab".repeat(16) };
+    let record = AdapterRecord {
+        version: "a".repeat(64).parse().unwrap(),
+        model: Some(made_for),
+        parent_version: Version::base(),
+        round_id: None,
+        bytes: 1,
+        created_at: Utc::now(),
+    };
+    server.store.record_adapter(&record).await.unwrap();
+    let listed = value(server.get("/v1/adapters").await).await;
+    assert_eq!(listed["adapters"][0]["model"], json!({"name": "larger", "fingerprint": "99ab".repeat(16)}));
+    let refused = server.post(&format!("/v1/adapters/{}/activate", record.version), "").await;
+    let (code, message) = failure(refused, 409).await;
+    assert_eq!(code, "other_model");
+    assert!(message.contains("larger (99ab99ab99ab)") && message.contains("scripted (5c41b7ed)"), "{message}");
 }
 
 #[tokio::test]

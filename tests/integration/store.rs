@@ -10,17 +10,24 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::{Value, json};
+use sqlx::{
+    AssertSqlSafe, SqlSafeStr,
+    migrate::{Migration, MigrationType, Migrator},
+};
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, Answer, LIVE, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate,
-        SharedStore, Store, StoreError, Vote, connect,
+        AdapterRecord, Answer, LIVE, ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger,
+        RoundUpdate, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
 use uuid::Uuid;
 
 use crate::support::postgres::{PASSWORD, Server};
+
+/// The fingerprint of some model.
+const MODEL: &str = "5c41b7ed";
 
 /// An empty database of one kind.
 struct Place {
@@ -86,6 +93,8 @@ on_both! {
     a_row_of_a_round_that_is_not_there_is_refused
     adapters_are_listed_newest_first
     of_many_swaps_of_an_alias_one_wins
+    an_alias_of_one_model_is_none_of_anothers
+    what_the_first_version_stored_is_kept
     a_restart_finds_everything
     a_database_of_a_newer_version_is_refused
     two_first_starts_at_once_both_succeed
@@ -460,8 +469,9 @@ async fn a_row_of_a_round_that_is_not_there_is_refused(place: Place) {
 
 async fn adapters_are_listed_newest_first(place: Place) {
     let store = place.open().await;
-    let adapter = |digit, seconds, round_id| AdapterRecord {
+    let adapter = |digit, seconds, round_id: Option<Uuid>| AdapterRecord {
         version: hash(digit),
+        model: round_id.map(|_| ModelId { name: "a model".into(), fingerprint: MODEL.into() }),
         parent_version: Version::base(),
         round_id,
         bytes: 5_000_000_000,
@@ -480,8 +490,8 @@ async fn adapters_are_listed_newest_first(place: Place) {
 
 async fn of_many_swaps_of_an_alias_one_wins(place: Place) {
     let servers: Vec<SharedStore> = vec![place.open().await, place.open().await];
-    assert_eq!(servers[0].alias(LIVE).await.unwrap(), None);
-    assert!(!servers[0].swap_alias(LIVE, Some(&Version::base()), &hash('f')).await.unwrap());
+    assert_eq!(servers[0].alias(MODEL, LIVE).await.unwrap(), None);
+    assert!(!servers[0].swap_alias(MODEL, LIVE, Some(&Version::base()), &hash('f')).await.unwrap());
     let mut live = None;
     for _ in 0..5 {
         let swaps: Vec<_> = "0123456789"
@@ -489,9 +499,9 @@ async fn of_many_swaps_of_an_alias_one_wins(place: Place) {
             .enumerate()
             .map(|(i, digit)| {
                 let (store, expected, new) = (servers[i % 2].clone(), live.clone(), hash(digit));
-                tokio::spawn(
-                    async move { store.swap_alias(LIVE, expected.as_ref(), &new).await.unwrap().then_some(new) },
-                )
+                tokio::spawn(async move {
+                    store.swap_alias(MODEL, LIVE, expected.as_ref(), &new).await.unwrap().then_some(new)
+                })
             })
             .collect();
         let mut winners = vec![];
@@ -501,10 +511,69 @@ async fn of_many_swaps_of_an_alias_one_wins(place: Place) {
         // A swap to the version that is there already lets one more through: its expectation still holds.
         let real: Vec<_> = winners.iter().filter(|new| Some(*new) != live.as_ref()).collect();
         assert_eq!(real.len(), 1, "{winners:?}");
-        live = servers[1].alias(LIVE).await.unwrap();
+        live = servers[1].alias(MODEL, LIVE).await.unwrap();
         assert_eq!(live.as_ref(), Some(real[0]));
     }
-    assert_eq!(servers[0].alias("candidate").await.unwrap(), None);
+    assert_eq!(servers[0].alias(MODEL, "candidate").await.unwrap(), None);
+}
+
+async fn an_alias_of_one_model_is_none_of_anothers(place: Place) {
+    let store = place.open().await;
+    assert!(store.swap_alias("one", LIVE, None, &hash('1')).await.unwrap());
+    assert_eq!(store.alias("other", LIVE).await.unwrap(), None);
+    assert!(!store.swap_alias("other", LIVE, Some(&hash('1')), &hash('2')).await.unwrap());
+    assert!(store.swap_alias("other", LIVE, None, &hash('2')).await.unwrap());
+    assert!(store.swap_alias("one", LIVE, Some(&hash('1')), &hash('3')).await.unwrap());
+    assert_eq!(store.alias("one", LIVE).await.unwrap(), Some(hash('3')));
+    assert_eq!(store.alias("other", LIVE).await.unwrap(), Some(hash('2')));
+}
+
+/// A database with the tables of the first version, and an adapter that is live.
+async fn first_version(address: &str) {
+    let version = hash('1');
+    let script = |time: &str| {
+        format!(
+            "INSERT INTO adapters (version, parent_version, bytes, created_at) VALUES ('{version}', 'base', 7, {time});
+             INSERT INTO aliases (name, version) VALUES ('{LIVE}', '{version}')"
+        )
+    };
+    let migrator = |sql: &str| {
+        let migration = Migration::new(
+            1,
+            "initial".into(),
+            MigrationType::Simple,
+            AssertSqlSafe(sql.to_owned()).into_sql_str(),
+            false,
+        );
+        Migrator::with_migrations(vec![migration])
+    };
+    if address.starts_with("sqlite:") {
+        let pool = sqlx::SqlitePool::connect(&format!("{address}?mode=rwc")).await.unwrap();
+        migrator(include_str!("../../migrations/sqlite/0001_initial.sql")).run(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script("1000000"))).execute(&pool).await.unwrap();
+        pool.close().await;
+    } else {
+        let pool = sqlx::PgPool::connect(address).await.unwrap();
+        migrator(include_str!("../../migrations/postgres/0001_initial.sql")).run(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script("to_timestamp(1)"))).execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+}
+
+async fn what_the_first_version_stored_is_kept(place: Place) {
+    first_version(&place.address).await;
+    let store = place.open().await;
+    let kept = AdapterRecord {
+        version: hash('1'),
+        model: None,
+        parent_version: Version::base(),
+        round_id: None,
+        bytes: 7,
+        created_at: DateTime::from_timestamp(1, 0).unwrap(),
+    };
+    assert_eq!(store.adapters(10).await.unwrap(), [kept]);
+    assert_eq!(store.alias(UNKNOWN_MODEL, LIVE).await.unwrap(), Some(hash('1')));
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
 }
 
 async fn a_restart_finds_everything(place: Place) {
@@ -514,13 +583,13 @@ async fn a_restart_finds_everything(place: Place) {
     let round = round();
     store.record_answer(&question, &answer).await.unwrap();
     store.create_round(&round, "a", 60).await.unwrap();
-    store.swap_alias(LIVE, None, &hash('d')).await.unwrap();
+    store.swap_alias(MODEL, LIVE, None, &hash('d')).await.unwrap();
     drop(store);
 
     let store = place.open().await;
     assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
     assert_eq!(store.round(round.id).await.unwrap(), Some(round));
-    assert_eq!(store.alias(LIVE).await.unwrap(), Some(hash('d')));
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('d')));
     assert_conflict(store.create_round(&self::round(), "b", 60).await);
     assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 1);
 }

@@ -24,12 +24,12 @@ pub struct Activation {
     expected: Option<Version>,
 }
 
-/// `GET /v1/adapters`: newest first.
+/// `GET /v1/adapters`: newest first, those of other models too.
 pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let live = state.registry.live().version().clone();
     let records = state.registry.list(MAX_LISTED).await?;
     let adapters: Vec<Value> = records.iter().map(|record| view(record, &live)).collect();
-    Ok(Json(json!({"live": live, "adapters": adapters})))
+    Ok(Json(json!({"model": state.registry.model(), "live": live, "adapters": adapters})))
 }
 
 /// `GET /v1/adapters/{version}`
@@ -59,6 +59,7 @@ pub async fn activate(
 fn view(record: &AdapterRecord, live: &Version) -> Value {
     json!({
         "version": record.version,
+        "model": record.model,
         "parent_version": record.parent_version,
         "round_id": record.round_id,
         "bytes": record.bytes,
