@@ -287,12 +287,18 @@ impl Inner {
         };
         let seed = round.id.as_u64_pair().1;
         let questions = self.choose(round, questions, seed).await?;
+        let (held, trained) = questions.split_at(held_back(questions.len(), self.recipe.gate.held_back));
+        let chosen = RoundUpdate {
+            state: Some(RoundState::Sampling),
+            questions: Some(questions.len() as u32),
+            held_back: Some(held.len() as u32),
+            ..RoundUpdate::default()
+        };
+        self.store.update_round(round.id, &self.owner, chosen).await?;
         if questions.is_empty() {
             return Ok(Some("every question is too long to be sampled with so many votes".into()));
         }
-        let (held, trained) = questions.split_at(held_back(questions.len(), self.recipe.gate.held_back));
         let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
-        self.set_state(round, RoundState::Sampling).await?;
         let plan = Plan { questions: texts(trained), lease: lease.clone(), start, recipe: self.recipe.clone(), seed };
         let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default() };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;

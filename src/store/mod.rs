@@ -123,7 +123,8 @@ pub struct Round {
     pub trigger: RoundTrigger,
     /// The recipe in effect, whole.
     pub recipe: Value,
-    /// How many questions were selected, and how many of them are held back from training for the gate.
+    /// How many questions were selected (those set aside as too long left out, once it samples), and how many of them are
+    /// held back from training for the gate.
     pub questions: u32,
     pub held_back: u32,
     /// Steps done, of `steps`.
