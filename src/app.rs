@@ -1,6 +1,12 @@
 //! The composition root: the only place that constructs the parts and wires them together.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use candle_core::Device;
 use chrono::Utc;
@@ -39,6 +45,10 @@ use crate::{
 
 /// How often the server looks whether the database is back, another server has swapped, or a round is due.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often files are looked for that nobody needs. A round does so when it ends; what is left comes from servers that
+/// were killed.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Why the program could not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +167,8 @@ impl Server {
         let bench = opening.await.map_err(|_| AppError::Interrupted)??;
         let metrics = Arc::new(Metrics::new()?);
         let (engine, store) = (bench.engine.clone(), spool.clone());
-        let registry = Arc::new(Registry::open(engine.clone(), store.clone(), settings.adapters_dir()).await?);
+        let (dir, keep) = (settings.adapters_dir(), settings.adapters.keep);
+        let registry = Arc::new(Registry::open(engine.clone(), store.clone(), dir, keep).await?);
         let answering = Arc::new(Answering::new(
             engine.clone(),
             registry.clone(),
@@ -236,6 +247,7 @@ async fn chores(
 ) {
     let started = Utc::now();
     let mut database_is_away = false;
+    let mut prune_at = Instant::now();
     while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
         let work = chore(&state, &rounds, &spool, schedule, started);
         // A replay of the spool may be cut off anywhere: what is not done is done at the next start.
@@ -246,6 +258,12 @@ async fn chores(
             _ => {}
         }
         database_is_away = result.is_err();
+        if !database_is_away && prune_at <= Instant::now() {
+            prune_at = Instant::now() + PRUNE_INTERVAL;
+            if let Some(Err(error)) = shutdown.run_until_cancelled(state.registry.prune()).await {
+                warn!(%error, "some files of adapters that nobody needs are still there");
+            }
+        }
     }
 }
 

@@ -249,6 +249,9 @@ impl Inner {
         if let Err(error) = self.store.update_round(round.id, &self.owner, update).await {
             warn!(%error, "the round's end could not be stored; it is marked as failed once its lease has run out");
         }
+        if let Err(error) = self.registry.prune().await {
+            warn!(%error, "some files of adapters that nobody needs are still there");
+        }
         let outcome = json!(state);
         self.metrics.rounds_total.with_label_values(&[outcome.as_str().unwrap_or_default()]).inc();
         self.metrics.round_in_progress.set(0);

@@ -24,6 +24,9 @@ use crate::engine::{
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const TENSORS_FILE: &str = "adapter_model.safetensors";
+/// What folders are called while they are written: this, then something random.
+pub(super) const WRITING: &str = ".writing-";
+
 const HASH_DOMAIN: &[u8] = b"ttrl adapter 1\0";
 
 /// PEFT writes about 1 kB; regular expressions and patterns may take more.
@@ -139,7 +142,7 @@ fn config_json(config: &LoraConfig, base_model: &str) -> Vec<u8> {
 /// Writes the files into `dir/<version>/`, so that this folder is there whole or not at all, whenever the machine
 /// stops. Writing a version again, even at the same time, changes nothing.
 ///
-/// A write that was killed may leave a folder `.writing-*` behind, which nobody reads.
+/// A write that was killed may leave a folder `.writing-*` behind, which nobody reads and which is removed a day later.
 pub fn write(dir: &Path, files: &Files) -> Result<(), FormatError> {
     let home = dir.join(files.version.as_str());
     if home.is_dir() {
@@ -159,7 +162,7 @@ pub fn write(dir: &Path, files: &Files) -> Result<(), FormatError> {
 /// A temporary folder beside its future place, with both files in it and all of it on disk.
 fn stage(dir: &Path, files: &Files) -> Result<TempDir, FormatError> {
     fs::create_dir_all(dir).map_err(io_at(dir))?;
-    let staged = tempfile::Builder::new().prefix(".writing-").tempdir_in(dir).map_err(io_at(dir))?;
+    let staged = tempfile::Builder::new().prefix(WRITING).tempdir_in(dir).map_err(io_at(dir))?;
     for (name, bytes) in [(CONFIG_FILE, &files.config_json), (TENSORS_FILE, &files.safetensors)] {
         let path = staged.path().join(name);
         let written = File::create_new(&path).and_then(|mut file| {

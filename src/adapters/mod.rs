@@ -2,4 +2,5 @@
 
 pub mod format;
 pub mod gate;
+mod prune;
 pub mod registry;

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,7 +17,10 @@ use chrono::Utc;
 use uuid::Uuid;
 
 use crate::{
-    adapters::format::{self, Files, FormatError},
+    adapters::{
+        format::{self, Files, FormatError},
+        prune,
+    },
     engine::{
         handle::{Engine, EngineError, Lease, Version, WeakLease},
         model::lora::Adapter,
@@ -38,6 +42,8 @@ pub enum RegistryError {
     /// The store knows the adapter, this machine's disk does not have it.
     #[error("the files of adapter {version} are missing from {}", path.display())]
     FilesMissing { version: Version, path: PathBuf },
+    #[error("files that nobody needs cannot be removed from {}: {source}", path.display())]
+    Prune { path: PathBuf, source: io::Error },
     /// The adapter that should be live when the program starts cannot be.
     #[error("the live adapter {version} cannot be loaded: {source}; put its files back, or use another data directory")]
     Live { version: Version, source: Box<RegistryError> },
@@ -58,6 +64,7 @@ pub struct Registry {
     engine: Arc<dyn Engine>,
     store: SharedStore,
     dir: PathBuf,
+    keep: usize,
     /// What the engine serves.
     model: ModelId,
     live: ArcSwap<Lease>,
@@ -71,9 +78,16 @@ pub struct Registry {
 
 impl Registry {
     /// Comes back with the version that the alias [`LIVE`] of the engine's model stands for, the base model if there is
-    /// none. `dir` holds one folder a version; it is made when the first adapter is added.
-    pub async fn open(engine: Arc<dyn Engine>, store: SharedStore, dir: PathBuf) -> Result<Self, RegistryError> {
+    /// none. `dir` holds one folder a version; it is made when the first adapter is added, and [`Self::prune`] leaves
+    /// the newest `keep` in it.
+    pub async fn open(
+        engine: Arc<dyn Engine>,
+        store: SharedStore,
+        dir: PathBuf,
+        keep: usize,
+    ) -> Result<Self, RegistryError> {
         let registry = Self {
+            keep,
             model: ModelId::from(engine.info()),
             live: ArcSwap::from_pointee(engine.base()),
             engine,
@@ -146,13 +160,17 @@ impl Registry {
         let path = self.folder(version);
         if version.is_base() || !path.is_dir() {
             return Err(match self.store.adapter(version).await? {
-                Some(_) => RegistryError::FilesMissing { version: version.clone(), path },
+                Some(_) => self.files_missing(version),
                 None => RegistryError::Unknown(version.clone()),
             });
         }
         let expected = version.clone();
         let read = tokio::task::spawn_blocking(move || format::read_verified(&path, &expected)).await?;
-        read.map_err(|source| RegistryError::Files { version: version.clone(), source })
+        read.map_err(|source| match self.is_on_disk(version) {
+            true => RegistryError::Files { version: version.clone(), source },
+            // Another server has removed them meanwhile.
+            false => self.files_missing(version),
+        })
     }
 
     /// Keeps a new adapter: its files are on disk before the store knows of it. Adding one again changes nothing.
@@ -179,6 +197,10 @@ impl Registry {
     pub async fn activate(&self, expected: Option<&Version>, version: &Version) -> Result<Version, RegistryError> {
         let _swapping = self.swapping.lock().await;
         self.check_model(version).await?;
+        // Weights that are resident need no files, but the next start does.
+        if !self.is_on_disk(version) {
+            return Err(self.files_missing(version));
+        }
         let lease = self.lease(version).await?;
         let alias = self.alias().await?;
         let current = alias.clone().unwrap_or_else(Version::base);
@@ -189,6 +211,11 @@ impl Registry {
         if !self.store.swap_alias(&self.model.fingerprint, LIVE, alias.as_ref(), version).await? {
             let found = self.alias().await?.unwrap_or_else(Version::base);
             return Err(RegistryError::Conflict { expected: current, found });
+        }
+        if !self.is_on_disk(version) {
+            // Another server has removed them before it could see the swap: a restart would not find them.
+            self.store.swap_alias(&self.model.fingerprint, LIVE, Some(version), &current).await?;
+            return Err(self.files_missing(version));
         }
         self.live.store(Arc::new(lease));
         Ok(current)
@@ -236,6 +263,26 @@ impl Registry {
         Path::join(&self.dir, version.as_str())
     }
 
+    /// Whether a version can be loaded from this machine's disk; the base model needs no files.
+    pub fn is_on_disk(&self, version: &Version) -> bool {
+        version.is_base() || self.folder(version).is_dir()
+    }
+
+    /// Removes the files of adapters whose round did not promote them, and of those that nobody needs and that are not
+    /// among the newest ones; returns which. Their records stay.
+    pub async fn prune(&self) -> Result<Vec<Version>, RegistryError> {
+        let is_leased = |version: &Version| self.find_resident(version).is_some();
+        let removed = prune::prune(&*self.store, &self.dir, self.keep, is_leased).await?;
+        if !removed.is_empty() {
+            tracing::info!(versions = ?removed, "removed the files of adapters that nobody needs");
+        }
+        Ok(removed)
+    }
+
+    fn files_missing(&self, version: &Version) -> RegistryError {
+        RegistryError::FilesMissing { version: version.clone(), path: self.folder(version) }
+    }
+
     fn find_resident(&self, version: &Version) -> Option<Lease> {
         self.resident().get(version).and_then(WeakLease::upgrade)
     }
@@ -253,8 +300,9 @@ fn not_live(version: Version, source: RegistryError) -> RegistryError {
 #[cfg(test)]
 mod tests {
     use std::{
-        collections::BTreeMap,
+        collections::{BTreeMap, BTreeSet},
         sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+        time::{Duration, SystemTime},
     };
 
     use async_trait::async_trait;
@@ -271,7 +319,7 @@ mod tests {
                 tokenizer::Tokenizer,
             },
         },
-        store::{Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, Store},
+        store::{AdapterUse, Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, Store},
     };
 
     /// Counts what it loads and what is still held; a lease's weights are the name of its version.
@@ -282,6 +330,8 @@ mod tests {
         broken: AtomicBool,
         /// Takes no adapter, as if all had other shapes.
         odd: AtomicBool,
+        /// A folder that somebody removes while the next adapter is loaded.
+        vanishing: Mutex<Option<PathBuf>>,
     }
 
     impl FakeEngine {
@@ -299,6 +349,7 @@ mod tests {
                 resident: Arc::default(),
                 broken: AtomicBool::default(),
                 odd: AtomicBool::default(),
+                vanishing: Mutex::default(),
             }
         }
     }
@@ -332,6 +383,9 @@ mod tests {
             if self.odd.load(Ordering::SeqCst) {
                 return Err(EngineError::AdapterMismatch("of another shape".into()));
             }
+            if let Some(folder) = self.vanishing.lock().unwrap().take() {
+                std::fs::remove_dir_all(folder).unwrap();
+            }
             self.loads.fetch_add(1, Ordering::SeqCst);
             self.resident.fetch_add(1, Ordering::SeqCst);
             let version = adapter.version.clone();
@@ -358,6 +412,8 @@ mod tests {
     /// Remembers adapters and aliases only.
     #[derive(Default)]
     struct FakeStore {
+        /// What is said of an adapter, one after the other, the last for ever; of others, that they are spare.
+        uses: Mutex<BTreeMap<Version, Vec<AdapterUse>>>,
         adapters: Mutex<BTreeMap<Version, AdapterRecord>>,
         aliases: Mutex<BTreeMap<(String, String), Version>>,
     }
@@ -381,6 +437,19 @@ mod tests {
 
                 async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
                     Ok(self.adapters.lock().unwrap().values().take(limit as usize).cloned().collect())
+                }
+
+                async fn adapter_use(
+                    &self,
+                    version: &Version,
+                ) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
+                    let mut uses = self.uses.lock().unwrap();
+                    let said = match uses.get_mut(version) {
+                        None => AdapterUse::Spare,
+                        Some(uses) if uses.len() == 1 => uses[0],
+                        Some(uses) => uses.remove(0),
+                    };
+                    Ok(self.adapters.lock().unwrap().get(version).map(|record| (record.clone(), said)))
                 }
 
                 async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
@@ -444,7 +513,17 @@ mod tests {
 
         /// A registry as a server of another model would have it.
         async fn open_with(&self, engine: &Arc<FakeEngine>) -> Result<Registry, RegistryError> {
-            Registry::open(engine.clone(), self.store.clone(), self.dir.path().into()).await
+            Registry::open(engine.clone(), self.store.clone(), self.dir.path().into(), 2).await
+        }
+
+        fn say(&self, version: &Version, uses: &[AdapterUse]) {
+            self.store.uses.lock().unwrap().insert(version.clone(), uses.to_vec());
+        }
+
+        /// The names in the folder of adapters.
+        fn on_disk(&self) -> BTreeSet<String> {
+            let entries = std::fs::read_dir(self.dir.path()).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         }
 
         fn resident(&self) -> usize {
@@ -642,6 +721,84 @@ mod tests {
             assert!(reader.await.unwrap() > 0);
         }
         assert_eq!(world.resident(), 1);
+    }
+
+    fn names<'a>(versions: impl IntoIterator<Item = &'a Version>) -> BTreeSet<String> {
+        versions.into_iter().map(Version::to_string).collect()
+    }
+
+    #[tokio::test]
+    async fn the_newest_files_and_those_in_use_stay_and_the_others_are_removed() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        assert!(registry.prune().await.unwrap().is_empty());
+        let mut versions = Vec::new();
+        for value in 0..5 {
+            versions.push(add(&registry, value as f32).await);
+        }
+        let unknown = "f".repeat(64);
+        std::fs::create_dir(world.dir.path().join(&unknown)).unwrap();
+        world.say(&versions[0], &[AdapterUse::Needed]);
+        let lease = registry.lease(&versions[1]).await.unwrap();
+        assert_eq!(registry.prune().await.unwrap(), [versions[2].clone()]);
+        let mut left = names([&versions[0], &versions[1], &versions[3], &versions[4]]);
+        left.insert(unknown.clone());
+        assert_eq!(world.on_disk(), left);
+        assert_eq!(registry.list(10).await.unwrap().len(), 5, "the records stay");
+        assert!(!registry.is_on_disk(&versions[2]) && registry.is_on_disk(&versions[3]));
+        let removed = registry.activate(None, &versions[2]).await.unwrap_err();
+        assert!(matches!(removed, RegistryError::FilesMissing { .. }), "{removed}");
+
+        drop(lease);
+        assert_eq!(registry.prune().await.unwrap(), [versions[1].clone()]);
+        world.say(&versions[4], &[AdapterUse::Dismissed]);
+        assert_eq!(registry.prune().await.unwrap(), [versions[4].clone()], "however new it is");
+        left.retain(|name| ![&versions[1], &versions[4]].contains(&&name.parse().unwrap()));
+        assert_eq!(world.on_disk(), left);
+    }
+
+    #[tokio::test]
+    async fn files_that_come_into_use_while_they_are_set_aside_are_put_back() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let version = add(&registry, 1.0).await;
+        world.say(&version, &[AdapterUse::Dismissed, AdapterUse::Needed]);
+        assert!(registry.prune().await.unwrap().is_empty());
+        assert_eq!(world.on_disk(), names([&version]));
+        registry.activate(None, &version).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_killed_servers_left_behind_is_cleared_up() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let (needed, spare) = (add(&registry, 1.0).await, add(&registry, 2.0).await);
+        world.say(&needed, &[AdapterUse::Needed]);
+        for version in [&needed, &spare] {
+            std::fs::rename(registry.folder(version), world.dir.path().join(format!(".pruned-{version}"))).unwrap();
+        }
+        for (name, hours) in [(".writing-old", 25), (".writing-new", 1)] {
+            let folder = world.dir.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(hours * 3600);
+            std::fs::File::open(&folder).unwrap().set_modified(time).unwrap();
+        }
+        assert_eq!(registry.prune().await.unwrap(), [spare]);
+        let mut left = names([&needed]);
+        left.insert(".writing-new".into());
+        assert_eq!(world.on_disk(), left);
+    }
+
+    #[tokio::test]
+    async fn a_version_whose_files_are_removed_while_it_is_activated_does_not_stay_live() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let version = add(&registry, 1.0).await;
+        *world.engine.vanishing.lock().unwrap() = Some(registry.folder(&version));
+        let missing = registry.activate(None, &version).await.unwrap_err();
+        assert!(matches!(missing, RegistryError::FilesMissing { .. }), "{missing}");
+        assert!(registry.live().version().is_base());
+        assert!(world.open().await.unwrap().live().version().is_base(), "a restart is not lost");
     }
 
     #[tokio::test]

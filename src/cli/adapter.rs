@@ -70,7 +70,9 @@ fn list(result: &Value) -> String {
                 name if name.is_empty() => "of an unknown model".to_owned(),
                 name => format!("of {name}"),
             };
-            format!("{} {}  {}  {model}", star(live), text(adapter, "/version"), text(adapter, "/created_at"))
+            let removed = if adapter.pointer("/on_disk") == Some(&Value::Bool(false)) { ", files removed" } else { "" };
+            let (version, created_at) = (text(adapter, "/version"), text(adapter, "/created_at"));
+            format!("{} {version}  {created_at}  {model}{removed}", star(live))
         })
         .collect();
     lines.push(format!("{} base", star(text(result, "/live") == "base")));
@@ -89,11 +91,11 @@ mod tests {
     fn the_live_version_has_a_star() {
         let adapters = [
             json!({"version": "abc", "created_at": "now", "live": true, "model": {"name": "m"}}),
-            json!({"version": "def", "created_at": "before", "live": false, "model": null}),
+            json!({"version": "def", "created_at": "before", "live": false, "model": null, "on_disk": false}),
         ];
         assert_eq!(
             list(&json!({"live": "abc", "adapters": adapters})),
-            "* abc  now  of m\n  def  before  of an unknown model\n  base"
+            "* abc  now  of m\n  def  before  of an unknown model, files removed\n  base"
         );
         assert_eq!(list(&json!({"live": "base", "adapters": []})), "* base");
     }

@@ -39,6 +39,7 @@ pub struct Settings {
     pub engine: EngineSettings,
     pub answer: AnswerSettings,
     pub learning: Recipe,
+    pub adapters: AdapterSettings,
     pub schedule: ScheduleSettings,
     pub log: LogSettings,
 }
@@ -56,6 +57,7 @@ impl Default for Settings {
             engine: EngineSettings::default(),
             answer: AnswerSettings::default(),
             learning: Recipe::default(),
+            adapters: AdapterSettings::default(),
             schedule: ScheduleSettings::default(),
             log: LogSettings::default(),
         }
@@ -123,6 +125,21 @@ pub struct AnswerSettings {
 impl Default for AnswerSettings {
     fn default() -> Self {
         Self { votes: 8, max_tokens: None, temperature: 0.8, top_p: 1.0, max_question_chars: 8000 }
+    }
+}
+
+/// What becomes of adapters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterSettings {
+    /// How many of the newest versions keep their files, besides those in use. The default is 0.4 GB with the default
+    /// model and rank.
+    pub keep: usize,
+}
+
+impl Default for AdapterSettings {
+    fn default() -> Self {
+        Self { keep: 20 }
     }
 }
 
@@ -229,7 +246,7 @@ impl Settings {
     /// # Errors
     /// Names the first value that is out of range, and the range.
     pub fn validate(&self) -> Result<(), String> {
-        let Self { server, engine, answer, schedule, .. } = self;
+        let Self { server, engine, answer, adapters, schedule, .. } = self;
         for (name, text) in [("model", &self.model), ("prompt_template", &self.prompt_template)] {
             if text.trim().is_empty() {
                 return Err(format!("{name} is empty"));
@@ -255,6 +272,7 @@ impl Settings {
         within("answer.top_p", f64::from(answer.top_p), 0.01, 1.0)?;
         within("answer.max_question_chars", answer.max_question_chars as f64, 1.0, 1e6)?;
         self.learning.validate().map_err(|problem| format!("learning.{problem}"))?;
+        within("adapters.keep", adapters.keep as f64, 1.0, 100_000.0)?;
         if let Some(questions) = schedule.every_questions {
             within("schedule.every_questions", f64::from(questions), 1.0, 1e6)?;
         }
@@ -316,6 +334,7 @@ mod tests {
         assert_eq!(refusal(|s| s.answer.votes = 65), "answer.votes is 65, it must be from 1 to 64");
         assert_eq!(refusal(|s| s.learning.votes = 1), "learning.votes is 1, it must be from 2 to 256");
         assert!(refusal(|s| s.answer.temperature = f32::NAN).starts_with("answer.temperature is NaN"));
+        assert_eq!(refusal(|s| s.adapters.keep = 0), "adapters.keep is 0, it must be from 1 to 100000");
         assert!(refusal(|s| s.schedule.every_minutes = Some(0)).starts_with("schedule.every_minutes is 0"));
         assert_eq!(refusal(|s| s.model = " ".into()), "model is empty");
         let short = refusal(|s| s.operator_key = Some("secret".to_owned().into()));

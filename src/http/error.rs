@@ -148,14 +148,20 @@ impl From<RegistryError> for ApiError {
             RegistryError::Unknown(version) => Self::not_found(format!("adapter {version}")),
             RegistryError::Conflict { .. } => Self::conflict(error),
             RegistryError::OtherModel { .. } => Self::new(StatusCode::CONFLICT, "other_model", error.to_string()),
-            RegistryError::FilesMissing { version, .. } => Self::conflict(format!(
-                "the files of adapter {version} are not on this server: put them back into its data directory"
-            )),
+            RegistryError::FilesMissing { version, .. } => Self::new(
+                StatusCode::CONFLICT,
+                "files_removed",
+                format!(
+                    "the files of adapter {version} are not on this server any more: it keeps the newest `adapters.keep` \
+                     versions, and none of a round that did not promote its own; activate a version that is `on_disk`"
+                ),
+            ),
             RegistryError::Engine(error) => error.into(),
             RegistryError::Store(error) => error.into(),
-            RegistryError::Live { .. } | RegistryError::Files { .. } | RegistryError::Interrupted(_) => {
-                Self::internal(error)
-            }
+            RegistryError::Live { .. }
+            | RegistryError::Files { .. }
+            | RegistryError::Prune { .. }
+            | RegistryError::Interrupted(_) => Self::internal(error),
         }
     }
 }

@@ -216,6 +216,17 @@ pub struct AdapterRecord {
     pub created_at: DateTime<Utc>,
 }
 
+/// Who needs the files of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterUse {
+    /// It is live for some model, or a round that has not ended starts from it or made it.
+    Needed,
+    /// It went live once, or was not made by a round: someone may want to go back to it.
+    Spare,
+    /// Its round ended without promoting it.
+    Dismissed,
+}
+
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -299,6 +310,9 @@ pub trait Store: Send + Sync {
 
     /// Newest first.
     async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError>;
+
+    /// An adapter with who needs it now.
+    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError>;
 
     /// What an alias of a model stands for; `model` is its fingerprint, or [`UNKNOWN_MODEL`].
     async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError>;

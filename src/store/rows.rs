@@ -4,7 +4,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{AdapterRecord, Answer, ModelId, Question, Round, RoundQuestion, RoundStep, StoreError, driver::Columns};
+use super::{
+    AdapterRecord, AdapterUse, Answer, ModelId, Question, Round, RoundQuestion, RoundStep, StoreError, driver::Columns,
+};
 use crate::engine::handle::Version;
 
 /// What makes two questions the same text: SHA-256 of the text without the white space around it.
@@ -107,4 +109,14 @@ pub(super) fn adapter(row: &impl Columns) -> Result<AdapterRecord, StoreError> {
         bytes: row.count("bytes")?,
         created_at: row.time("created_at")?,
     })
+}
+
+/// Of a row with the columns `needed` and `dismissed` besides those of an adapter.
+pub(super) fn adapter_use(row: &impl Columns) -> Result<(AdapterRecord, AdapterUse), StoreError> {
+    let adapter_use = match (row.boolean("needed")?, row.boolean("dismissed")?) {
+        (true, _) => AdapterUse::Needed,
+        (false, true) => AdapterUse::Dismissed,
+        (false, false) => AdapterUse::Spare,
+    };
+    Ok((adapter(row)?, adapter_use))
 }

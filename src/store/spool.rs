@@ -18,7 +18,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
+    AdapterRecord, AdapterUse, Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store,
+    StoreError,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -276,6 +277,10 @@ impl Store for Spooled {
 
     async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
         self.inner.adapters(limit).await
+    }
+
+    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
+        self.inner.adapter_use(version).await
     }
 
     async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {

@@ -7,7 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, Answer, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, Store, StoreError,
+    AdapterRecord, AdapterUse, Answer, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, Store,
+    StoreError,
     driver::{Arg, Columns, Driver, args},
     rows,
 };
@@ -36,6 +37,17 @@ const LEARNABLE: &str = "WITH newest AS (
     FROM newest JOIN questions q ON q.id = newest.id LEFT JOIN seen ON seen.text_hash = newest.text_hash
     WHERE newest.place = 1
     ORDER BY COALESCE(seen.rounds, 0), q.created_at DESC, q.id DESC LIMIT $1";
+
+/// Names are looked at whatever their model: the files of all models are in one folder.
+const ADAPTER_USE: &str = "SELECT a.*,
+        EXISTS (SELECT 1 FROM aliases WHERE version = a.version) OR EXISTS (
+            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL
+                AND (r.id = a.round_id OR r.parent_version = a.version OR r.candidate_version = a.version)
+        ) AS needed,
+        EXISTS (
+            SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')
+        ) AS dismissed
+    FROM adapters a WHERE a.version = $1";
 
 pub(super) struct SqlStore<D> {
     driver: D,
@@ -348,6 +360,10 @@ impl<D: Driver> Store for SqlStore<D> {
     async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
         const SQL: &str = "SELECT * FROM adapters ORDER BY created_at DESC, version DESC LIMIT $1";
         self.all(SQL, args![limit], rows::adapter).await
+    }
+
+    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
+        self.one(ADAPTER_USE, args![version], rows::adapter_use).await
     }
 
     async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {

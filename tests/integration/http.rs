@@ -212,7 +212,7 @@ impl Server {
         let engine = Arc::new(Scripted::new(&dir));
         let dynamic: Arc<dyn Engine> = engine.clone();
         let store = connect(&format!("sqlite:{}", dir.path().join("t.sqlite").display())).await.unwrap();
-        let registry = Registry::open(dynamic.clone(), store.clone(), dir.path().join("adapters")).await.unwrap();
+        let registry = Registry::open(dynamic.clone(), store.clone(), dir.path().join("adapters"), 20).await.unwrap();
         let registry = Arc::new(registry);
         let template = "{#- ttrl\nmax_tokens = 6\nanswer = \"first-number\"\n-#}\n{{ question }}";
         let template = PromptTemplate::raw("numbers", template).unwrap();
@@ -619,11 +619,32 @@ async fn an_adapter_of_another_model_is_listed_with_it_and_refused() {
     };
     server.store.record_adapter(&record).await.unwrap();
     let listed = value(server.get("/v1/adapters").await).await;
+    assert_eq!(listed["adapters"][0]["on_disk"], false);
     assert_eq!(listed["adapters"][0]["model"], json!({"name": "larger", "fingerprint": "99ab".repeat(16)}));
     let refused = server.post(&format!("/v1/adapters/{}/activate", record.version), "").await;
     let (code, message) = failure(refused, 409).await;
     assert_eq!(code, "other_model");
     assert!(message.contains("larger (99ab99ab99ab)") && message.contains("scripted (5c41b7ed)"), "{message}");
+}
+
+#[tokio::test]
+async fn an_adapter_without_its_files_is_listed_so_and_refused() {
+    let server = Server::start().await;
+    let record = AdapterRecord {
+        version: "b".repeat(64).parse().unwrap(),
+        model: None,
+        parent_version: Version::base(),
+        round_id: None,
+        bytes: 1,
+        created_at: Utc::now(),
+    };
+    server.store.record_adapter(&record).await.unwrap();
+    let path = format!("/v1/adapters/{}", record.version);
+    assert_eq!(value(server.get(&path).await).await["on_disk"], false);
+    let (code, message) = failure(server.post(&format!("{path}/activate"), "").await, 409).await;
+    assert!(code == "files_removed" && message.contains("`adapters.keep`"), "{code}: {message}");
+    std::fs::create_dir_all(server.dir.path().join("adapters").join(record.version.as_str())).unwrap();
+    assert_eq!(value(server.get(&path).await).await["on_disk"], true);
 }
 
 #[tokio::test]

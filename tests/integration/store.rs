@@ -17,8 +17,8 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, Answer, LIVE, ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger,
-        RoundUpdate, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, LIVE, ModelId, Question, Round, RoundQuestion, RoundState, RoundStep,
+        RoundTrigger, RoundUpdate, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -94,6 +94,7 @@ on_both! {
     adapters_are_listed_newest_first
     of_many_swaps_of_an_alias_one_wins
     an_alias_of_one_model_is_none_of_anothers
+    an_adapter_is_needed_or_spare_or_dismissed
     what_the_first_version_stored_is_kept
     a_restart_finds_everything
     a_database_of_a_newer_version_is_refused
@@ -526,6 +527,44 @@ async fn an_alias_of_one_model_is_none_of_anothers(place: Place) {
     assert!(store.swap_alias("one", LIVE, Some(&hash('1')), &hash('3')).await.unwrap());
     assert_eq!(store.alias("one", LIVE).await.unwrap(), Some(hash('3')));
     assert_eq!(store.alias("other", LIVE).await.unwrap(), Some(hash('2')));
+}
+
+async fn an_adapter_is_needed_or_spare_or_dismissed(place: Place) {
+    let store = place.open().await;
+    let adapter = |digit, round_id| AdapterRecord {
+        version: hash(digit),
+        model: Some(ModelId { name: "a model".into(), fingerprint: MODEL.into() }),
+        parent_version: Version::base(),
+        round_id,
+        bytes: 1,
+        created_at: now(),
+    };
+    let said = async |digit| store.adapter_use(&hash(digit)).await.unwrap().map(|(_, how)| how);
+    assert_eq!(said('1').await, None);
+    let parent = adapter('1', None);
+    store.record_adapter(&parent).await.unwrap();
+    assert_eq!(store.adapter_use(&hash('1')).await.unwrap(), Some((parent, AdapterUse::Spare)));
+
+    // As long as a round runs, what it starts from and what it has made are needed.
+    let promoted = Round { parent_version: hash('1'), ..round() };
+    store.create_round(&promoted, "a", 60).await.unwrap();
+    store.record_adapter(&adapter('2', Some(promoted.id))).await.unwrap();
+    assert_eq!((said('1').await, said('2').await), (Some(AdapterUse::Needed), Some(AdapterUse::Needed)));
+    for state in [RoundState::Sampling, RoundState::Evaluating, RoundState::Promoted] {
+        store.update_round(promoted.id, "a", to(state)).await.unwrap();
+    }
+    assert_eq!((said('1').await, said('2').await), (Some(AdapterUse::Spare), Some(AdapterUse::Spare)));
+
+    for (digit, state) in [('3', RoundState::Rejected), ('4', RoundState::Cancelled), ('5', RoundState::Failed)] {
+        let round = round();
+        store.create_round(&round, "a", 60).await.unwrap();
+        store.record_adapter(&adapter(digit, Some(round.id))).await.unwrap();
+        store.update_round(round.id, "a", to(state)).await.unwrap();
+        assert_eq!(said(digit).await, Some(AdapterUse::Dismissed), "{state:?}");
+    }
+    // What an operator has made live all the same is needed, for whichever model it is.
+    store.swap_alias("another model", LIVE, None, &hash('3')).await.unwrap();
+    assert_eq!(said('3').await, Some(AdapterUse::Needed));
 }
 
 /// A database with the tables of the first version, and an adapter that is live.

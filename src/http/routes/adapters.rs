@@ -12,7 +12,7 @@ use super::super::{
     error::ApiError,
     extract::{Body, parse_id},
 };
-use crate::{engine::handle::Version, store::AdapterRecord};
+use crate::{adapters::registry::Registry, engine::handle::Version, store::AdapterRecord};
 
 /// The most adapters in one list.
 const MAX_LISTED: u32 = 200;
@@ -26,10 +26,11 @@ pub struct Activation {
 
 /// `GET /v1/adapters`: newest first, those of other models too.
 pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
-    let live = state.registry.live().version().clone();
-    let records = state.registry.list(MAX_LISTED).await?;
-    let adapters: Vec<Value> = records.iter().map(|record| view(record, &live)).collect();
-    Ok(Json(json!({"model": state.registry.model(), "live": live, "adapters": adapters})))
+    let registry = &state.registry;
+    let live = registry.live().version().clone();
+    let records = registry.list(MAX_LISTED).await?;
+    let adapters: Vec<Value> = records.iter().map(|record| view(registry, record, &live)).collect();
+    Ok(Json(json!({"model": registry.model(), "live": live, "adapters": adapters})))
 }
 
 /// `GET /v1/adapters/{version}`
@@ -41,7 +42,7 @@ pub async fn read(State(state): State<AppState>, Path(version): Path<String>) ->
     }
     let record = state.store.adapter(&version).await?;
     let record = record.ok_or_else(|| ApiError::not_found(format!("adapter {version}")))?;
-    Ok(Json(view(&record, &live)))
+    Ok(Json(view(&state.registry, &record, &live)))
 }
 
 /// `POST /v1/adapters/{version}/activate`
@@ -56,13 +57,14 @@ pub async fn activate(
     Ok(Json(json!({"live": version, "previous": previous})))
 }
 
-fn view(record: &AdapterRecord, live: &Version) -> Value {
+fn view(registry: &Registry, record: &AdapterRecord, live: &Version) -> Value {
     json!({
         "version": record.version,
         "model": record.model,
         "parent_version": record.parent_version,
         "round_id": record.round_id,
         "bytes": record.bytes,
+        "on_disk": registry.is_on_disk(&record.version),
         "created_at": record.created_at,
         "live": record.version == *live,
     })
