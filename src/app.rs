@@ -39,7 +39,7 @@ use crate::{
     http::{self, AppState},
     prompt::{PromptError, PromptTemplate},
     prompter::{Prompter, PrompterError},
-    store::{self, RoundTrigger, StoreError, spool},
+    store::{self, RoundTrigger, Store, StoreError, spool},
     telemetry::Metrics,
 };
 
@@ -141,7 +141,6 @@ pub struct Server {
     listener: TcpListener,
     state: AppState,
     rounds: Rounds,
-    spool: Arc<spool::Spooled>,
     schedule: Schedule,
     deadline: Duration,
 }
@@ -161,12 +160,12 @@ impl Server {
             None => OperatorKey::load_or_create(&settings.operator_key_path())?,
         };
         let database = store::connect(settings.database_address().expose_secret()).await?;
-        let spool = Arc::new(spool::Spooled::open(database, &settings.spool_path(), spool::MAX_SPOOL_BYTES).await?);
+        let store = Arc::new(spool::Spooled::open(database, &settings.spool_path(), spool::MAX_SPOOL_BYTES).await?);
         let for_opening = settings.clone();
         let opening = tokio::task::spawn_blocking(move || open_workbench(&for_opening, &progress));
         let bench = opening.await.map_err(|_| AppError::Interrupted)??;
         let metrics = Arc::new(Metrics::new()?);
-        let (engine, store) = (bench.engine.clone(), spool.clone());
+        let engine = bench.engine.clone();
         let (dir, keep) = (settings.adapters_dir(), settings.adapters.keep);
         let registry = Arc::new(Registry::open(engine.clone(), store.clone(), dir, keep).await?);
         let answering = Arc::new(Answering::new(
@@ -194,7 +193,7 @@ impl Server {
             operator_key,
             settings: Arc::new(settings.server),
         };
-        Ok(Self { listener, state, rounds, spool, schedule, deadline })
+        Ok(Self { listener, state, rounds, schedule, deadline })
     }
 
     /// The address that is listened on.
@@ -216,13 +215,8 @@ impl Server {
     /// # Errors
     /// If the listener fails.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
-        let chores = tokio::spawn(chores(
-            self.state.clone(),
-            self.rounds.clone(),
-            self.spool,
-            self.schedule,
-            shutdown.child_token(),
-        ));
+        let chores =
+            tokio::spawn(chores(self.state.clone(), self.rounds.clone(), self.schedule, shutdown.child_token()));
         let rounds = self.rounds.clone();
         let stopping = shutdown.clone();
         let stop_rounds = tokio::spawn(async move {
@@ -238,18 +232,12 @@ impl Server {
 }
 
 /// What has to be looked after while the server runs.
-async fn chores(
-    state: AppState,
-    rounds: Rounds,
-    spool: Arc<spool::Spooled>,
-    schedule: Schedule,
-    shutdown: CancellationToken,
-) {
+async fn chores(state: AppState, rounds: Rounds, schedule: Schedule, shutdown: CancellationToken) {
     let started = Utc::now();
     let mut database_is_away = false;
     let mut prune_at = Instant::now();
     while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
-        let work = chore(&state, &rounds, &spool, schedule, started);
+        let work = chore(&state, &rounds, schedule, started);
         // A replay of the spool may be cut off anywhere: what is not done is done at the next start.
         let Some(result) = shutdown.run_until_cancelled(work).await else { return };
         match (&result, database_is_away) {
@@ -270,12 +258,11 @@ async fn chores(
 async fn chore(
     state: &AppState,
     rounds: &Rounds,
-    spool: &spool::Spooled,
     schedule: Schedule,
     started: chrono::DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let replayed = spool.replay().await;
-    state.metrics.spooled_records.set(spool.spooled_records() as i64);
+    let replayed = state.store.replay().await;
+    state.metrics.spooled_records.set(state.store.spooled_records() as i64);
     if let Ok(replayed) = &replayed
         && replayed.records > 0
     {

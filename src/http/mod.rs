@@ -26,7 +26,7 @@ use crate::{
     answering::Answering,
     config::{OperatorKey, ServerSettings},
     engine::handle::Engine,
-    store::SharedStore,
+    store::spool::Spooled,
     telemetry::Metrics,
 };
 
@@ -37,7 +37,7 @@ pub struct AppState {
     pub engine: Arc<dyn Engine>,
     pub registry: Arc<Registry>,
     pub rounds: Arc<dyn RoundControl>,
-    pub store: SharedStore,
+    pub store: Arc<Spooled>,
     pub metrics: Arc<Metrics>,
     pub operator_key: OperatorKey,
     pub settings: Arc<ServerSettings>,

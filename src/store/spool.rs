@@ -29,6 +29,10 @@ use crate::engine::handle::Version;
 /// traffic for one machine, and is read back in seconds. Over it, answers fail as they would without a spool.
 pub const MAX_SPOOL_BYTES: u64 = 256 << 20;
 
+/// A spool with less room than this counts as full. A question and its answer are hardly ever longer: a request is at most
+/// as long, unless the operator allows more.
+const ROOM_FOR_ANOTHER: u64 = 1 << 20;
+
 /// How much of the spool is in memory at once during a replay.
 const REPLAY_BYTES: u64 = 1 << 20;
 
@@ -45,6 +49,7 @@ pub struct Replayed {
 /// A store that keeps answers on the local disk while the store behind it is away.
 pub struct Spooled {
     inner: SharedStore,
+    max_bytes: u64,
     file: Arc<Mutex<SpoolFile>>,
     /// The store behind did not answer lately: the next answers go to the spool without waiting for it again. Only a
     /// replay tries it.
@@ -71,6 +76,7 @@ impl Spooled {
         let (bytes, records) = (file.bytes().into(), file.records().into());
         Ok(Self {
             inner,
+            max_bytes,
             file: Arc::new(Mutex::new(file)),
             away: AtomicBool::new(false),
             bytes: Arc::new(bytes),
@@ -82,6 +88,11 @@ impl Spooled {
     /// How many bytes wait in the spool.
     pub fn spooled_bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the spool can take more answers while the database is away.
+    pub fn has_room(&self) -> bool {
+        self.spooled_bytes() + ROOM_FOR_ANOTHER <= self.max_bytes
     }
 
     /// How many answers wait in the spool.

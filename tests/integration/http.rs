@@ -31,10 +31,15 @@ use ttrl::{
     http::{AppState, RoundControl, Scope, scopes, serve},
     prompt::PromptTemplate,
     prompter::Prompter,
-    store::{AdapterRecord, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, connect},
+    store::{
+        AdapterRecord, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, Store, connect,
+        spool::{MAX_SPOOL_BYTES, Spooled},
+    },
     telemetry::Metrics,
 };
 use uuid::Uuid;
+
+use crate::support::postgres::Server as Postgres;
 
 const KEY: &str = "ttrl_0123456789abcdef";
 const OWNER: &str = "test";
@@ -195,7 +200,7 @@ impl RoundControl for Ledger {
 struct Server {
     address: SocketAddr,
     engine: Arc<Scripted>,
-    store: SharedStore,
+    store: Arc<Spooled>,
     shutdown: CancellationToken,
     task: JoinHandle<std::io::Result<()>>,
     http: reqwest::Client,
@@ -209,9 +214,16 @@ impl Server {
 
     async fn start_with(settings: ServerSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let address = format!("sqlite:{}", dir.path().join("t.sqlite").display());
+        Self::start_on(dir, &address, MAX_SPOOL_BYTES, settings).await
+    }
+
+    /// A server with another database, or less room in its spool.
+    async fn start_on(dir: TempDir, database: &str, spool_bytes: u64, settings: ServerSettings) -> Self {
         let engine = Arc::new(Scripted::new(&dir));
         let dynamic: Arc<dyn Engine> = engine.clone();
-        let store = connect(&format!("sqlite:{}", dir.path().join("t.sqlite").display())).await.unwrap();
+        let database = connect(database).await.unwrap();
+        let store = Arc::new(Spooled::open(database, &dir.path().join("spool"), spool_bytes).await.unwrap());
         let registry = Registry::open(dynamic.clone(), store.clone(), dir.path().join("adapters"), 20).await.unwrap();
         let registry = Arc::new(registry);
         let template = "{#- ttrl\nmax_tokens = 6\nanswer = \"first-number\"\n-#}\n{{ question }}";
@@ -651,7 +663,8 @@ async fn an_adapter_without_its_files_is_listed_so_and_refused() {
 async fn health_readiness_and_metrics_tell_how_the_server_is() {
     let server = Server::start().await;
     assert_eq!(value(server.get("/healthz").await).await, json!({"status": "ok"}));
-    assert_eq!(value(server.get("/readyz").await).await, json!({"status": "ready", "model": "scripted"}));
+    let ready = json!({"status": "ready", "database": "ok", "model": "scripted"});
+    assert_eq!(value(server.get("/readyz").await).await, ready);
     server.ask(json!({"question": "q"})).await;
     server.get("/v1/answers/7").await;
     let response = server.get("/metrics").await;
@@ -671,6 +684,35 @@ async fn health_readiness_and_metrics_tell_how_the_server_is() {
     server.engine.script(Script::Fail(|| EngineError::Stopped));
     let (code, message) = failure(server.get("/readyz").await, 503).await;
     assert_eq!((code.as_str(), message.as_str()), ("not_ready", "not ready: engine_stopped"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_its_database_is_ready_for_as_long_as_its_spool_takes_more() {
+    let postgres = Postgres::start().await;
+    let start = async |spool_bytes| {
+        let dir = tempfile::tempdir().unwrap();
+        Server::start_on(dir, &postgres.database().await, spool_bytes, ServerSettings::default()).await
+    };
+    let (server, full) = (start(MAX_SPOOL_BYTES).await, start(1000).await);
+    for server in [&server, &full] {
+        assert_eq!(value(server.get("/readyz").await).await["status"], "ready");
+    }
+    postgres.stop().await;
+    let degraded = json!({"status": "degraded", "database": "away", "model": "scripted"});
+    let response = server.get("/readyz").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(value(response).await, degraded);
+    let answer = value(server.ask(json!({"question": "q"})).await).await;
+    let again = server.get(&format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await;
+    assert_eq!(value(again).await["answer"], "47");
+    let (code, message) = failure(full.get("/readyz").await, 503).await;
+    assert_eq!((code.as_str(), message.as_str()), ("not_ready", "not ready: database_away_and_spool_full"));
+    postgres.start_again().await;
+    for server in [&server, &full] {
+        assert_eq!(value(server.get("/readyz").await).await["database"], "ok");
+    }
+    server.store.replay().await.unwrap();
+    assert_eq!(server.store.learnable(10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -12,7 +12,11 @@ use super::super::{
     error::ApiError,
     extract::{Body, parse_id},
 };
-use crate::{adapters::registry::Registry, engine::handle::Version, store::AdapterRecord};
+use crate::{
+    adapters::registry::Registry,
+    engine::handle::Version,
+    store::{AdapterRecord, Store},
+};
 
 /// The most adapters in one list.
 const MAX_LISTED: u32 = 200;

@@ -13,7 +13,7 @@ use super::super::{
 };
 use crate::{
     answering::Ask,
-    store::{Answer, Question},
+    store::{Answer, Question, Store},
 };
 
 /// `POST /v1/answer`

@@ -17,7 +17,7 @@ use super::super::{
 };
 use crate::{
     adaptation::rounds::{RoundError, Rounds},
-    store::{Round, RoundTrigger},
+    store::{Round, RoundTrigger, Store},
 };
 
 /// The most rounds in one list.

@@ -10,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::super::{AppState, error::ApiError};
-use crate::{engine::handle::EngineError, telemetry};
+use crate::{engine::handle::EngineError, store::Store, telemetry};
 
 /// How long readiness may take. A database that needs longer is of no use to a request either.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -24,7 +24,8 @@ pub async fn healthz() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
-/// `GET /readyz`: questions can be answered.
+/// `GET /readyz`: questions can be answered. While the database is away they are, with answers kept on the local disk:
+/// other servers are no better off, so taking this one out of service would help nobody.
 pub async fn readyz(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
     let database = async { matches!(tokio::time::timeout(PROBE_TIMEOUT, state.store.ping()).await, Ok(Ok(()))) };
     // Nothing to generate: the only thing an engine can say is that it has stopped. One that is busy does not answer
@@ -34,15 +35,16 @@ pub async fn readyz(State(state): State<AppState>) -> Result<Json<Value>, ApiErr
         !matches!(said, Ok(Err(EngineError::Stopped)))
     };
     let (database, engine) = tokio::join!(database, engine);
-    let reasons: Vec<&str> = [(database, "database_unavailable"), (engine, "engine_stopped")]
+    let durable = database || state.store.has_room();
+    let reasons: Vec<&str> = [(engine, "engine_stopped"), (durable, "database_away_and_spool_full")]
         .into_iter()
         .filter_map(|(ready, code)| (!ready).then_some(code))
         .collect();
-    if reasons.is_empty() {
-        Ok(Json(json!({"status": "ready", "model": state.engine.info().name})))
-    } else {
-        Err(ApiError::unavailable("not_ready", format!("not ready: {}", reasons.join(", "))))
+    if !reasons.is_empty() {
+        return Err(ApiError::unavailable("not_ready", format!("not ready: {}", reasons.join(", "))));
     }
+    let (status, database) = if database { ("ready", "ok") } else { ("degraded", "away") };
+    Ok(Json(json!({"status": status, "database": database, "model": state.engine.info().name})))
 }
 
 /// `GET /metrics`
