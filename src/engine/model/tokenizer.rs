@@ -135,17 +135,8 @@ impl Tokenizer {
 
     /// The text of `ids` without special tokens. Bytes that are not UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        Self::text(&self.markup, ids, true)
-    }
-
-    /// The text of `ids`, special tokens included.
-    pub fn decode_with_special(&self, ids: &[u32]) -> String {
-        Self::text(&self.markup, ids, false)
-    }
-
-    fn text(inner: &tokenizers::Tokenizer, ids: &[u32], skip_special: bool) -> String {
         // Decoders only look ids up and join texts; no id and no list of ids makes the known ones fail.
-        inner.decode(ids, skip_special).unwrap_or_default()
+        self.markup.decode(ids, true).unwrap_or_default()
     }
 
     /// The token that begins a text, if the model has one.
