@@ -264,6 +264,30 @@ async fn too_many_waiting_requests_are_refused() {
     assert!(refused > 0, "nobody was refused");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_waits_for_the_places_of_rollouts_does_not_hold_them_up() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 128, max_waiting: 64 });
+    let rollout = |seed| {
+        let request = request(tiny.engine.base(), &PROMPT, 2, 25, seed);
+        GenerateRequest { priority: Priority::Rollout, ..request }
+    };
+    let engine = tiny.engine.clone();
+    let rollouts = (0..200).map(rollout).collect();
+    let rollouts = tokio::spawn(async move { engine.generate(rollouts).await });
+    for seed in 0..5 {
+        while tiny.engine.stats().rollouts_running == 0 {
+            assert!(!rollouts.is_finished(), "the requests came too late");
+            tokio::task::yield_now().await;
+        }
+        // It needs the whole cache, so it waits until a rollout that has begun leaves.
+        let whole = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 3, 41, seed)]);
+        let groups = tokio::time::timeout(Duration::from_secs(20), whole).await.expect("both wait for each other");
+        assert_eq!(groups.unwrap()[0].rollouts.len(), 3);
+    }
+    let groups = tokio::time::timeout(Duration::from_secs(60), rollouts).await.expect("the rollouts wait for ever");
+    assert_eq!(groups.unwrap().unwrap().len(), 200);
+}
+
 #[tokio::test]
 async fn an_adapter_of_another_shape_is_refused() {
     let tiny = tiny();

@@ -6,6 +6,7 @@ mod http;
 mod learning;
 mod ops;
 mod parity;
+mod rounds;
 mod store;
 mod support;
 mod tokenizer;

@@ -1,0 +1,261 @@
+//! Rounds on a whole server with a tiny model. What it says is noise, but every part is the real one, and a round takes
+//! a second.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use ttrl::{
+    app::{AppError, Server},
+    config::{Device, Settings},
+};
+
+use crate::support::fixture;
+
+const KEY: &str = "ttrl_0123456789abcdef";
+
+/// The tiny model as a chat model. A token of every four says that the answer is 1, one that it is 2, and the other two
+/// end the response, so that votes differ and majorities are there.
+fn chat_model(folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("tiny-llama").join(name), folder.join(name)).unwrap();
+    }
+    let special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"];
+    let mut words: Vec<String> = special.iter().map(|word| word.to_string()).collect();
+    words.extend("? 0 1 2 3 4 5 6 7 8 9 + =".split(' ').map(str::to_owned));
+    let mut ends = vec![2];
+    for id in words.len()..96 {
+        // The same number in another way each time.
+        let zeros = "0".repeat(id);
+        words.push(match id % 4 {
+            0 => format!("\\boxed{{1.{zeros}}}"),
+            1 => format!("\\boxed{{2.{zeros}}}"),
+            _ => {
+                ends.push(id);
+                format!("end{id}")
+            }
+        });
+    }
+    let vocab: serde_json::Map<String, Value> =
+        words.iter().enumerate().map(|(id, word)| (word.clone(), json!(id))).collect();
+    let added = special.iter().enumerate().map(|(id, content)| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    });
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added.collect::<Vec<_>>(),
+        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"},
+    });
+    let turns = "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}\
+                 <|im_start|>assistant";
+    let settings = json!({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "add_bos_token": false,
+                          "chat_template": turns});
+    for (name, value) in [
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", settings),
+        ("generation_config.json", json!({ "eos_token_id": ends })),
+    ] {
+        fs::write(folder.join(name), value.to_string()).unwrap();
+    }
+}
+
+/// A folder for a model and for a server's data.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        chat_model(&place.model("tiny"));
+        place
+    }
+
+    fn model(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn adapter(&self, version: &str) -> PathBuf {
+        self.0.path().join("data/adapters").join(version)
+    }
+
+    /// Two steps on what was asked, half of it kept for a gate that lets everything through.
+    fn settings(&self, model: &str) -> Settings {
+        let mut settings = Settings {
+            data_dir: self.0.path().join("data"),
+            model: self.model(model).display().to_string(),
+            device: Device::Cpu,
+            operator_key: Some(KEY.to_owned().into()),
+            ..Settings::default()
+        };
+        settings.server.bind = "127.0.0.1:0".parse().unwrap();
+        // Of which rollouts have half.
+        settings.engine.cache_tokens = 256;
+        settings.answer.max_tokens = Some(8);
+        settings.answer.votes = 4;
+        let learning = &mut settings.learning;
+        (learning.steps, learning.votes, learning.max_tokens) = (2, 8, Some(8));
+        (learning.learning_rate, learning.min_majority_ratio) = (0.01, 0.0);
+        let gate = &mut learning.gate;
+        (gate.held_back, gate.max_kl, gate.max_agreement_drop, gate.max_answer_rate_drop) = (0.5, 1000.0, 1.0, 1.0);
+        settings
+    }
+}
+
+struct Running {
+    url: String,
+    client: reqwest::Client,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), AppError>>,
+}
+
+impl Running {
+    async fn start(settings: Settings) -> Self {
+        let server = Server::start(settings, |_, _, _| ()).await.unwrap();
+        let url = format!("http://{}", server.address().unwrap());
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(server.run(shutdown.clone()));
+        Self { url, client: reqwest::Client::builder().no_proxy().build().unwrap(), shutdown, task }
+    }
+
+    async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(KEY);
+        let response = request.body(body.to_string()).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn get(&self, path: &str) -> Value {
+        let (status, value) = self.call(Method::GET, path, json!({})).await;
+        assert_eq!(status, 200, "{path}: {value}");
+        value
+    }
+
+    async fn ask(&self, question: &str) -> Value {
+        let (status, answer) = self.call(Method::POST, "/v1/answer", json!({ "question": question })).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    async fn ask_all(&self) {
+        for number in 0..8 {
+            self.ask(&format!("{number} + {number}")).await;
+        }
+    }
+
+    /// Runs a round and returns it as it ended.
+    async fn round(&self) -> Value {
+        let (status, round) = self.call(Method::POST, "/v1/rounds", json!({})).await;
+        assert_eq!(status, 202, "{round}");
+        let path = format!("/v1/rounds/{}", round["id"].as_str().unwrap());
+        for _ in 0..600 {
+            let shown = self.get(&path).await;
+            if !shown["round"]["finished_at"].is_null() {
+                return shown;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("the round did not end");
+    }
+
+    async fn activate(&self, version: &str) -> (u16, Value) {
+        self.call(Method::POST, &format!("/v1/adapters/{version}/activate"), json!({})).await
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+fn candidate(shown: &Value) -> String {
+    shown["round"]["candidate_version"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_with_the_default_template_learns_from_boxed_answers() {
+    let place = Place::new();
+    let server = Running::start(place.settings("tiny")).await;
+    server.ask_all().await;
+    let long = "7 + ".repeat(35) + "7";
+    let answer = server.ask(&long).await;
+    assert_eq!(answer["parameters"]["prompt_template"], "boxed");
+
+    let shown = server.round().await;
+    let round = &shown["round"];
+    assert_eq!(round["state"], "promoted", "{shown}");
+    assert_eq!((&round["step"], &round["questions"], &round["held_back"]), (&json!(2), &json!(8), &json!(4)));
+    let rows = shown["questions"].as_array().unwrap();
+    let unseen: Vec<&Value> = rows.iter().filter(|row| row["before_ratio"].is_null()).collect();
+    assert_eq!((rows.len(), unseen.len(), &unseen[0]["text"]), (9, 1, &json!(long)), "it was too long to be sampled");
+    let answers: Vec<&Value> = rows.iter().map(|row| &row["before_answer"]).filter(|value| !value.is_null()).collect();
+    assert!(!answers.is_empty(), "somebody found the boxes: {shown}");
+    assert!(shown["steps"][0]["metrics"]["votes"]["answer_rate"].as_f64().unwrap() > 0.0, "{shown}");
+    assert_eq!(server.ask("1 + 2").await["adapter_version"], candidate(&shown));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_files_of_a_rejected_candidate_are_removed_and_its_record_stays() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    settings.learning.gate.max_kl = 0.0;
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    let shown = server.round().await;
+    assert_eq!(shown["round"]["state"], "rejected", "{shown}");
+    let version = candidate(&shown);
+    // A moment after the end is stored.
+    for _ in 0..100 {
+        if !place.adapter(&version).exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let record = server.get(&format!("/v1/adapters/{version}")).await;
+    assert_eq!((&record["on_disk"], &record["round_id"]), (&json!(false), &shown["round"]["id"]));
+    let (status, refused) = server.activate(&version).await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("files_removed")));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_model_on_the_same_data_has_its_own_live_version_and_the_first_comes_back_with_its_own() {
+    let place = Place::new();
+    chat_model(&place.model("twin"));
+    // One weight is another one, by a hair.
+    let weights = place.model("twin").join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+
+    let server = Running::start(place.settings("tiny")).await;
+    server.ask_all().await;
+    let shown = server.round().await;
+    assert_eq!(shown["round"]["state"], "promoted", "{shown}");
+    let version = candidate(&shown);
+    server.stop().await;
+
+    let server = Running::start(place.settings("twin")).await;
+    let listed = server.get("/v1/adapters").await;
+    assert_eq!((&listed["live"], &listed["adapters"][0]["version"]), (&json!("base"), &json!(version)));
+    assert_ne!(listed["model"]["fingerprint"], listed["adapters"][0]["model"]["fingerprint"]);
+    let (status, refused) = server.activate(&version).await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("other_model")));
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("the model tiny (") && message.contains("serves twin ("), "{message}");
+    let shown = server.round().await;
+    assert_eq!((&shown["round"]["state"], &shown["round"]["parent_version"]), (&json!("promoted"), &json!("base")));
+    server.stop().await;
+
+    let server = Running::start(place.settings("tiny")).await;
+    assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
+    server.stop().await;
+}
