@@ -16,3 +16,4 @@ pub mod prompter;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;
+pub mod web;

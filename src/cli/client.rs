@@ -9,7 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::{given, path_text};
-use crate::config::{Flag, Settings};
+use crate::{
+    config::{Flag, Settings},
+    web,
+};
 
 /// Where the server is.
 #[derive(Args, Debug)]
@@ -61,7 +64,7 @@ impl Client {
             bail!("--server {base}: write an address such as http://127.0.0.1:8080");
         }
         // No time limit: an answer takes as long as the server lets it. No proxy: the server is near.
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(10)).build()?;
+        let http = web::client_builder()?.no_proxy().connect_timeout(Duration::from_secs(10)).build()?;
         Ok(Self { http, base, key: None })
     }
 

@@ -11,9 +11,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("adaptation", &["adapters", "engine", "grading", "prompter", "store", "telemetry"]),
     ("adapters", &["engine", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
-    ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry"]),
+    ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
     ("config", &["adaptation"]),
-    ("engine", &[]),
+    ("engine", &["web"]),
     ("grading", &[]),
     ("http", &["adaptation", "adapters", "answering", "config", "engine", "store", "telemetry"]),
     ("prompt", &["engine", "grading"]),
@@ -21,6 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("store", &["engine"]),
     ("telemetry", &["config", "engine"]),
+    ("web", &[]),
 ];
 
 /// Words that may stand in one place only.
@@ -28,6 +29,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("sqlx::", &["src/store/"]),
     ("axum::", &["src/http/"]),
     ("env::var", &["src/config/"]),
+    ("reqwest::Client::", &["src/web.rs"]),
+    ("web::download(", &["src/engine/model/source/"]),
     ("LocalEngine::start(", &["src/app.rs"]),
     ("Registry::open(", &["src/app.rs"]),
     ("Answering::new(", &["src/app.rs"]),

@@ -248,7 +248,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, state, shutdown.clone(), deadline));
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let http = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
         Self { address, engine, store, shutdown, task, http, dir }
     }
 

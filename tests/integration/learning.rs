@@ -139,7 +139,7 @@ fn version(answer: &Value) -> String {
 async fn a_server_learns_from_its_questions_while_a_client_that_never_stops_sees_no_failure() {
     let data_dir = tempfile::tempdir().unwrap();
     let server = Server::start(data_dir.path());
-    let client = reqwest::Client::new();
+    let client = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
     for question in questions("additions-train.jsonl") {
         let answer = server.post(&client, "/v1/answer", json!({ "question": question, "votes": 4 })).await;
         assert_eq!(version(&answer), "base");

@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     sync::OnceLock,
+    thread,
 };
 
 use ttrl::engine::model::source;
@@ -13,8 +14,9 @@ pub fn default_model() -> PathBuf {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     let path = PATH.get_or_init(|| {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/models");
-        let silent = |_, _, _| ();
-        source::resolve(source::DEFAULT_MODEL, &models, &silent).unwrap_or_else(|error| panic!("{error}")).path
+        // On a thread of its own: a test that asks may be asynchronous, and a download must not be.
+        let fetched = thread::spawn(move || source::resolve(source::DEFAULT_MODEL, &models, &|_, _, _| ()));
+        fetched.join().unwrap().unwrap_or_else(|error| panic!("{error}")).path
     });
     path.clone()
 }
