@@ -1,6 +1,6 @@
 # Everything that a developer runs. `make test` works on a bare machine with Rust, Python 3 and a package manager.
 
-.PHONY: test deps model lint docs licences learn-table clean
+.PHONY: test deps model lint docs licences learn-table learn-over-http clean
 
 # The tests' own PostgreSQL server needs the server's programs, nothing that runs; the model is fetched once.
 test: deps model
@@ -26,6 +26,11 @@ licences:
 # The README's table: three seeds of ten steps on the eight-shot sums.
 learn-table:
 	scripts/learn-table
+
+# The same through a server, with a client that never stops.
+learn-over-http: model
+	cargo build --release --quiet
+	scripts/learn-over-http
 
 clean:
 	cargo clean

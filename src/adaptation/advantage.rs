@@ -1,11 +1,33 @@
 //! How much better a rollout was than its group.
 
+use serde::{Deserialize, Serialize};
+
+/// How a group's rewards become advantages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advantage {
+    /// `(r - mean) / (std + 1e-6)` (GRPO, arXiv 2402.03300): every group pushes as hard as every other.
+    GroupNormalised,
+    /// `r - mean` (Dr. GRPO, arXiv 2503.20783): a group pushes as hard as its rewards differ.
+    MeanOnly,
+}
+
+impl Advantage {
+    /// The advantages of a group's rollouts, from their rewards.
+    pub fn of(self, rewards: &[f64]) -> Vec<f64> {
+        match self {
+            Self::GroupNormalised => group_normalised(rewards),
+            Self::MeanOnly => mean_only(rewards),
+        }
+    }
+}
+
 /// Keeps the division finite where all rewards are equal (PRIME-RL/TTRL and verl use the same).
 const EPSILON: f64 = 1e-6;
 
 /// Group-normalised advantages (GRPO, arXiv 2402.03300): `(r - mean) / (std + 1e-6)` with the population's standard
 /// deviation. All zeros for a degenerate group, whose rewards are all equal.
-pub fn group_normalised(rewards: &[f64]) -> Vec<f64> {
+fn group_normalised(rewards: &[f64]) -> Vec<f64> {
     if is_degenerate(rewards) {
         return vec![0.0; rewards.len()];
     }
@@ -13,6 +35,12 @@ pub fn group_normalised(rewards: &[f64]) -> Vec<f64> {
     let mean = rewards.iter().sum::<f64>() / count;
     let variance = rewards.iter().map(|reward| (reward - mean).powi(2)).sum::<f64>() / count;
     rewards.iter().map(|reward| (reward - mean) / (variance.sqrt() + EPSILON)).collect()
+}
+
+/// `r - mean`. All zeros for a degenerate group.
+fn mean_only(rewards: &[f64]) -> Vec<f64> {
+    let mean = rewards.iter().sum::<f64>() / rewards.len() as f64;
+    rewards.iter().map(|reward| reward - mean).collect()
 }
 
 /// Whether a group's rewards are all equal, so that nothing can be learnt from it.
@@ -32,6 +60,13 @@ mod tests {
     }
 
     #[test]
+    fn without_the_division_a_group_that_differs_little_pushes_little() {
+        assert_eq!(Advantage::MeanOnly.of(&[1.0, 0.0, 0.0, 0.0]), [0.75, -0.25, -0.25, -0.25]);
+        assert_eq!(Advantage::MeanOnly.of(&[0.5, 0.25, 0.5, 0.75]), [0.0, -0.25, 0.0, 0.25]);
+        assert_eq!(Advantage::MeanOnly.of(&[1.0, 1.0]), [0.0, 0.0]);
+    }
+
+    #[test]
     fn a_degenerate_group_has_no_advantage() {
         assert_eq!(group_normalised(&[1.0, 1.0, 1.0]), [0.0; 3]);
         assert_eq!(group_normalised(&[]), [0.0; 0]);
@@ -41,10 +76,12 @@ mod tests {
         #[test]
         fn advantages_sum_to_zero_and_order_as_rewards(rewards in prop::collection::vec(0u8..=1, 2..64)) {
             let rewards: Vec<f64> = rewards.into_iter().map(f64::from).collect();
-            let advantages = group_normalised(&rewards);
-            prop_assert!(advantages.iter().sum::<f64>().abs() < 1e-6);
-            for (i, j) in (0..rewards.len()).zip(1..rewards.len()) {
-                prop_assert_eq!(rewards[i] > rewards[j], advantages[i] > advantages[j]);
+            for advantage in [Advantage::GroupNormalised, Advantage::MeanOnly] {
+                let advantages = advantage.of(&rewards);
+                prop_assert!(advantages.iter().sum::<f64>().abs() < 1e-6);
+                for (i, j) in (0..rewards.len()).zip(1..rewards.len()) {
+                    prop_assert_eq!(rewards[i] > rewards[j], advantages[i] > advantages[j]);
+                }
             }
         }
     }

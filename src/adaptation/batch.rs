@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use crate::{
-    adaptation::{advantage, loss::Term},
+    adaptation::{
+        advantage::{self, Advantage},
+        loss::Term,
+    },
     engine::{
         handle::Group,
         model::training::{Target, TokenForest},
@@ -44,16 +47,16 @@ pub struct MicroBatch {
 ///
 /// Loss weights are over `tokens`, the rollout tokens of the whole step, groups that are not laid out included: a step in
 /// which most questions are settled makes a small update, and the few that are left do not get all the weight.
-pub fn lay_out(groups: &[&Graded], tokens: usize, max_rows: usize) -> Vec<MicroBatch> {
+pub fn lay_out(groups: &[&Graded], advantage: Advantage, tokens: usize, max_rows: usize) -> Vec<MicroBatch> {
     let mut batches = Vec::new();
     let mut builder = Builder::default();
     for graded in groups {
         let mut extended = builder.clone();
-        extended.add(graded, tokens as f64);
+        extended.add(graded, advantage, tokens as f64);
         if extended.forest.len() > max_rows && !builder.forest.is_empty() {
             batches.push(builder.finish());
             extended = Builder::default();
-            extended.add(graded, tokens as f64);
+            extended.add(graded, advantage, tokens as f64);
         }
         builder = extended;
     }
@@ -71,8 +74,8 @@ struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, graded: &Graded, tokens: f64) {
-        let advantages = advantage::group_normalised(&graded.rewards);
+    fn add(&mut self, graded: &Graded, advantage: Advantage, tokens: f64) {
+        let advantages = advantage.of(&graded.rewards);
         let mut prompt_end = None;
         for &token in &graded.group.prompt {
             prompt_end = Some(self.forest.insert(prompt_end, token));

@@ -8,7 +8,7 @@ use crate::{
         batch::Graded,
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
-        vote,
+        vote::{self, RewardRule},
     },
     adapters::format::FormatError,
     engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority},
@@ -58,7 +58,7 @@ pub struct VoteMetrics {
     pub majority_ratio: f64,
     /// Share of rollouts with an answer.
     pub answer_rate: f64,
-    /// Share of rollouts that agree with a majority that was accepted as pseudo-label.
+    /// Mean reward over all rollouts; those of questions that abstain earn nothing.
     pub reward: f64,
     /// Questions without an accepted majority.
     pub abstained: usize,
@@ -69,11 +69,11 @@ pub struct VoteMetrics {
 }
 
 /// Summarises the rollouts of a step.
-pub fn vote_metrics(voted: &[Voted], min_majority_ratio: f64) -> VoteMetrics {
+pub fn vote_metrics(voted: &[Voted], rule: RewardRule) -> VoteMetrics {
     let rollouts: usize = voted.iter().map(|voted| voted.tally.total).sum();
     let tokens: usize = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
     let silent: usize = voted.iter().map(|voted| voted.tally.no_answer()).sum();
-    let rewards: Vec<_> = voted.iter().map(|voted| vote::rewards(&voted.tally, min_majority_ratio)).collect();
+    let rewards: Vec<_> = voted.iter().map(|voted| vote::rewards(&voted.tally, rule)).collect();
     let over = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
     VoteMetrics {
         questions: voted.len(),
@@ -133,24 +133,25 @@ pub fn mix(seed: u64, index: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Trains on the rollouts of a step; see [`Trainer::update`]. The trainer is lent for as long as that takes, and is
+/// Trains on the rollouts of a step, counted from 0; see [`Trainer::update`]. The trainer is lent for as long as that takes, and is
 /// gone if the update is cancelled.
 pub async fn update(
     trainer: &mut Option<Trainer>,
     voted: &[Voted],
+    step: u32,
     recipe: &Recipe,
     cancel: &CancellationToken,
 ) -> Result<Option<UpdateMetrics>, LearnError> {
     let accepted = |voted: &Voted| {
-        let rewards = vote::rewards(&voted.tally, recipe.min_majority_ratio)?;
+        let rewards = vote::rewards(&voted.tally, recipe.reward_rule())?;
         Some(Graded { group: voted.group.clone(), rewards })
     };
     let graded: Vec<Graded> = voted.iter().filter_map(accepted).collect();
     let tokens = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
     let mut lent = trainer.take().ok_or(LearnError::Stopped)?;
-    let recipe = recipe.clone();
+    let (recipe, learning_rate) = (recipe.clone(), recipe.learning_rate_at(step));
     let (returned, metrics) = blocking(cancel, move |cancel| {
-        let metrics = lent.update(&graded, tokens, &recipe, &cancel);
+        let metrics = lent.update(&graded, tokens, learning_rate, &recipe, &cancel);
         (lent, metrics)
     })
     .await?;

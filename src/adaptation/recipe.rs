@@ -2,7 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::adapters::gate::GateRules;
+use crate::{
+    adaptation::{
+        advantage::Advantage,
+        vote::{Reward, RewardRule},
+    },
+    adapters::gate::GateRules,
+};
 
 /// How a round samples, learns and is judged. The defaults bring the default model from 0.40 to 0.8 and more on the
 /// eight-shot sums in ten steps (see the README's table).
@@ -19,9 +25,20 @@ pub struct Recipe {
     pub temperature: f64,
     /// The most tokens of a rollout; unset, what the prompt template says.
     pub max_tokens: Option<usize>,
-    /// A majority with a smaller share of all rollouts is not trained on, and neither is a tie.
+    /// With [`Reward::Share`] and [`Advantage::MeanOnly`] a question pushes as hard as it is sure of its answer. The
+    /// majority's own reward, normalised, pushes for an answer that leads by one vote as hard as for any other: wrong
+    /// ones then become unanimous before the other questions have taught better.
+    pub reward: Reward,
+    pub advantage: Advantage,
+    /// A majority with a smaller share of all rollouts is not trained on, and neither is a tie, or one that leads the
+    /// second answer by less than `min_margin` of all (as in SCRL, arXiv 2603.19880).
     pub min_majority_ratio: f64,
+    pub min_margin: f64,
+    /// The highest learning rate of a round; [`Self::learning_rate_at`] gives that of each step.
     pub learning_rate: f64,
+    /// The part of the steps in which the learning rate rises. Labels are worst at the start, and what is learnt from
+    /// them then decides which wrong answers become unanimous.
+    pub warmup: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm.
@@ -47,8 +64,12 @@ impl Default for Recipe {
             votes: 16,
             temperature: 0.8,
             max_tokens: None,
+            reward: Reward::Share,
+            advantage: Advantage::MeanOnly,
             min_majority_ratio: 0.2,
-            learning_rate: 1e-4,
+            min_margin: 0.0,
+            learning_rate: 1.6e-4,
+            warmup: 0.4,
             weight_decay: 0.0,
             max_gradient_norm: 1.0,
             clip_low: 0.2,
@@ -77,6 +98,8 @@ impl Recipe {
             within("max_tokens", tokens as f64, 1.0, 1e6)?;
         }
         share("min_majority_ratio", self.min_majority_ratio)?;
+        share("min_margin", self.min_margin)?;
+        share("warmup", self.warmup)?;
         within("learning_rate", self.learning_rate, 1e-9, 1.0)?;
         share("weight_decay", self.weight_decay)?;
         within("max_gradient_norm", self.max_gradient_norm, 1e-6, 1e6)?;
@@ -90,6 +113,23 @@ impl Recipe {
         share("gate.max_agreement_drop", self.gate.max_agreement_drop)?;
         share("gate.max_answer_rate_drop", self.gate.max_answer_rate_drop)?;
         within("gate.max_kl", self.gate.max_kl, 0.0, 1e3)
+    }
+
+    /// Which questions are learnt from, and what their rollouts earn.
+    pub fn reward_rule(&self) -> RewardRule {
+        RewardRule { reward: self.reward, min_ratio: self.min_majority_ratio, min_margin: self.min_margin }
+    }
+
+    /// The learning rate of a step, counted from 0: up to `learning_rate` in equal steps during the warm-up, then down
+    /// along a cosine, which would reach 0 one step after the last (SGDR, arXiv 1608.03983, without restarts).
+    pub fn learning_rate_at(&self, step: u32) -> f64 {
+        let warmup = (self.warmup * f64::from(self.steps)).ceil();
+        let number = f64::from(step) + 1.0;
+        if number <= warmup {
+            return self.learning_rate * number / warmup;
+        }
+        let done = (number - warmup) / (f64::from(self.steps) - warmup + 1.0);
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
     }
 }
 
@@ -108,6 +148,18 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(Recipe::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_learning_rate_rises_to_its_top_and_falls_towards_zero() {
+        let rates = |steps, warmup| -> Vec<f64> {
+            let recipe = Recipe { steps, warmup, learning_rate: 1.0, ..Recipe::default() };
+            (0..steps).map(|step| (recipe.learning_rate_at(step) * 1000.0).round() / 1000.0).collect()
+        };
+        assert_eq!(rates(10, 0.4), [0.25, 0.5, 0.75, 1.0, 0.95, 0.812, 0.611, 0.389, 0.188, 0.05]);
+        assert_eq!(rates(2, 0.0), [0.75, 0.25]);
+        assert_eq!(rates(4, 1.0), [0.25, 0.5, 0.75, 1.0]);
+        assert_eq!(rates(1, 0.4), [1.0]);
     }
 
     #[test]

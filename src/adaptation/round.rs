@@ -11,6 +11,7 @@ use crate::{
         learner::{self, LearnError, Voted},
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
+        vote::RewardRule,
     },
     adapters::{
         format,
@@ -92,7 +93,7 @@ pub async fn learn(
         let sampling = learner::sample(&*bench.engine, &bench.prompter, &lease, &questions, &recipe, step_seed);
         let voted = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
         watch.sampled(step, &voted, &lease).await?;
-        let metrics = learner::update(&mut trainer, &voted, &recipe, cancel).await?;
+        let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
         if let Some(metrics) = &metrics {
             check_gap(metrics.log_prob_gap)?;
             updates += 1;
@@ -156,7 +157,7 @@ pub async fn examine(
 
 /// What the gate looks at.
 fn figures(voted: &[Voted]) -> Figures {
-    let metrics = learner::vote_metrics(voted, 0.0);
+    let metrics = learner::vote_metrics(voted, RewardRule::TTRL);
     Figures {
         majority_ratio: metrics.majority_ratio,
         answer_rate: metrics.answer_rate,

@@ -54,6 +54,7 @@ pub struct UpdateMetrics {
     /// Share of tokens whose importance ratio is outside the clip range.
     pub clip_fraction: f64,
     pub gradient_norm: f64,
+    pub learning_rate: f64,
     /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the update.
     pub log_prob_gap: f64,
     /// Rows that went through the model: distinct token positions.
@@ -134,8 +135,8 @@ impl Trainer {
         Ok((self.config.clone(), tensors))
     }
 
-    /// One update from the rollouts of a step, which has `tokens` rollout tokens in all. Returns `None` if no group can teach anything: all of them agree
-    /// with themselves, or abstain.
+    /// One update from the rollouts of a step, which has `tokens` rollout tokens in all. Returns `None` if no group can
+    /// teach anything: all of them agree with themselves, or abstain.
     ///
     /// Runs for seconds; every slice of the work passes the turnstile.
     ///
@@ -145,6 +146,7 @@ impl Trainer {
         &mut self,
         groups: &[Graded],
         tokens: usize,
+        learning_rate: f64,
         recipe: &Recipe,
         cancel: &CancellationToken,
     ) -> Result<Option<UpdateMetrics>, TrainError> {
@@ -152,9 +154,10 @@ impl Trainer {
         if informative.is_empty() {
             return Ok(None);
         }
-        let mut metrics = UpdateMetrics { trained_groups: informative.len(), ..UpdateMetrics::default() };
+        let mut metrics =
+            UpdateMetrics { learning_rate, trained_groups: informative.len(), ..UpdateMetrics::default() };
         let mut gradients: Option<Vec<Tensor>> = None;
-        for batch in batch::lay_out(&informative, tokens, recipe.micro_batch_tokens) {
+        for batch in batch::lay_out(&informative, recipe.advantage, tokens, recipe.micro_batch_tokens) {
             let of_batch = self.gradients(batch, recipe, &mut metrics, cancel)?;
             gradients = Some(match gradients {
                 None => of_batch,
@@ -167,7 +170,7 @@ impl Trainer {
         let scale = (recipe.max_gradient_norm / (metrics.gradient_norm + 1e-6)).min(1.0);
         let clipped = gradients.iter().map(|gradient| gradient * scale).collect::<Result<Vec<_>, _>>()?;
         let optimizer = &mut self.optimizer;
-        self.turnstile.background(|| optimizer.step(&clipped, recipe.learning_rate))?;
+        self.turnstile.background(|| optimizer.step(&clipped, learning_rate))?;
         Ok(Some(metrics))
     }
 
@@ -222,7 +225,7 @@ impl Trainer {
         let tokens = graded.iter().map(|graded| graded.tokens()).sum();
         let pace = self.pace(cancel);
         let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
-        for batch in batch::lay_out(&graded, tokens, recipe.micro_batch_tokens) {
+        for batch in batch::lay_out(&graded, recipe.advantage, tokens, recipe.micro_batch_tokens) {
             let score =
                 |lora| self.pass(lora, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel));
             let (references, scores) = (score(None)?, score(Some(&self.lora))?);

@@ -67,7 +67,7 @@ pub struct LearnArgs {
     /// Samples of each question in each step [default: 16]
     #[arg(long)]
     votes: Option<u32>,
-    /// AdamW's learning rate [default: 0.0001]
+    /// AdamW's learning rate where it is highest [default: 0.00016]
     #[arg(long)]
     learning_rate: Option<f64>,
     /// Sampling temperature [default: 0.8]
@@ -153,7 +153,7 @@ fn measure(voted: &[Voted], gold: Option<&[Key]>, recipe: &Recipe) -> Measured {
             right.map_or(0.0, |class| class.votes() as f64 / voted.tally.total as f64)
         }),
         maj_at_n: mean(|voted, key| f64::from(u8::from(voted.tally.majority().is_some_and(|class| class.key == *key)))),
-        votes: learner::vote_metrics(voted, recipe.min_majority_ratio),
+        votes: learner::vote_metrics(voted, recipe.reward_rule()),
     }
 }
 

@@ -21,12 +21,6 @@ fn ttrl() -> Command {
     command
 }
 
-fn questions(name: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(fixture(name)).unwrap();
-    let question = |line: &str| serde_json::from_str::<Value>(line).unwrap()["question"].as_str().unwrap().to_owned();
-    text.lines().map(question).collect()
-}
-
 #[test]
 fn three_steps_without_a_label_make_answers_better_on_questions_that_were_never_seen() {
     let output = tempfile::tempdir().unwrap();
@@ -131,6 +125,22 @@ impl Drop for Server {
     }
 }
 
+/// Asks every training question and returns the share of right samples, and the versions that answered.
+async fn pass_at_1(server: &Server, client: &reqwest::Client, learn: bool) -> (f64, Vec<String>) {
+    let text = std::fs::read_to_string(fixture("additions-train.jsonl")).unwrap();
+    let (mut right, mut versions) = (0.0, Vec::new());
+    for (index, line) in text.lines().enumerate() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let ask = json!({ "question": line["question"], "votes": 8, "seed": index, "learn": learn });
+        let answer = server.post(client, "/v1/answer", ask).await;
+        let votes = answer["votes"].as_array().unwrap().iter().filter(|vote| vote["answer"] == line["answer"]);
+        right += votes.map(|vote| vote["share"].as_f64().unwrap()).sum::<f64>();
+        versions.push(version(&answer));
+    }
+    versions.dedup();
+    (right / text.lines().count() as f64, versions)
+}
+
 fn version(answer: &Value) -> String {
     answer["adapter_version"].as_str().unwrap().to_owned()
 }
@@ -140,10 +150,8 @@ async fn a_server_learns_from_its_questions_while_a_client_that_never_stops_sees
     let data_dir = tempfile::tempdir().unwrap();
     let server = Server::start(data_dir.path());
     let client = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
-    for question in questions("additions-train.jsonl") {
-        let answer = server.post(&client, "/v1/answer", json!({ "question": question, "votes": 4 })).await;
-        assert_eq!(version(&answer), "base");
-    }
+    let (before, versions) = pass_at_1(&server, &client, true).await;
+    assert_eq!(versions, ["base"]);
 
     let stop = Arc::new(AtomicBool::new(false));
     let background = tokio::spawn({
@@ -169,6 +177,9 @@ async fn a_server_learns_from_its_questions_while_a_client_that_never_stops_sees
     let promoted = round["candidate_version"].as_str().unwrap().to_owned();
     let answer = server.post(&client, "/v1/answer", json!({ "question": "31 + 4 =" })).await;
     assert_eq!(version(&answer), promoted, "the next answer is the new version's");
+    let (after, asked_of) = pass_at_1(&server, &client, false).await;
+    assert_eq!(asked_of, [promoted.as_str()]);
+    assert!(after > before + 0.03, "answers are better: {before} before and {after} after two steps");
     stop.store(true, Ordering::Relaxed);
     let mut versions = background.await.unwrap();
     assert!(versions.len() > 10, "the client was kept waiting: {} answers in the whole round", versions.len());

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use ttrl::{
     adaptation::{
+        advantage::Advantage,
         batch::{Graded, lay_out},
         loss::{LossConfig, grpo},
         optimizer::AdamW,
@@ -140,7 +141,7 @@ fn check_gradients(case: usize, max_rows: usize) {
     let mut sums: Vec<Tensor> = variables.iter().map(|var| var.zeros_like().unwrap()).collect();
     let graded = graded(&problem);
     let tokens = expected["token_count"].as_u64().unwrap() as usize;
-    for mut batch in lay_out(&graded.iter().collect::<Vec<_>>(), tokens, max_rows) {
+    for mut batch in lay_out(&graded.iter().collect::<Vec<_>>(), Advantage::GroupNormalised, tokens, max_rows) {
         let view = (&batch.forest, batch.targets.as_slice());
         let references = Pass::new(&decoder, None, view, temperature, &at_once).unwrap().score().unwrap();
         for (term, reference) in batch.terms.iter_mut().zip(references) {
@@ -194,7 +195,7 @@ fn gradients_of_small_passes_add_up_to_those_of_one() {
 fn advantages_equal_those_of_the_fixture() {
     let problem = json("tiny-llama/grpo.json");
     for (graded, question) in graded(&problem).iter().zip(problem["questions"].as_array().unwrap()) {
-        let found = ttrl::adaptation::advantage::group_normalised(&graded.rewards);
+        let found = Advantage::GroupNormalised.of(&graded.rewards);
         for (found, rollout) in found.iter().zip(question["rollouts"].as_array().unwrap()) {
             assert!((found - rollout["advantage"].as_f64().unwrap()).abs() < 1e-5);
         }
