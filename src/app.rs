@@ -132,7 +132,11 @@ fn open_device(wanted: config::Device) -> Result<Device, AppError> {
     match wanted {
         config::Device::Cpu => Ok(Device::Cpu),
         config::Device::Cuda(index) => cuda(index),
-        config::Device::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
+        config::Device::Auto if candle_core::utils::cuda_is_available() => Ok(cuda(0).unwrap_or_else(|error| {
+            warn!(%error, "the CPU is used instead");
+            Device::Cpu
+        })),
+        config::Device::Auto => Ok(Device::Cpu),
     }
 }
 

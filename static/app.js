@@ -64,16 +64,25 @@ function showAnswer(result) {
   at("result").hidden = false;
 }
 
+const ENDED = ["promoted", "rejected", "cancelled", "failed"];
+const REFRESH_MS = 2000;
+let again;
+
 async function showLearning() {
   const [adapters, rounds] = await Promise.all([call("GET", "v1/adapters"), call("GET", "v1/rounds?limit=10")]);
   at("live").textContent = adapters.live;
   const lines = rounds.rounds.map((round) => {
-    const result = round.candidate_version ? short(round.candidate_version) : (round.reason ?? "");
+    const result = round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
     const started = new Date(round.created_at).toLocaleString();
     return row([started, round.state, `${round.step} of ${round.steps}`, String(round.questions), result]);
   });
   at("rounds").replaceChildren(...(lines.length ? lines : [row(["No round yet", "", "", "", ""])]));
   at("learning").hidden = false;
+  clearTimeout(again);
+  if (rounds.rounds.some((round) => !ENDED.includes(round.state))) {
+    // A round that runs moves on; what cannot be shown then is shown by the button.
+    again = setTimeout(() => showLearning().catch(() => {}), REFRESH_MS);
+  }
 }
 
 at("ask").addEventListener("submit", (event) => {

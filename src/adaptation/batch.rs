@@ -8,7 +8,7 @@ use crate::{
         loss::Term,
     },
     engine::{
-        handle::Group,
+        handle::{Group, Rollout},
         model::training::{Target, TokenForest},
     },
 };
@@ -43,7 +43,8 @@ pub struct MicroBatch {
     pub terms: Vec<Term>,
 }
 
-/// Lays out groups in passes of at most `max_rows` rows (a group that is larger by itself is a pass by itself).
+/// Lays out groups in passes of at most `max_rows` rows. A group that has more is divided between passes, each with its
+/// prompt; only a single rollout that is longer by itself makes a pass larger.
 ///
 /// Loss weights are over `tokens`, the rollout tokens of the whole step, groups that are not laid out included: a step in
 /// which most questions are settled makes a small update, and the few that are left do not get all the weight.
@@ -51,14 +52,19 @@ pub fn lay_out(groups: &[&Graded], advantage: Advantage, tokens: usize, max_rows
     let mut batches = Vec::new();
     let mut builder = Builder::default();
     for graded in groups {
-        let mut extended = builder.clone();
-        extended.add(graded, advantage, tokens as f64);
-        if extended.forest.len() > max_rows && !builder.forest.is_empty() {
-            batches.push(builder.finish());
-            extended = Builder::default();
-            extended.add(graded, advantage, tokens as f64);
+        let advantages = advantage.of(&graded.rewards);
+        let mut prompt_end = None;
+        for (rollout, advantage) in graded.group.rollouts.iter().zip(advantages) {
+            // What it may add, if it shares nothing.
+            let prompt = if prompt_end.is_none() { graded.group.prompt.len() } else { 0 };
+            if !builder.forest.is_empty() && builder.forest.len() + prompt + rollout.tokens.len() > max_rows {
+                batches.push(std::mem::take(&mut builder).finish());
+                prompt_end = None;
+            }
+            let start = prompt_end.or_else(|| builder.add_prompt(&graded.group.prompt));
+            prompt_end = start;
+            builder.add_rollout(start, rollout, advantage, tokens as f64);
         }
-        builder = extended;
     }
     if !builder.forest.is_empty() {
         batches.push(builder.finish());
@@ -66,7 +72,7 @@ pub fn lay_out(groups: &[&Graded], advantage: Advantage, tokens: usize, max_rows
     batches
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Builder {
     forest: TokenForest,
     /// Terms by target and the bits of the behaviour log-probability, which may differ between rollouts.
@@ -74,25 +80,23 @@ struct Builder {
 }
 
 impl Builder {
-    fn add(&mut self, graded: &Graded, advantage: Advantage, tokens: f64) {
-        let advantages = advantage.of(&graded.rewards);
-        let mut prompt_end = None;
-        for &token in &graded.group.prompt {
-            prompt_end = Some(self.forest.insert(prompt_end, token));
-        }
-        for (rollout, advantage) in graded.group.rollouts.iter().zip(advantages) {
-            let mut parent = prompt_end;
-            for (position, (&token, &behaviour)) in rollout.tokens.iter().zip(&rollout.log_probs).enumerate() {
-                let Some(row) = parent else { break };
-                let key = (Target { row, token }, behaviour.to_bits());
-                let term = self.terms.entry(key).or_insert(Term { behaviour, ..Term::default() });
-                term.positive += advantage.max(0.0) / tokens;
-                term.negative += advantage.min(0.0) / tokens;
-                term.weight += 1.0 / tokens;
-                // The last token is a target but no row: nothing follows it.
-                if position + 1 < rollout.tokens.len() {
-                    parent = Some(self.forest.insert(parent, token));
-                }
+    /// The row of the prompt's last token.
+    fn add_prompt(&mut self, prompt: &[u32]) -> Option<u32> {
+        prompt.iter().fold(None, |parent, &token| Some(self.forest.insert(parent, token)))
+    }
+
+    fn add_rollout(&mut self, prompt_end: Option<u32>, rollout: &Rollout, advantage: f64, tokens: f64) {
+        let mut parent = prompt_end;
+        for (position, (&token, &behaviour)) in rollout.tokens.iter().zip(&rollout.log_probs).enumerate() {
+            let Some(row) = parent else { break };
+            let key = (Target { row, token }, behaviour.to_bits());
+            let term = self.terms.entry(key).or_insert(Term { behaviour, ..Term::default() });
+            term.positive += advantage.max(0.0) / tokens;
+            term.negative += advantage.min(0.0) / tokens;
+            term.weight += 1.0 / tokens;
+            // The last token is a target but no row: nothing follows it.
+            if position + 1 < rollout.tokens.len() {
+                parent = Some(self.forest.insert(parent, token));
             }
         }
     }
@@ -102,5 +106,55 @@ impl Builder {
         terms.sort_unstable_by_key(|(key, _)| *key);
         let (targets, terms) = terms.into_iter().map(|((target, _), term)| (target, term)).unzip();
         MicroBatch { forest: self.forest, targets, terms }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::handle::{FinishReason, Timings, Version};
+
+    fn graded(prompt: &[u32], rollouts: &[&[u32]], rewards: &[f64]) -> Graded {
+        let rollout = |tokens: &&[u32]| Rollout {
+            tokens: tokens.to_vec(),
+            log_probs: vec![-1.0; tokens.len()],
+            text: String::new(),
+            finish: FinishReason::Stop,
+        };
+        let group = Group {
+            version: Version::base(),
+            prompt: prompt.to_vec(),
+            rollouts: rollouts.iter().map(rollout).collect(),
+            timings: Timings::default(),
+        };
+        Graded { group, rewards: rewards.to_vec() }
+    }
+
+    #[test]
+    fn rollouts_that_begin_alike_share_their_rows_and_terms() {
+        let group = graded(&[1, 2], &[&[3, 4], &[3, 5], &[3, 4]], &[1.0, 0.0, 1.0]);
+        let batches = lay_out(&[&group], Advantage::MeanOnly, 6, 100);
+        let [batch] = &batches[..] else { panic!("{batches:?}") };
+        assert_eq!((batch.forest.len(), batch.targets.len()), (3, 3));
+        let weights: f64 = batch.terms.iter().map(|term| term.weight).sum();
+        assert!((weights - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_group_that_is_too_large_is_divided_and_weighs_the_same() {
+        let rollouts: Vec<Vec<u32>> = (0..8).map(|i| (0..10).map(|j| 10 * i + j).collect()).collect();
+        let rollouts: Vec<&[u32]> = rollouts.iter().map(Vec::as_slice).collect();
+        let group = graded(&[90, 91, 92], &rollouts, &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        let sums = |max_rows| {
+            let batches = lay_out(&[&group], Advantage::GroupNormalised, 80, max_rows);
+            assert!(batches.iter().all(|batch| batch.forest.len() <= max_rows), "{max_rows} rows");
+            let of = |part: fn(&Term) -> f64| batches.iter().flat_map(|batch| &batch.terms).map(part).sum::<f64>();
+            (batches.len(), of(|term| term.weight), of(|term| term.positive), of(|term| term.negative))
+        };
+        let (whole, divided) = (sums(1000), sums(30));
+        assert_eq!((whole.0, divided.0), (1, 4));
+        for (a, b) in [(whole.1, divided.1), (whole.2, divided.2), (whole.3, divided.3)] {
+            assert!((a - b).abs() < 1e-12, "{whole:?} {divided:?}");
+        }
     }
 }

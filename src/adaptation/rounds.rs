@@ -1,8 +1,9 @@
 //! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time.
 
 use std::{
+    future::Future,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -39,6 +40,9 @@ const LEASE_SECONDS: u32 = 60;
 
 /// Signs of life come three times in a lease, so that one may get lost.
 const HEARTBEAT: Duration = Duration::from_secs(LEASE_SECONDS as u64 / 3);
+
+/// How long a write of a round waits before it is tried again while the database is away.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Fewer held-back questions than this say too little; the gate then asks the training questions.
 const MIN_HELD_BACK: usize = 4;
@@ -174,6 +178,10 @@ impl Inner {
         if self.stopping.is_cancelled() {
             return Err(RoundError::Stopping);
         }
+        // Before the questions are looked for, which takes long where there are many.
+        if let Some((other, _)) = &*self.running() {
+            return Err(is_running(*other));
+        }
         let questions = self.store.learnable(self.recipe.questions).await?;
         if questions.is_empty() {
             return Err(RoundError::NothingToLearn);
@@ -198,7 +206,7 @@ impl Inner {
     fn claim(&self, id: Uuid, cancel: &CancellationToken) -> Result<(), RoundError> {
         let mut running = self.running();
         if let Some((other, _)) = &*running {
-            return Err(RoundError::Conflict(format!("round {other} is running: wait for its end or cancel it")));
+            return Err(is_running(*other));
         }
         *running = Some((id, cancel.clone()));
         Ok(())
@@ -246,16 +254,17 @@ impl Inner {
             _ => info!(?state, reason, "the round ended"),
         }
         let update = RoundUpdate { state: Some(state), reason, ..RoundUpdate::default() };
-        if let Err(error) = self.store.update_round(round.id, &self.owner, update).await {
+        if let Err(error) = self.update(round.id, update).await {
             warn!(%error, "the round's end could not be stored; it is marked as failed once its lease has run out");
-        }
-        if let Err(error) = self.registry.prune().await {
-            warn!(%error, "some files of adapters that nobody needs are still there");
         }
         let outcome = json!(state);
         self.metrics.rounds_total.with_label_values(&[outcome.as_str().unwrap_or_default()]).inc();
         self.metrics.round_in_progress.set(0);
+        // Its end can be seen now, so the next may begin.
         *self.running() = None;
+        if let Err(error) = self.registry.prune().await {
+            warn!(%error, "some files of adapters that nobody needs are still there");
+        }
     }
 
     /// Shows that the round is alive; cancels it if it has been given to somebody else.
@@ -297,7 +306,7 @@ impl Inner {
             held_back: Some(held.len() as u32),
             ..RoundUpdate::default()
         };
-        self.store.update_round(round.id, &self.owner, chosen).await?;
+        self.update(round.id, chosen).await?;
         if questions.is_empty() {
             return Ok(Some("every question is too long to be sampled with so many votes".into()));
         }
@@ -317,7 +326,7 @@ impl Inner {
             candidate_version: Some(version.clone()),
             ..RoundUpdate::default()
         };
-        self.store.update_round(round.id, &self.owner, update).await?;
+        self.update(round.id, update).await?;
 
         // The candidate as it was saved, not as it was trained: what is examined is what may go live.
         let candidate = self.registry.lease(&version).await?;
@@ -328,6 +337,9 @@ impl Inner {
         self.record_exam(round, asked, &examined).await?;
         if !examined.verdict.promote {
             return Ok(Some(examined.verdict.reasons.join("; ")));
+        }
+        if cancel.is_cancelled() {
+            return Err(LearnError::Cancelled.into());
         }
         match self.registry.activate(Some(&round.parent_version), &version).await {
             Ok(previous) => {
@@ -349,15 +361,40 @@ impl Inner {
         if !refused.is_empty() {
             warn!(questions = refused.len(), "some questions are too long to be sampled with so many votes");
             let rows: Vec<RoundQuestion> = refused.iter().map(|question| unseen(round.id, question)).collect();
-            self.store.record_round_questions(&rows).await?;
+            self.patiently(|| self.store.record_round_questions(&rows)).await?;
         }
         chosen.sort_by_key(|question| learner::mix(seed, question.id.as_u64_pair().1));
         Ok(chosen)
     }
 
+    async fn update(&self, id: Uuid, update: RoundUpdate) -> Result<(), StoreError> {
+        self.patiently(|| self.store.update_round(id, &self.owner, update.clone())).await
+    }
+
+    /// Does a write of a round that runs, again and again while the database is away: what was learnt in minutes must not
+    /// be lost to seconds. After a lease's time without it the round is no longer this server's.
+    async fn patiently<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        mut write: impl FnMut() -> F,
+    ) -> Result<(), StoreError> {
+        let deadline = Instant::now() + Duration::from_secs(LEASE_SECONDS.into());
+        loop {
+            match write().await {
+                Err(StoreError::Unavailable(reason)) if Instant::now() + RETRY < deadline => {
+                    warn!(reason, "the round's progress could not be stored yet");
+                    // A server that stops tries once more, and then leaves it.
+                    if self.stopping.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                        return write().await;
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     async fn set_state(&self, round: &Round, state: RoundState) -> Result<(), StoreError> {
         let update = RoundUpdate { state: Some(state), ..RoundUpdate::default() };
-        self.store.update_round(round.id, &self.owner, update).await
+        self.update(round.id, update).await
     }
 
     async fn record_exam(&self, round: &Round, asked: &[Question], examined: &Examined) -> Result<(), StoreError> {
@@ -374,10 +411,14 @@ impl Inner {
                 after_ratio: Some(after.tally.majority_ratio()),
             });
         }
-        self.store.record_round_questions(&rows).await?;
+        self.patiently(|| self.store.record_round_questions(&rows)).await?;
         let update = RoundUpdate { verdict: Some(json!(examined.verdict)), ..RoundUpdate::default() };
-        self.store.update_round(round.id, &self.owner, update).await
+        self.update(round.id, update).await
     }
+}
+
+fn is_running(id: Uuid) -> RoundError {
+    RoundError::Conflict(format!("round {id} is running: wait for its end or cancel it"))
 }
 
 /// How many of `questions` are kept out of training.
@@ -431,7 +472,8 @@ impl Watch for Recorder<'_> {
             ..unseen(self.round.id, question)
         };
         let rows: Vec<RoundQuestion> = self.trained.iter().zip(voted).map(row).collect();
-        self.inner.store.record_round_questions(&rows).await.map_err(watch_error)?;
+        let inner = self.inner;
+        inner.patiently(|| inner.store.record_round_questions(&rows)).await.map_err(watch_error)?;
         self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error)
     }
 
@@ -449,13 +491,13 @@ impl Watch for Recorder<'_> {
             step: updates,
             metrics: json!({ "votes": self.votes, "update": metrics }),
         };
-        inner.store.record_step(&step).await.map_err(watch_error)?;
+        inner.patiently(|| inner.store.record_step(&step)).await.map_err(watch_error)?;
         let last = updates == inner.recipe.steps;
         let update = RoundUpdate {
             state: (!last).then_some(RoundState::Sampling),
             step: Some(updates),
             ..RoundUpdate::default()
         };
-        inner.store.update_round(self.round.id, &inner.owner, update).await.map_err(watch_error)
+        inner.update(self.round.id, update).await.map_err(watch_error)
     }
 }

@@ -60,8 +60,8 @@ impl Client {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => local_address(settings),
         };
-        if !base.starts_with("http://") {
-            bail!("--server {base}: write an address such as http://127.0.0.1:8080");
+        if !base.starts_with("http://") && !base.starts_with("https://") {
+            bail!("--server {base}: write an address such as http://127.0.0.1:8080 or https://ttrl.example.org");
         }
         // No time limit: an answer takes as long as the server lets it. No proxy: the server is near.
         let http = web::client_builder()?.no_proxy().connect_timeout(Duration::from_secs(10)).build()?;

@@ -139,7 +139,11 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     let settings = load(cli.config.as_deref(), process_environment(), &cli.command.flags())?;
     telemetry::init(&settings.log)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli.command.run(settings))
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(cli.command.run(settings));
+    // A download that nobody waits for any more must not hold the end up.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

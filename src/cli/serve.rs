@@ -54,7 +54,9 @@ pub(super) async fn run(_args: ServeArgs, settings: Settings) -> anyhow::Result<
     let (model, template) = (settings.model.clone(), settings.prompt_template.clone());
     let bar = progress_bar();
     let shown = bar.clone();
-    let server = Server::start(settings, move |stage, done, total| show(&shown, stage, done, total)).await?;
+    let start = Server::start(settings, move |stage, done, total| show(&shown, stage, done, total));
+    // Fetching a model may take minutes, in which one may change one's mind.
+    let Some(server) = shutdown.run_until_cancelled(start).await.transpose()? else { return Ok(()) };
     bar.finish_and_clear();
     let address = server.address()?;
     let greeting = format!(

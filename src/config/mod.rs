@@ -93,7 +93,8 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
-    /// Positions of the key-value cache, for all sequences together. The default is 0.8 GB with the default model.
+    /// Positions of the key-value cache, for all sequences together. The default is 1.5 GB with the default model,
+    /// touched as it comes into use.
     pub cache_tokens: usize,
     /// Requests that may wait; one more is refused.
     pub max_waiting: usize,

@@ -124,6 +124,8 @@ pub struct Scheduler {
     waiting: VecDeque<Waiting>,
     running: Vec<Running>,
     reserved: usize,
+    /// The part of `reserved` that is for rollouts.
+    reserved_for_rollouts: usize,
     pub totals: Totals,
 }
 
@@ -136,6 +138,7 @@ impl Scheduler {
             waiting: VecDeque::new(),
             running: Vec::new(),
             reserved: 0,
+            reserved_for_rollouts: 0,
             totals: Totals::default(),
         }
     }
@@ -171,13 +174,23 @@ impl Scheduler {
         for priority in [Priority::Request, Priority::Rollout] {
             while let Some(place) = self.waiting.iter().position(|waiting| waiting.request.priority == priority) {
                 let rows = worst_case_rows(&self.waiting[place].request);
-                if self.reserved + rows > largest_request(self.tree.capacity(), priority) {
+                if !self.fits(rows, priority) {
                     return;
                 }
                 let Some(waiting) = self.waiting.remove(place) else { return };
                 self.start(waiting, rows, now);
             }
         }
+    }
+
+    /// Rollouts have their own limit: what requests have taken of their half leaves that of the rollouts as it is.
+    fn fits(&self, rows: usize, priority: Priority) -> bool {
+        let limit = largest_request(self.tree.capacity(), priority);
+        let taken = match priority {
+            Priority::Request => self.reserved,
+            Priority::Rollout => self.reserved_for_rollouts,
+        };
+        taken + rows <= limit && self.reserved + rows <= self.tree.capacity()
     }
 
     fn start(&mut self, waiting: Waiting, reserved: usize, now: Instant) {
@@ -214,6 +227,9 @@ impl Scheduler {
         });
         let samples = samples.collect();
         self.reserved += reserved;
+        if request.priority == Priority::Rollout {
+            self.reserved_for_rollouts += reserved;
+        }
         self.running.push(Running {
             job,
             index,
@@ -231,6 +247,9 @@ impl Scheduler {
     /// Gives back what a generation holds.
     fn leave(&mut self, gone: &Running) {
         self.reserved -= gone.reserved;
+        if gone.request.priority == Priority::Rollout {
+            self.reserved_for_rollouts -= gone.reserved;
+        }
         for tip in gone.samples.iter().filter_map(|sample| sample.tip) {
             self.tree.release(tip);
         }

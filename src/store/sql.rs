@@ -84,9 +84,12 @@ impl<D: Driver> Rounds<D> {
         Ok(round.state)
     }
 
+    /// Ends rounds whose server is gone: as failed, but for one that was stopped between the swap and its last word.
     async fn fail(&mut self, which: &str, reason: &str, owner: Option<&str>) -> Result<u64, StoreError> {
         let sql = format!(
-            "UPDATE rounds SET state = 'failed', reason = $1, finished_at = $2
+            "UPDATE rounds SET finished_at = $2,
+                state = CASE WHEN candidate_version IN (SELECT version FROM aliases) THEN 'promoted' ELSE 'failed' END,
+                reason = CASE WHEN candidate_version IN (SELECT version FROM aliases) THEN NULL ELSE $1 END
              WHERE finished_at IS NULL AND ({which}) RETURNING id"
         );
         let failed = self.fetch(&sql, args![reason, self.now, owner]).await?;
@@ -264,7 +267,8 @@ impl<D: Driver> Store for SqlStore<D> {
             let mut rounds = self.lock_rounds().await?;
             let before = rounds.held(id, owner).await?;
             let after = update.state.unwrap_or(before);
-            if update.state.is_some() && !before.may_become(after) {
+            // Once more the same state: a write whose reply was lost on the way.
+            if after != before && !before.may_become(after) {
                 return Err(StoreError::Conflict(format!("round {id} is {before:?} and cannot become {after:?}")));
             }
             let left_queue = (after != RoundState::Queued).then_some(rounds.now);

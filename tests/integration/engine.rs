@@ -288,6 +288,28 @@ async fn a_request_that_waits_for_the_places_of_rollouts_does_not_hold_them_up()
     assert_eq!(groups.unwrap().unwrap().len(), 200);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rollouts_get_their_turn_beside_clients_that_never_stop() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 128, max_waiting: 64 });
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..2 {
+        let engine = tiny.engine.clone();
+        clients.spawn(async move {
+            for seed in 0.. {
+                engine.generate(vec![request(engine.base(), &PROMPT, 1, 20, seed + 1000 * client)]).await.unwrap();
+            }
+        });
+    }
+    // With what even one client has reserved, these would not fit into half of the cache together.
+    let rollout = |seed| {
+        let request = request(tiny.engine.base(), &PROMPT, 2, 25, seed);
+        GenerateRequest { priority: Priority::Rollout, ..request }
+    };
+    let rollouts = tiny.engine.generate((0..20).map(rollout).collect());
+    let groups = tokio::time::timeout(Duration::from_secs(60), rollouts).await.expect("the rollouts wait for ever");
+    assert_eq!(groups.unwrap().len(), 20);
+}
+
 #[tokio::test]
 async fn an_adapter_of_another_shape_is_refused() {
     let tiny = tiny();

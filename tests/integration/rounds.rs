@@ -86,6 +86,23 @@ impl Place {
         self.0.path().join("data/adapters").join(version)
     }
 
+    /// A round of so many steps that no test sees its end.
+    fn long_settings(&self) -> Settings {
+        let mut settings = self.settings("tiny");
+        (settings.learning.steps, settings.learning.learning_rate) = (500, 1e-6);
+        settings
+    }
+
+    /// The version of a round on a server that has stopped since. It is live.
+    async fn learn(&self) -> String {
+        let server = Running::start(self.settings("tiny")).await;
+        server.ask_all().await;
+        let shown = server.round().await;
+        assert_eq!(shown["round"]["state"], "promoted", "{shown}");
+        server.stop().await;
+        candidate(&shown)
+    }
+
     /// Two steps on what was asked, half of it kept for a gate that lets everything through.
     fn settings(&self, model: &str) -> Settings {
         let mut settings = Settings {
@@ -122,7 +139,8 @@ impl Running {
         let url = format!("http://{}", server.address().unwrap());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.run(shutdown.clone()));
-        Self { url, client: reqwest::Client::builder().no_proxy().build().unwrap(), shutdown, task }
+        let client = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
+        Self { url, client, shutdown, task }
     }
 
     async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
@@ -149,19 +167,53 @@ impl Running {
         }
     }
 
-    /// Runs a round and returns it as it ended.
-    async fn round(&self) -> Value {
-        let (status, round) = self.call(Method::POST, "/v1/rounds", json!({})).await;
+    /// Starts a round and returns its path. The last one may still be tidying up for a moment after its end is stored.
+    async fn begin(&self) -> String {
+        let mut answer = (0, Value::Null);
+        for _ in 0..100 {
+            answer = self.call(Method::POST, "/v1/rounds", json!({})).await;
+            if answer.0 != 409 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let (status, round) = answer;
         assert_eq!(status, 202, "{round}");
-        let path = format!("/v1/rounds/{}", round["id"].as_str().unwrap());
+        format!("/v1/rounds/{}", round["id"].as_str().unwrap())
+    }
+
+    /// What is shown of the round at `path` as soon as it is `so`.
+    async fn wait(&self, path: &str, so: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..600 {
-            let shown = self.get(&path).await;
-            if !shown["round"]["finished_at"].is_null() {
+            let shown = self.get(path).await;
+            if so(&shown) {
                 return shown;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("the round did not end");
+        panic!("the round at {path} did not come so far");
+    }
+
+    async fn end(&self, path: &str) -> Value {
+        self.wait(path, ended).await
+    }
+
+    /// Waits until the round at `path` has learnt something and goes on.
+    async fn middle(&self, path: &str) {
+        let learnt = |step: &Value| !step["metrics"]["update"].is_null();
+        let shown =
+            self.wait(path, |shown| ended(shown) || shown["steps"].as_array().unwrap().iter().any(learnt)).await;
+        assert!(!ended(&shown), "{shown}");
+    }
+
+    /// Runs a round and returns it as it ended.
+    async fn round(&self) -> Value {
+        let path = self.begin().await;
+        self.end(&path).await
+    }
+
+    async fn live(&self) -> Value {
+        self.get("/v1/adapters").await["live"].clone()
     }
 
     async fn activate(&self, version: &str) -> (u16, Value) {
@@ -172,6 +224,10 @@ impl Running {
         self.shutdown.cancel();
         self.task.await.unwrap().unwrap();
     }
+}
+
+fn ended(shown: &Value) -> bool {
+    !shown["round"]["finished_at"].is_null()
 }
 
 fn candidate(shown: &Value) -> String {
@@ -257,5 +313,73 @@ async fn another_model_on_the_same_data_has_its_own_live_version_and_the_first_c
 
     let server = Running::start(place.settings("tiny")).await;
     assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_the_operator_cancels_changes_nothing_and_the_next_one_can_start() {
+    let place = Place::new();
+    let version = place.learn().await;
+    let server = Running::start(place.long_settings()).await;
+    for _ in 0..2 {
+        let path = server.begin().await;
+        server.middle(&path).await;
+        let (status, round) = server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
+        assert_eq!(status, 202, "{round}");
+        let shown = server.end(&path).await;
+        let round = &shown["round"];
+        assert_eq!((&round["state"], &round["reason"]), (&json!("cancelled"), &json!("the operator cancelled it")));
+        assert!((1..500).contains(&round["step"].as_u64().unwrap()), "{round}");
+        assert_eq!((&round["parent_version"], &round["candidate_version"]), (&json!(version), &Value::Null));
+        assert_eq!(server.live().await, version);
+        assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stops_cancels_its_round_and_a_new_one_goes_on_from_the_same_version() {
+    let place = Place::new();
+    let version = place.learn().await;
+    let server = Running::start(place.long_settings()).await;
+    let path = server.begin().await;
+    server.middle(&path).await;
+    server.stop().await;
+
+    let server = Running::start(place.settings("tiny")).await;
+    let shown = server.get(&path).await;
+    let round = &shown["round"];
+    assert_eq!((&round["state"], &round["reason"]), (&json!("cancelled"), &json!("the server was stopped")));
+    assert!(!round["finished_at"].is_null() && round["candidate_version"].is_null(), "{round}");
+    assert_eq!(server.live().await, version);
+    assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
+
+    let shown = server.round().await;
+    assert_eq!((&shown["round"]["state"], &shown["round"]["parent_version"]), (&json!("promoted"), &json!(version)));
+    assert_eq!(server.live().await, candidate(&shown));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_starts_by_itself_after_as_many_questions_as_the_schedule_says() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    settings.schedule.every_questions = Some(8);
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    let mut rounds = Vec::new();
+    for _ in 0..600 {
+        rounds = server.get("/v1/rounds").await["rounds"].as_array().unwrap().clone();
+        if !rounds.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(rounds.len(), 1, "{rounds:?}");
+    // With the eighth one, hence not before it.
+    assert_eq!((&rounds[0]["trigger"], &rounds[0]["questions"]), (&json!("schedule"), &json!(8)));
+    let shown = server.end(&format!("/v1/rounds/{}", rounds[0]["id"].as_str().unwrap())).await;
+    assert_eq!(shown["round"]["state"], "promoted", "{shown}");
+    assert_eq!(server.live().await, candidate(&shown));
     server.stop().await;
 }

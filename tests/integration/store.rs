@@ -87,6 +87,7 @@ on_both! {
     of_two_servers_one_gets_the_round
     a_round_whose_lease_ran_out_gives_way
     orphans_are_those_of_the_owner_or_without_a_lease
+    an_orphan_whose_candidate_is_live_was_promoted
     rounds_are_listed_newest_first_page_by_page
     steps_are_kept_in_order_and_replaced
     the_questions_of_a_round_are_replaced_by_key
@@ -396,6 +397,22 @@ async fn orphans_are_those_of_the_owner_or_without_a_lease(place: Place) {
     store.create_round(&round(), "a", 0).await.unwrap();
     assert_eq!(store.fail_orphans("b", "its server is gone").await.unwrap(), 1);
     assert_eq!(store.fail_orphans("b", "its server is gone").await.unwrap(), 0);
+}
+
+async fn an_orphan_whose_candidate_is_live_was_promoted(place: Place) {
+    let store = place.open().await;
+    let cut_off = round();
+    store.create_round(&cut_off, "a", 60).await.unwrap();
+    for state in [RoundState::Sampling, RoundState::Evaluating] {
+        store.update_round(cut_off.id, "a", to(state)).await.unwrap();
+    }
+    let made = RoundUpdate { candidate_version: Some(hash('7')), ..RoundUpdate::default() };
+    store.update_round(cut_off.id, "a", made).await.unwrap();
+    assert!(store.swap_alias(MODEL, LIVE, None, &hash('7')).await.unwrap());
+    assert_eq!(store.fail_orphans("a", "its server is gone").await.unwrap(), 1);
+    let ended = store.round(cut_off.id).await.unwrap().unwrap();
+    assert_eq!((ended.state, ended.reason), (RoundState::Promoted, None));
+    assert!(ended.finished_at.is_some());
 }
 
 async fn rounds_are_listed_newest_first_page_by_page(place: Place) {
