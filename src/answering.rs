@@ -97,16 +97,7 @@ impl Answering {
         let started = Instant::now();
         let created_at = Utc::now();
         let plan = self.plan(&ask)?;
-        let lease = self.registry.live();
-        let request = GenerateRequest {
-            lease,
-            prompt: plan.prompt.clone(),
-            samples: plan.votes as usize,
-            sampling: plan.sampling.clone(),
-            seed: plan.seed,
-            priority: Priority::Request,
-        };
-        let mut groups = self.engine.generate(vec![request]).await?;
+        let mut groups = self.engine.generate(vec![self.request(&plan)]).await?;
         let whole = groups.pop().filter(|group| groups.is_empty() && group.rollouts.len() == plan.votes as usize);
         let group = whole.ok_or_else(|| EngineError::Compute("it returned another number of samples".into()))?;
         let tally = self.prompter.tally(&group);
@@ -121,6 +112,26 @@ impl Answering {
         self.store.record_answer(&question, &answer).await?;
         self.observe(&group, &answer, started);
         Ok((question, answer))
+    }
+
+    /// Tries the configured defaults on a short question.
+    ///
+    /// # Errors
+    /// If even that could not be answered: every client would get this error.
+    pub fn check_defaults(&self) -> Result<(), AskError> {
+        let plan = self.plan(&Ask { question: "1 + 1 =".into(), ..Ask::default() })?;
+        Ok(self.engine.check(&self.request(&plan))?)
+    }
+
+    fn request(&self, plan: &Plan) -> GenerateRequest {
+        GenerateRequest {
+            lease: self.registry.live(),
+            prompt: plan.prompt.clone(),
+            samples: plan.votes as usize,
+            sampling: plan.sampling.clone(),
+            seed: plan.seed,
+            priority: Priority::Request,
+        }
     }
 
     /// Checks a question and fills in what it leaves open.

@@ -22,7 +22,7 @@ use crate::{
         schedule::Schedule,
     },
     adapters::registry::{Registry, RegistryError},
-    answering::Answering,
+    answering::{Answering, AskError},
     config::{self, OperatorKey, OperatorKeyError, Settings},
     engine::{
         handle::{Engine, EngineError, ModelInfo},
@@ -77,6 +77,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error("no question could be answered with the settings under `answer`: {0}")]
+    Defaults(#[source] AskError),
     #[error("the metrics could not be set up: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("cannot listen on {bind}: {source}; choose another address with --bind")]
@@ -180,6 +182,7 @@ impl Server {
             settings.answer.clone(),
             metrics.clone(),
         ));
+        answering.check_defaults().map_err(AppError::Defaults)?;
         let recipe = settings.learning.clone();
         let rounds = Rounds::new(bench, store.clone(), registry.clone(), recipe, metrics.clone());
         let schedule = Schedule {

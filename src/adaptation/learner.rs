@@ -121,8 +121,11 @@ fn request(
 }
 
 /// Whether a question can be sampled with a recipe at all: one that is too long for its votes would fail every round.
-pub fn is_servable(engine: &dyn Engine, prompter: &Prompter, question: &str, recipe: &Recipe) -> bool {
-    request(prompter, &engine.base(), question, recipe, 0).is_ok_and(|request| engine.check(&request).is_ok())
+///
+/// # Errors
+/// Says why not.
+pub fn check(engine: &dyn Engine, prompter: &Prompter, question: &str, recipe: &Recipe) -> Result<(), LearnError> {
+    Ok(engine.check(&request(prompter, &engine.base(), question, recipe, 0)?)?)
 }
 
 /// A seed that is a function of two numbers and looks like neither (SplitMix64's finaliser, Steele et al. 2014).

@@ -355,7 +355,7 @@ impl Inner {
     /// depend on when they were asked. The others are written down as seen, so that they do not come again and again.
     async fn choose(&self, round: &Round, questions: Vec<Question>, seed: u64) -> Result<Vec<Question>, StoreError> {
         let servable = |question: &Question| {
-            learner::is_servable(&*self.bench.engine, &self.bench.prompter, &question.text, &self.recipe)
+            learner::check(&*self.bench.engine, &self.bench.prompter, &question.text, &self.recipe).is_ok()
         };
         let (mut chosen, refused): (Vec<Question>, Vec<Question>) = questions.into_iter().partition(servable);
         if !refused.is_empty() {

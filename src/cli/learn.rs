@@ -288,6 +288,11 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
     let opening = move || open_workbench(&settings, &|stage, done, total| show(&shown, stage, done, total));
     let bench = tokio::task::spawn_blocking(opening).await??;
     bar.finish_and_clear();
+    for (set, path) in [(Some(&train), Some(&args.questions)), (heldout.as_ref(), args.heldout.as_ref())] {
+        if let (Some(set), Some(path)) = (set, path) {
+            check_questions(&bench, set, path, &recipe)?;
+        }
+    }
     let mut reporter = Reporter {
         bench: &bench,
         recipe: &recipe,
@@ -326,6 +331,15 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         return Ok(());
     }
     print(&format!("\n{}\n\n{saved}", before_and_after(&reporter.rows)))?;
+    Ok(())
+}
+
+/// Finds a question that cannot be sampled before the first step, not in the middle of it.
+fn check_questions(bench: &Workbench, set: &QuestionSet, path: &Path, recipe: &Recipe) -> anyhow::Result<()> {
+    for (index, question) in set.questions.iter().enumerate() {
+        learner::check(&*bench.engine, &bench.prompter, question, recipe)
+            .with_context(|| format!("question {} of {}", index + 1, path.display()))?;
+    }
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, header::AUTHORIZATION},
+    http::{
+        HeaderMap, Method, StatusCode,
+        header::{AUTHORIZATION, HOST, ORIGIN},
+    },
     middleware::Next,
     response::Response,
 };
@@ -35,16 +38,28 @@ fn presented_key(headers: &HeaderMap) -> Option<&str> {
 /// without this any page could put questions to a server on its visitor's machine, and rounds would learn from them.
 pub async fn refuse_other_sites(request: Request, next: Next) -> Result<Response, ApiError> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    // Browsers send this header and pages cannot change it; other clients do not send it.
-    let site = request.headers().get("sec-fetch-site").map(|site| site.as_bytes());
-    if reads || matches!(site, None | Some(b"same-origin" | b"none")) {
+    if reads || !is_of_another_site(request.headers()) {
         return Ok(next.run(request).await);
     }
     Err(ApiError::new(StatusCode::FORBIDDEN, "cross_site", "pages of other sites may not use this server"))
 }
 
+/// Browsers send `Sec-Fetch-Site` to https and to this machine, and `Origin` with every request that is not a mere read;
+/// pages can change neither, and other clients send none. The first is asked first, because a proxy may have changed the
+/// `Host` that the second is compared with.
+fn is_of_another_site(headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get("sec-fetch-site") {
+        return !matches!(site.as_bytes(), b"same-origin" | b"none");
+    }
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    authority.is_none() || authority != headers.get(HOST).and_then(|host| host.to_str().ok())
+}
+
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
     use super::*;
 
     #[test]
@@ -58,5 +73,23 @@ mod tests {
         for value in ["abc", "Basic abc", "Bearer", ""] {
             assert_eq!(presented(value), None, "{value:?}");
         }
+    }
+
+    #[test]
+    fn another_site_is_known_by_either_header() {
+        let other = |headers: &[(&str, &str)]| {
+            let header = |(name, value): &(&str, &str)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            };
+            is_of_another_site(&headers.iter().map(header).collect())
+        };
+        let host = ("host", "10.0.0.7:8080");
+        assert!(!other(&[host]));
+        assert!(!other(&[host, ("origin", "http://10.0.0.7:8080")]));
+        assert!(other(&[host, ("origin", "http://example.org")]));
+        assert!(other(&[host, ("origin", "null")]));
+        // A proxy has put its own name for this server into `Host`.
+        assert!(!other(&[host, ("origin", "https://ttrl.example.org"), ("sec-fetch-site", "same-origin")]));
+        assert!(other(&[host, ("sec-fetch-site", "cross-site")]));
     }
 }

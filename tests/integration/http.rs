@@ -513,6 +513,13 @@ async fn pages_of_other_sites_cannot_ask() {
         let response = request.body("{\"question\": \"q\"}").send().await.unwrap();
         assert_eq!(response.status().as_u16(), status, "{site}");
     }
+    // To a plain address of the network, browsers send only this.
+    let own = format!("http://{}", server.address);
+    for (origin, status) in [(own.as_str(), 200), ("http://example.org", 403), ("null", 403)] {
+        let request = server.request(Method::POST, "/v1/answer").header("origin", origin);
+        let response = request.body("{\"question\": \"q\"}").send().await.unwrap();
+        assert_eq!(response.status().as_u16(), status, "{origin}");
+    }
 }
 
 #[tokio::test]

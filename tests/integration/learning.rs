@@ -54,6 +54,24 @@ fn three_steps_without_a_label_make_answers_better_on_questions_that_were_never_
     assert!(folders[0].join("adapter_config.json").is_file() && folders[0].join("adapter_model.safetensors").is_file());
 }
 
+#[test]
+fn what_could_never_work_is_told_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("questions.jsonl");
+    let long = "1 + ".repeat(20_000);
+    std::fs::write(&file, format!("{{\"question\": \"1 + 1 =\"}}\n{{\"question\": \"{long}1 =\"}}\n")).unwrap();
+    let refusal = |command: &mut Command| {
+        let run = command.arg("--model").arg(default_model()).output().unwrap();
+        assert!(!run.status.success() && run.stdout.is_empty(), "{run:?}");
+        String::from_utf8(run.stderr).unwrap()
+    };
+    let text = refusal(ttrl().args(["learn", "--prompt-template", "additions-8shot", "--questions"]).arg(&file));
+    assert!(text.contains("question 2 of") && text.contains("the model's context has 8192"), "{text}");
+    let serve = ["serve", "--bind", "127.0.0.1:0", "--data-dir"];
+    let text = refusal(ttrl().args(serve).arg(folder.path()).env("TTRL_ANSWER__VOTES", "64"));
+    assert!(text.contains("settings under `answer`") && text.contains("raise engine.cache_tokens"), "{text}");
+}
+
 /// A server process of its own; killed when dropped.
 struct Server {
     process: Child,

@@ -110,6 +110,8 @@ struct Routes {
     hub_patience: Duration,
     /// Once it has begun, the longest pause between two pieces: a slow connection is not a dead one.
     hub_stall: Duration,
+    /// How long pip may go on without a byte more. It tries a dead connection several times, for 15 s each.
+    package_stall: Duration,
     /// Commands that run pip, the first that exists is used.
     pips: Vec<Vec<String>>,
 }
@@ -121,6 +123,7 @@ impl Default for Routes {
             hub: "https://huggingface.co".into(),
             hub_patience: Duration::from_secs(8),
             hub_stall: Duration::from_secs(60),
+            package_stall: Duration::from_secs(180),
             pips: pips.map(|words| words.into_iter().map(String::from).collect()).into(),
         }
     }

