@@ -2,6 +2,7 @@
 
 mod adapter;
 mod ask;
+mod bench;
 mod client;
 mod config;
 mod learn;
@@ -54,6 +55,7 @@ enum Command {
     Adapter(adapter::AdapterArgs),
     Config(config::ConfigArgs),
     Model(model::ModelArgs),
+    Bench(bench::BenchArgs),
 }
 
 /// Flags that say which model is used, and where files are.
@@ -105,6 +107,7 @@ impl Command {
             Self::Adapter(args) => args.flags(),
             Self::Config(args) => args.flags(),
             Self::Model(args) => args.flags(),
+            Self::Bench(args) => args.flags(),
             Self::Ask(_) => vec![],
         }
     }
@@ -118,6 +121,7 @@ impl Command {
             Self::Adapter(args) => adapter::run(args, settings).await,
             Self::Config(args) => config::run(args, settings).await,
             Self::Model(args) => model::run(args, settings).await,
+            Self::Bench(args) => bench::run(args, settings).await,
         }
     }
 }

@@ -330,7 +330,9 @@ impl Worker {
     }
 
     fn step(&mut self, plan: &Plan) {
-        match self.compute(plan) {
+        // Inside the thread pool, so that its threads stay awake between one operation and the next.
+        let logits = rayon::scope(|_| self.compute(plan));
+        match logits {
             Ok(logits) => {
                 let finished = self.scheduler.accept(plan, logits, Instant::now());
                 // Whoever has an answer finds it counted.

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
-use ttrl::engine::model::ops::{self, Angles, Heads, Paths, composed};
+use ttrl::engine::model::{
+    frozen::Frozen,
+    ops::{self, Angles, Heads, Paths, composed},
+};
 
 /// Numbers that look random and are a function of the seed.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -69,13 +72,17 @@ fn rope_equals_its_composition() {
 #[test]
 fn a_frozen_linear_map_equals_a_matrix_product() {
     let weight = tensor((11, 6), 3);
-    check(&[tensor((4, 6), 1)], |vars| ops::frozen_linear(&vars[0], &weight), |vars| vars[0].matmul(&weight.t()?));
+    let frozen = Frozen::new(&weight).unwrap();
+    check(&[tensor((4, 6), 1)], |vars| ops::frozen_linear(&vars[0], &frozen), |vars| vars[0].matmul(&weight.t()?));
+    let dense = Frozen::Dense(weight.clone());
+    check(&[tensor((4, 6), 1)], |vars| ops::frozen_linear(&vars[0], &dense), |vars| vars[0].matmul(&weight.t()?));
 }
 
 #[test]
 fn a_frozen_linear_map_gives_its_weight_no_gradient() {
     let (x, weight) = (Var::from_tensor(&tensor((4, 6), 1)).unwrap(), Var::from_tensor(&tensor((11, 6), 2)).unwrap());
-    let gradients = ops::frozen_linear(&x, &weight).unwrap().sum_all().unwrap().backward().unwrap();
+    let frozen = Frozen::Dense(weight.as_tensor().clone());
+    let gradients = ops::frozen_linear(&x, &frozen).unwrap().sum_all().unwrap().backward().unwrap();
     assert!(gradients.get(&x).is_some() && gradients.get(&weight).is_none());
 }
 

@@ -19,7 +19,7 @@ fn load(path: &Path) -> Checkpoint {
 }
 
 fn values(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
-    checkpoint.tensors[name].flatten_all().unwrap().to_vec1().unwrap()
+    checkpoint.tensors[name].to_tensor().unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn error_of(path: &Path) -> String {
@@ -83,7 +83,6 @@ fn shards_in_bf16_with_tied_embeddings_load_without_a_head() {
     assert!(checkpoint.config.tied_embeddings);
     assert!(!checkpoint.tensors.contains_key("lm_head.weight"));
     assert_eq!(checkpoint.tensors.len(), expected_tensors(&checkpoint.config).len());
-    assert!(checkpoint.tensors.values().all(|tensor| tensor.dtype() == candle_core::DType::F32));
     let embedding = values(&checkpoint, "model.embed_tokens.weight");
     assert!(embedding.iter().any(|value| *value != 0.0));
     // Every bf16 number is an f32 whose lower half is 0.

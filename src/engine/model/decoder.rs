@@ -6,6 +6,7 @@ use candle_core::{Device, Result, Tensor, bail};
 
 use super::{
     config::DecoderConfig,
+    frozen::Frozen,
     lora::{LayerLora, Lora, Projection},
     ops::{self, Angles, Heads},
 };
@@ -14,7 +15,25 @@ use super::{
 struct Layer {
     input_norm: Tensor,
     post_attention_norm: Tensor,
-    projections: [Tensor; 7],
+    projections: [Frozen; 7],
+}
+
+impl Layer {
+    /// The one place where an adapter meets the model: `y = x W^T + scale * (x A^T) B^T`.
+    fn project<const N: usize>(
+        &self,
+        x: &Tensor,
+        projections: [Projection; N],
+        lora: Option<&LayerLora>,
+    ) -> Result<[Tensor; N]> {
+        let mut outputs = ops::frozen_linears(x, projections.map(|p| &self.projections[p as usize]))?;
+        for (output, projection) in outputs.iter_mut().zip(projections) {
+            if let Some(pair) = lora.and_then(|lora| lora.get(projection)) {
+                *output = (&*output + pair.apply(x)?)?;
+            }
+        }
+        Ok(outputs)
+    }
 }
 
 /// A decoder-only transformer with frozen weights.
@@ -24,10 +43,10 @@ struct Layer {
 /// a tree; the arithmetic is the same.
 pub struct Decoder {
     config: DecoderConfig,
-    embedding: Tensor,
+    embedding: Frozen,
     layers: Vec<Layer>,
     norm: Tensor,
-    head: Tensor,
+    head: Frozen,
     frequencies: Vec<f32>,
     device: Device,
 }
@@ -44,7 +63,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If a tensor is missing.
-    pub fn new(config: DecoderConfig, tensors: &mut HashMap<String, Tensor>, device: &Device) -> Result<Self> {
+    pub fn new(config: DecoderConfig, tensors: &mut HashMap<String, Frozen>, device: &Device) -> Result<Self> {
         let mut take = |name: String| match tensors.remove(&name) {
             Some(tensor) => Ok(tensor),
             None => bail!("the checkpoint has no tensor {name}"),
@@ -58,12 +77,12 @@ impl Decoder {
                 projections.push(part(projection.path())?);
             }
             layers.push(Layer {
-                input_norm: part("input_layernorm")?,
-                post_attention_norm: part("post_attention_layernorm")?,
+                input_norm: part("input_layernorm")?.to_tensor()?,
+                post_attention_norm: part("post_attention_layernorm")?.to_tensor()?,
                 projections: projections.try_into().map_err(|_| candle_core::Error::msg("seven projections"))?,
             });
         }
-        let norm = take("model.norm.weight".into())?;
+        let norm = take("model.norm.weight".into())?.to_tensor()?;
         let head = if config.tied_embeddings { embedding.clone() } else { take("lm_head.weight".into())? };
         let dim = config.head_dim as f32;
         let frequencies =
@@ -82,7 +101,7 @@ impl Decoder {
     /// How many weights there are, tied ones once.
     pub fn parameters(&self) -> usize {
         let layers = self.layers.iter().map(|layer| {
-            let projections: usize = layer.projections.iter().map(Tensor::elem_count).sum();
+            let projections: usize = layer.projections.iter().map(Frozen::elem_count).sum();
             projections + layer.input_norm.elem_count() + layer.post_attention_norm.elem_count()
         });
         let head = if self.config.tied_embeddings { 0 } else { self.head.elem_count() };
@@ -109,7 +128,7 @@ impl Decoder {
 
     /// Token embeddings `[n, hidden]`.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)
+        self.embedding.rows(tokens, &self.device)
     }
 
     /// The rotation angles of rows at these positions.
@@ -135,27 +154,16 @@ impl Decoder {
     ) -> Result<Tensor> {
         let layer = &self.layers[index];
         let lora = lora.map(|lora| lora.layer(index));
-        let project = |x: &Tensor, projection: Projection| Self::project(layer, x, projection, lora);
-
         let normed = ops::rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
-        let q = ops::rope(&project(&normed, Projection::QProj)?, angles)?;
-        let k = ops::rope(&project(&normed, Projection::KProj)?, angles)?;
-        let v = project(&normed, Projection::VProj)?;
-        let attended = attend.attend(index, q, k, v)?;
-        let x = (x + project(&attended, Projection::OProj)?)?;
+        let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], lora)?;
+        let attended = attend.attend(index, ops::rope(&q, angles)?, ops::rope(&k, angles)?, v)?;
+        let [output] = layer.project(&attended, [Projection::OProj], lora)?;
+        let x = (x + output)?;
 
         let normed = ops::rms_norm(&x, &layer.post_attention_norm, self.config.rms_norm_eps)?;
-        let (gate, up) = (project(&normed, Projection::GateProj)?, project(&normed, Projection::UpProj)?);
-        x + project(&ops::swiglu(&gate, &up)?, Projection::DownProj)?
-    }
-
-    /// The one place where an adapter meets the model: `y = x W^T + scale * (x A^T) B^T`.
-    fn project(layer: &Layer, x: &Tensor, projection: Projection, lora: Option<&LayerLora>) -> Result<Tensor> {
-        let y = ops::frozen_linear(x, &layer.projections[projection as usize])?;
-        match lora.and_then(|lora| lora.get(projection)) {
-            Some(pair) => y + pair.apply(x)?,
-            None => Ok(y),
-        }
+        let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], lora)?;
+        let [down] = layer.project(&ops::swiglu(&gate, &up)?, [Projection::DownProj], lora)?;
+        x + down
     }
 
     /// The final norm and the output head: hidden states `[n, hidden]` to logits `[n, vocab]`.

@@ -4,8 +4,6 @@ mod header;
 
 use std::{collections::HashMap, path::Path};
 
-use candle_core::{DType, quantized::GgmlDType};
-
 pub(super) use self::header::Metadata;
 #[cfg(test)]
 pub(super) use self::header::Value;
@@ -13,8 +11,9 @@ use self::header::{Info, Reader};
 use super::{
     config::DecoderConfig,
     error::ModelError,
+    packed::Encoding,
     tokenizer::Tokenizer,
-    weights::{Encoding, Opened, TensorEntry, check_config},
+    weights::{Opened, TensorEntry, check_config},
 };
 
 /// Reads everything but the tensors' values of a Llama-family GGUF file.
@@ -136,13 +135,14 @@ fn read_config(path: &Path, metadata: &Metadata, infos: &[Info]) -> Result<Decod
 /// Finds a tensor's bytes in the file and checks that they are there.
 fn locate(path: &Path, info: &Info, data_start: u64, file_length: u64) -> Result<TensorEntry, ModelError> {
     let name = &info.name;
-    let Some((encoding, block, block_bytes)) = encoding(info.type_id) else {
+    let Some(encoding) = Encoding::of_gguf(info.type_id) else {
         let problem = format!(
             "tensor {name} is stored as {}; use a file in F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or a K-quant",
             type_name(info.type_id)
         );
         return Err(ModelError::unsupported(path, problem));
     };
+    let (block, block_bytes) = encoding.block();
     let absurd = || ModelError::damaged(path, format!("tensor {name} cannot have shape {:?}", info.shape));
     let row = info.shape.last().copied().ok_or_else(absurd)?;
     let elements = info.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size)).ok_or_else(absurd)?;
@@ -157,28 +157,6 @@ fn locate(path: &Path, info: &Info, data_start: u64, file_length: u64) -> Result
         return Err(ModelError::damaged(path, problem));
     }
     Ok(TensorEntry { file: path.into(), offset, bytes, shape: info.shape.clone(), encoding, interleaved_heads: None })
-}
-
-/// The encoding behind a type number, with the number of elements and of bytes in a block.
-fn encoding(type_id: u32) -> Option<(Encoding, usize, usize)> {
-    let plain = |dtype: DType| Some((Encoding::Plain(dtype), 1, dtype.size_in_bytes()));
-    let quantized = |dtype: GgmlDType| Some((Encoding::Quantized(dtype), dtype.block_size(), dtype.type_size()));
-    match type_id {
-        0 => plain(DType::F32),
-        1 => plain(DType::F16),
-        2 => quantized(GgmlDType::Q4_0),
-        3 => quantized(GgmlDType::Q4_1),
-        6 => quantized(GgmlDType::Q5_0),
-        7 => quantized(GgmlDType::Q5_1),
-        8 => quantized(GgmlDType::Q8_0),
-        10 => quantized(GgmlDType::Q2K),
-        11 => quantized(GgmlDType::Q3K),
-        12 => quantized(GgmlDType::Q4K),
-        13 => quantized(GgmlDType::Q5K),
-        14 => quantized(GgmlDType::Q6K),
-        30 => plain(DType::BF16),
-        _ => None,
-    }
 }
 
 fn type_name(type_id: u32) -> String {

@@ -7,15 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use candle_core::DType;
 use safetensors::{Dtype, tensor::Metadata};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     config::DecoderConfig,
     error::ModelError,
+    packed::Encoding,
     tokenizer::Tokenizer,
-    weights::{Encoding, Opened, TensorEntry, check_config},
+    weights::{Opened, TensorEntry, check_config},
 };
 
 const WEIGHTS: &str = "model.safetensors";
@@ -175,10 +175,10 @@ fn read_header(path: &Path) -> Result<HashMap<String, TensorEntry>, ModelError> 
         return Err(ModelError::damaged(path, problem));
     }
     let tensors = metadata.tensors().into_iter().map(|(name, info)| {
-        let dtype = match info.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
+        let encoding = match info.dtype {
+            Dtype::F32 => Encoding::F32,
+            Dtype::F16 => Encoding::F16,
+            Dtype::BF16 => Encoding::Bf16,
             other => {
                 let problem = format!("tensor {name} is stored as {other}; use a model in F32, F16 or BF16");
                 return Err(ModelError::unsupported(path, problem));
@@ -190,7 +190,7 @@ fn read_header(path: &Path) -> Result<HashMap<String, TensorEntry>, ModelError> 
             offset: data_start + start as u64,
             bytes: end - start,
             shape: info.shape.clone(),
-            encoding: Encoding::Plain(dtype),
+            encoding,
             interleaved_heads: None,
         };
         Ok((name, entry))

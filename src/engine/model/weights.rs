@@ -1,35 +1,39 @@
-//! Loads a checkpoint, a GGUF file or a Hugging Face folder, into f32 tensors under one set of names.
+//! Loads a checkpoint, a GGUF file or a Hugging Face folder, under one set of names.
 //!
 //! Every size is checked against the file and the configuration before anything of that size is allocated, so a
 //! damaged or hostile file is one error, not an exhausted machine.
 
 use std::{
-    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt::Write as _,
     fs::File,
     io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use candle_core::{
-    DType, Device, Tensor,
-    quantized::{GgmlDType, QStorage, QTensor},
-};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{config::DecoderConfig, error::ModelError, gguf, hf_folder, tokenizer::Tokenizer};
+use super::{
+    config::DecoderConfig,
+    error::ModelError,
+    frozen::Frozen,
+    gguf, hf_folder,
+    packed::{self, Encoding, PackedMatrix},
+    tokenizer::Tokenizer,
+};
 
 /// A model as it was published.
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The shape of the decoder; every tensor fits it.
     pub config: DecoderConfig,
-    /// f32 tensors on the device the checkpoint was loaded for, by Hugging Face name
+    /// The weights for the device the checkpoint was loaded for, by Hugging Face name
     /// (`model.layers.0.self_attn.q_proj.weight`), exactly those that [`expected_tensors`] lists. The rows of the
     /// query and key projections are in the half-split rotary layout: dimension `i` turns with `i + head_dim / 2`.
-    pub tensors: HashMap<String, Tensor>,
+    pub tensors: HashMap<String, Frozen>,
     /// The model's own tokenizer; a folder without `tokenizer.json` has none.
     pub tokenizer: Option<Tokenizer>,
     /// The source of the model's chat template (Jinja).
@@ -88,44 +92,43 @@ pub(super) struct TensorEntry {
     pub interleaved_heads: Option<usize>,
 }
 
-/// How a tensor's numbers are stored.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Encoding {
-    /// One little-endian number after the other.
-    Plain(DType),
-    /// Blocks that share a scale.
-    Quantized(GgmlDType),
-}
-
 impl TensorEntry {
-    /// The values in f32 on the CPU, in the half-split rotary layout.
-    fn read(&self, name: &str) -> Result<Tensor, ModelError> {
+    /// The weight for a device, in the half-split rotary layout.
+    fn read(&self, name: &str, device: &Device) -> Result<Frozen, ModelError> {
         let io = |source| ModelError::io(&self.file, source);
         // Opened anew for each tensor, because threads that share a file share its position.
         let mut file = File::open(&self.file).map_err(io)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
         let mut raw = vec![0; self.bytes];
         file.read_exact(&mut raw).map_err(io)?;
-        self.decode(&raw).map_err(|source| self.error(name, source))
+        self.decode(&raw, device).map_err(|source| self.error(name, source))
     }
 
     fn error(&self, name: &str, source: candle_core::Error) -> ModelError {
         ModelError::Tensor { path: self.file.clone(), name: name.into(), source: source.into() }
     }
 
-    fn decode(&self, raw: &[u8]) -> candle_core::Result<Tensor> {
-        let stored = match self.encoding {
-            Encoding::Plain(dtype) => {
-                Tensor::from_raw_buffer(raw, dtype, &self.shape, &Device::Cpu)?.to_dtype(DType::F32)?
+    fn decode(&self, raw: &[u8], device: &Device) -> candle_core::Result<Frozen> {
+        let rows = self.shape[..self.shape.len().saturating_sub(1)].iter().product::<usize>().max(1);
+        let row_bytes = raw.len() / rows;
+        let row = |row: usize| &raw[self.stored_row(row, rows) * row_bytes..][..row_bytes];
+        match self.shape[..] {
+            [outputs, inputs] if device.is_cpu() => {
+                Ok(Frozen::Packed(Arc::new(PackedMatrix::pack((outputs, inputs), self.encoding, row))))
             }
-            Encoding::Quantized(dtype) => {
-                let storage = QStorage::from_data(Cow::Borrowed(raw), &Device::Cpu, dtype)?;
-                QTensor::new(storage, self.shape.as_slice())?.dequantize(&Device::Cpu)?
+            _ => {
+                let values = (0..rows).flat_map(|index| packed::decode(self.encoding, row(index))).collect();
+                Ok(Frozen::Dense(Tensor::from_vec(values, self.shape.as_slice(), device)?))
             }
-        };
-        let Some(heads) = self.interleaved_heads else { return Ok(stored) };
-        let (rows, columns) = stored.dims2()?;
-        stored.reshape((heads, rows / heads / 2, 2, columns))?.transpose(1, 2)?.contiguous()?.reshape((rows, columns))
+        }
+    }
+
+    /// Where a row of the half-split rotary layout is in the file.
+    fn stored_row(&self, row: usize, rows: usize) -> usize {
+        let Some(heads) = self.interleaved_heads else { return row };
+        let dim = rows / heads;
+        let (head, i) = (row / dim, row % dim);
+        head * dim + if i < dim / 2 { 2 * i } else { 2 * (i - dim / 2) + 1 }
     }
 }
 
@@ -223,15 +226,8 @@ fn read_tensors(
     entries: &HashMap<String, TensorEntry>,
     wanted: &[String],
     device: &Device,
-) -> Result<HashMap<String, Tensor>, ModelError> {
-    wanted
-        .par_iter()
-        .map(|name| {
-            let entry = &entries[name];
-            let tensor = entry.read(name)?.to_device(device).map_err(|source| entry.error(name, source))?;
-            Ok((name.clone(), tensor))
-        })
-        .collect()
+) -> Result<HashMap<String, Frozen>, ModelError> {
+    wanted.par_iter().map(|name| Ok((name.clone(), entries[name].read(name, device)?))).collect()
 }
 
 fn fingerprint(files: &[PathBuf]) -> Result<String, ModelError> {

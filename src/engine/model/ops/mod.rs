@@ -12,9 +12,15 @@ pub mod kernels;
 use std::sync::Arc;
 
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
+    Storage, Tensor,
     backend::{BackendDevice, BackendStorage},
     bail,
+};
+
+use super::{
+    frozen::Frozen,
+    packed::{self, PackedMatrix},
 };
 
 pub use kernels::Heads;
@@ -68,40 +74,62 @@ fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 }
 
 /// `x w^T` with frozen weights `w` of shape `[out, in]`: `[n, in] -> [n, out]`. The gradient goes to `x` alone.
-pub fn frozen_linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op2(w, FrozenLinear)
-}
-
-struct FrozenLinear;
-
-impl FrozenLinear {
-    fn forward<S: BackendStorage>(x: &S, x_layout: &Layout, w: &S, w_layout: &Layout) -> Result<(S, Shape)> {
-        let (n, width) = x_layout.shape().dims2()?;
-        let (out, _) = w_layout.shape().dims2()?;
-        let product = x.matmul(w, (1, n, out, width), x_layout, &w_layout.transpose(0, 1)?)?;
-        Ok((product, Shape::from((n, out))))
+pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
+    match w {
+        Frozen::Packed(matrix) => x.contiguous()?.apply_op1(FrozenLinear(matrix.clone())),
+        Frozen::Dense(tensor) => x.matmul(&tensor.detach().t()?),
     }
 }
 
-impl CustomOp2 for FrozenLinear {
+/// [`frozen_linear`] with several weights, which on a CPU costs less than one after another where no gradient is wanted.
+pub fn frozen_linears<const N: usize>(x: &Tensor, weights: [&Frozen; N]) -> Result<[Tensor; N]> {
+    let packed: Vec<&PackedMatrix> = weights
+        .iter()
+        .filter_map(|weight| match weight {
+            Frozen::Packed(matrix) => Some(&**matrix),
+            Frozen::Dense(_) => None,
+        })
+        .collect();
+    let products: Vec<Tensor> = if packed.len() == N && !x.track_op() {
+        let (rows, width) = x.dims2()?;
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { bail!("packed weights are for the CPU") };
+        check_width(width, packed[0])?;
+        let products = packed::multiply(slice(storage, layout)?, &packed).into_iter().zip(&packed);
+        let tensor = |(product, matrix): (Vec<f32>, &&PackedMatrix)| {
+            Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu)
+        };
+        products.map(tensor).collect::<Result<_>>()?
+    } else {
+        weights.iter().map(|weight| frozen_linear(x, weight)).collect::<Result<_>>()?
+    };
+    products.try_into().map_err(|_| candle_core::Error::msg("one product for each weight"))
+}
+
+fn check_width(width: usize, matrix: &PackedMatrix) -> Result<()> {
+    if width != matrix.inputs() {
+        bail!("rows of {width} numbers do not fit a matrix of {} inputs", matrix.inputs());
+    }
+    Ok(())
+}
+
+struct FrozenLinear(Arc<PackedMatrix>);
+
+impl CustomOp1 for FrozenLinear {
     fn name(&self) -> &'static str {
         "frozen-linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
-        Self::forward(x, lx, w, lw)
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, width) = layout.shape().dims2()?;
+        check_width(width, &self.0)?;
+        let product = packed::multiply(slice(x, layout)?, &[&self.0]).pop().unwrap_or_default();
+        Ok((CpuStorage::F32(product), Shape::from((rows, self.0.outputs()))))
     }
 
-    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
-        Self::forward(x, lx, w, lw)
-    }
-
-    fn metal_fwd(&self, x: &MetalStorage, lx: &Layout, w: &MetalStorage, lw: &Layout) -> Result<(MetalStorage, Shape)> {
-        Self::forward(x, lx, w, lw)
-    }
-
-    fn bwd(&self, _x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((Some(grad.matmul(w)?), None))
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(tensor(self.0.multiply_backward(&host(&grad.contiguous()?)?), x)?))
     }
 }
 

@@ -1,0 +1,470 @@
+//! Frozen weight matrices as the CPU multiplies with them: compact, and laid out for vector registers.
+//!
+//! A general matrix product would want the weights in f32 and rearrange them at every call. Here they are rearranged once,
+//! when the model is loaded, and stay in (about) the bytes of the file: quantised codes are turned into numbers in
+//! registers, right where they are multiplied. The arithmetic is f32 throughout, with the same numbers as a matrix that
+//! was dequantised beforehand (a fused multiply-add may round once where that rounds twice).
+
+mod format;
+mod product;
+mod unpack;
+
+use candle_core::quantized::GgmlDType;
+use half::{bf16, f16};
+use pulp::WithSimd;
+use rayon::prelude::*;
+
+use self::{
+    format::{BLOCK, Bf16, F16, F32, Format, Halves, Header, PANEL, Quantised, Singles, block_words},
+    product::{BackwardPanel, PanelProduct, Rows},
+};
+
+/// How the rows of a matrix are stored in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    F32,
+    F16,
+    Bf16,
+    /// Blocks that share scales; one of the types that [`Self::of_gguf`] knows.
+    Quantised(GgmlDType),
+}
+
+impl Encoding {
+    /// Elements in a block, and bytes of it.
+    pub fn block(self) -> (usize, usize) {
+        match self {
+            Self::F32 => (1, 4),
+            Self::F16 | Self::Bf16 => (1, 2),
+            Self::Quantised(kind) => (kind.block_size(), kind.type_size()),
+        }
+    }
+
+    /// The encoding behind a type number of GGUF, if there is code for it.
+    pub fn of_gguf(type_id: u32) -> Option<Self> {
+        Some(match type_id {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Quantised(GgmlDType::Q4_0),
+            3 => Self::Quantised(GgmlDType::Q4_1),
+            6 => Self::Quantised(GgmlDType::Q5_0),
+            7 => Self::Quantised(GgmlDType::Q5_1),
+            8 => Self::Quantised(GgmlDType::Q8_0),
+            10 => Self::Quantised(GgmlDType::Q2K),
+            11 => Self::Quantised(GgmlDType::Q3K),
+            12 => Self::Quantised(GgmlDType::Q4K),
+            13 => Self::Quantised(GgmlDType::Q5K),
+            14 => Self::Quantised(GgmlDType::Q6K),
+            30 => Self::Bf16,
+            _ => return None,
+        })
+    }
+}
+
+/// A matrix `[outputs, inputs]`.
+pub struct PackedMatrix {
+    outputs: usize,
+    inputs: usize,
+    encoding: Encoding,
+    /// Panel after panel of [`PANEL`] outputs, each block after block of [`BLOCK`] inputs; outputs and inputs that fill
+    /// up the last ones have weight 0.
+    words: Vec<u32>,
+}
+
+/// Runs `$body` with `$format` standing for the format in which weights of an encoding are packed.
+macro_rules! with_format {
+    ($encoding:expr, $format:ident => $body:expr) => {{
+        use GgmlDType as Kind;
+        match $encoding {
+            Encoding::F32 => with_format!(@ F32, $format => $body),
+            Encoding::F16 => with_format!(@ F16, $format => $body),
+            Encoding::Bf16 => with_format!(@ Bf16, $format => $body),
+            Encoding::Quantised(kind) => {
+                let zero = zero(kind);
+                match kind {
+                    Kind::Q4_0 | Kind::Q4_1 => with_format!(@ Quantised::<4, _>::new(zero, Halves), $format => $body),
+                    Kind::Q4K => with_format!(@ Quantised::<4, _>::new(zero, Singles::<1>), $format => $body),
+                    Kind::Q2K => with_format!(@ Quantised::<4, _>::new(zero, Singles::<2>), $format => $body),
+                    Kind::Q5K => with_format!(@ Quantised::<8, _>::new(zero, Singles::<1>), $format => $body),
+                    Kind::Q3K | Kind::Q6K => with_format!(@ Quantised::<8, _>::new(zero, Singles::<2>), $format => $body),
+                    _ => with_format!(@ Quantised::<8, _>::new(zero, Halves), $format => $body),
+                }
+            }
+        }
+    }};
+    (@ $value:expr, $format:ident => $body:expr) => {{
+        let $format = $value;
+        $body
+    }};
+}
+
+/// The code that stands for 0.
+fn zero(kind: GgmlDType) -> u8 {
+    match kind {
+        GgmlDType::Q3K => 4,
+        GgmlDType::Q4_0 => 8,
+        GgmlDType::Q5_0 => 16,
+        GgmlDType::Q6K => 32,
+        GgmlDType::Q8_0 => 128,
+        _ => 0,
+    }
+}
+
+impl PackedMatrix {
+    /// Packs a matrix from its rows as they are in a file; `row` gives the bytes of a row, which hold `inputs` weights.
+    pub fn pack<'a>(
+        (outputs, inputs): (usize, usize),
+        encoding: Encoding,
+        row: impl Fn(usize) -> &'a [u8] + Sync,
+    ) -> Self {
+        let words = with_format!(encoding, format => pack_words(format, (outputs, inputs), encoding, &row));
+        Self { outputs, inputs, encoding, words }
+    }
+
+    /// Packs `[outputs, inputs]` numbers as they are.
+    pub fn from_f32(values: &[f32], (outputs, inputs): (usize, usize)) -> Self {
+        let mut matrix = Self::pack((outputs, inputs), Encoding::F32, |_| &[]);
+        let panel_words = matrix.words.len() / outputs.div_ceil(PANEL).max(1);
+        for (output, row) in values.chunks_exact(inputs.max(1)).enumerate() {
+            let panel = &mut matrix.words[output / PANEL * panel_words..][..panel_words];
+            for (value, input) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
+                input[output % PANEL] = value.to_bits();
+            }
+        }
+        matrix
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Writes the weights of one output to `out`, as long as there are inputs.
+    pub fn row(&self, output: usize, out: &mut [f32]) {
+        with_format!(self.encoding, format => self.decode_row(format, output, out));
+    }
+
+    fn decode_row<F: Format>(&self, format: F, output: usize, out: &mut [f32]) {
+        let simd = pulp::Scalar;
+        let column = output % PANEL;
+        let blocks = self.panel(output / PANEL).chunks_exact(block_words::<F>());
+        for (block, out) in blocks.zip(out.chunks_mut(BLOCK)) {
+            let (header, codes) = block.split_at(F::HEADER);
+            for (input, out) in out.iter_mut().enumerate() {
+                let scale = format.scale(simd, header, input / (BLOCK / F::GROUPS), column);
+                let word = codes[input / F::PER_WORD * PANEL + column];
+                *out = format.weight(simd, word, input % F::PER_WORD, scale);
+            }
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    fn blocks(&self) -> usize {
+        self.inputs.div_ceil(BLOCK)
+    }
+
+    fn panel(&self, panel: usize) -> &[u32] {
+        let words = self.words.len() / self.panels();
+        &self.words[panel * words..][..words]
+    }
+
+    fn multiply_panel(&self, panel: usize, x: &Rows, out: &mut [f32]) {
+        let words = self.panel(panel);
+        with_format!(self.encoding, format => dispatch(PanelProduct { format, words, x, out }));
+    }
+
+    /// `y W`: rows of `outputs` numbers to rows of `inputs` numbers.
+    pub fn multiply_backward(&self, y: &[f32]) -> Vec<f32> {
+        let y = Rows::pack(y, self.outputs);
+        let mut panels = y.room(self.blocks());
+        panels.par_chunks_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
+            let (words, blocks, y) = (self.words.as_slice(), self.blocks(), &y);
+            with_format!(self.encoding, format => dispatch(BackwardPanel { format, words, blocks, column, y, out }));
+        });
+        y.unpack(&panels, self.inputs)
+    }
+}
+
+/// `x W^T` for several matrices with the same inputs: rows of `inputs` numbers to rows of `outputs` numbers each.
+pub fn multiply(x: &[f32], matrices: &[&PackedMatrix]) -> Vec<Vec<f32>> {
+    let Some(first) = matrices.first() else { return vec![] };
+    let x = Rows::pack(x, first.inputs);
+    let mut results: Vec<Vec<f32>> = matrices.iter().map(|matrix| x.room(matrix.panels())).collect();
+    let tasks: Vec<_> = matrices
+        .iter()
+        .zip(&mut results)
+        .flat_map(|(matrix, result)| {
+            let panels = result.chunks_exact_mut(x.panel_len()).enumerate();
+            panels.map(move |(panel, out)| (*matrix, panel, out))
+        })
+        .collect();
+    tasks.into_par_iter().for_each(|(matrix, panel, out)| matrix.multiply_panel(panel, &x, out));
+    matrices.iter().zip(results).map(|(matrix, result)| x.unpack(&result, matrix.outputs)).collect()
+}
+
+/// Runs code that was compiled for the best instruction set of this machine.
+fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    pulp::Arch::new().dispatch(op)
+}
+
+fn pack_words<'a, F: Format + Packing>(
+    _: F,
+    (outputs, inputs): (usize, usize),
+    encoding: Encoding,
+    row: &(impl Fn(usize) -> &'a [u8] + Sync),
+) -> Vec<u32> {
+    let panel_words = inputs.div_ceil(BLOCK) * block_words::<F>();
+    let mut words = vec![0u32; outputs.div_ceil(PANEL) * panel_words];
+    words.par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(panel, words)| {
+        for output in panel * PANEL..outputs.min((panel + 1) * PANEL) {
+            F::pack_row(encoding, row(output), words, output % PANEL);
+        }
+    });
+    words
+}
+
+/// How a row of a file gets into the words of its panel.
+trait Packing {
+    fn pack_row(encoding: Encoding, row: &[u8], panel: &mut [u32], column: usize);
+}
+
+impl Packing for F32 {
+    fn pack_row(_: Encoding, row: &[u8], panel: &mut [u32], column: usize) {
+        for (bytes, input) in row.as_chunks().0.iter().zip(panel.chunks_exact_mut(PANEL)) {
+            input[column] = u32::from_le_bytes(*bytes);
+        }
+    }
+}
+
+impl Packing for F16 {
+    fn pack_row(_: Encoding, row: &[u8], panel: &mut [u32], column: usize) {
+        pack_halves(row, panel, column);
+    }
+}
+
+impl Packing for Bf16 {
+    fn pack_row(_: Encoding, row: &[u8], panel: &mut [u32], column: usize) {
+        pack_halves(row, panel, column);
+    }
+}
+
+fn pack_halves(row: &[u8], panel: &mut [u32], column: usize) {
+    for (input, bytes) in row.as_chunks().0.iter().enumerate() {
+        panel[input / 2 * PANEL + column] |= u32::from(u16::from_le_bytes(*bytes)) << (16 * (input % 2));
+    }
+}
+
+impl<const BITS: usize, H: Header> Packing for Quantised<BITS, H> {
+    fn pack_row(encoding: Encoding, row: &[u8], panel: &mut [u32], column: usize) {
+        let Encoding::Quantised(kind) = encoding else { return };
+        let mut blocks = panel.chunks_exact_mut(block_words::<Self>());
+        unpack::unpack(kind, row, |weights| {
+            let Some(block) = blocks.next() else { return };
+            let (header, codes) = block.split_at_mut(H::WORDS);
+            for group in 0..H::GROUPS {
+                H::write(header, group, column, weights.scales[group], weights.minima[group]);
+            }
+            for (input, code) in weights.codes.into_iter().enumerate() {
+                codes[input / Self::PER_WORD * PANEL + column] |= u32::from(code) << (BITS * (input % Self::PER_WORD));
+            }
+        });
+    }
+}
+
+/// The numbers of a tensor as it is in a file, for what is not a matrix or not for this CPU.
+pub fn decode(encoding: Encoding, raw: &[u8]) -> Vec<f32> {
+    match encoding {
+        Encoding::F32 => raw.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+        Encoding::F16 => raw.as_chunks().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect(),
+        Encoding::Bf16 => raw.as_chunks().0.iter().map(|bytes| bf16::from_le_bytes(*bytes).to_f32()).collect(),
+        Encoding::Quantised(kind) => {
+            let (mut numbers, zero) = (Vec::new(), f32::from(zero(kind)));
+            unpack::unpack(kind, raw, |weights| {
+                for (input, code) in weights.codes.into_iter().enumerate() {
+                    let half = input / (BLOCK / 2);
+                    numbers.push((f32::from(code) - zero).mul_add(weights.scales[half], weights.minima[half]));
+                }
+            });
+            numbers
+        }
+    }
+}
+
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PackedMatrix([{}, {}], {:?})", self.outputs, self.inputs, self.encoding)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{
+        Device,
+        quantized::{QStorage, QTensor},
+    };
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    const KINDS: [GgmlDType; 10] = [
+        GgmlDType::Q4_0,
+        GgmlDType::Q4_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q2K,
+        GgmlDType::Q3K,
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+    ];
+
+    /// Rows of random bytes of a type, with scales that are ordinary numbers.
+    fn random_rows(kind: GgmlDType, rows: usize, inputs: usize, seed: u64) -> Vec<u8> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut bytes: Vec<u8> =
+            (0..rows * inputs / kind.block_size() * kind.type_size()).map(|_| rng.random()).collect();
+        for block in bytes.chunks_exact_mut(kind.type_size()) {
+            let halves: &[usize] = match kind {
+                GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],
+                GgmlDType::Q2K => &[80, 82],
+                GgmlDType::Q3K => &[108],
+                GgmlDType::Q6K => &[208],
+                _ => &[0, 2],
+            };
+            for &at in halves {
+                let value = f16::from_f32(rng.random_range(-0.1..0.1f32));
+                block[at..at + 2].copy_from_slice(&value.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    /// The same weights as candle reads them.
+    fn reference(kind: GgmlDType, bytes: &[u8], rows: usize, inputs: usize) -> Vec<f32> {
+        let storage = QStorage::from_data(bytes.into(), &Device::Cpu, kind).unwrap();
+        let tensor = QTensor::new(storage, (rows, inputs)).unwrap().dequantize(&Device::Cpu).unwrap();
+        tensor.flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    fn random(count: usize, seed: u64) -> Vec<f32> {
+        let mut rng = StdRng::seed_from_u64(seed);
+        (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+    }
+
+    #[track_caller]
+    fn assert_close(found: &[f32], expected: impl IntoIterator<Item = f64>, tolerance: f64, what: &str) {
+        let mut count = 0;
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((f64::from(*found) - expected).abs() <= tolerance, "{what}: {found} against {expected}");
+            count += 1;
+        }
+        assert_eq!(count, found.len(), "{what}");
+    }
+
+    /// `x W^T` and `y W` in f64.
+    fn product(x: &[f32], w: &[f32], (outputs, inputs): (usize, usize)) -> Vec<f64> {
+        let dot = |x: &[f32], w: &[f32]| x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+        x.chunks_exact(inputs).flat_map(|x| (0..outputs).map(move |o| dot(x, &w[o * inputs..][..inputs]))).collect()
+    }
+
+    fn packed(kind: GgmlDType, shape: (usize, usize), bytes: &[u8]) -> PackedMatrix {
+        let row_bytes = bytes.len() / shape.0;
+        PackedMatrix::pack(shape, Encoding::Quantised(kind), |row| &bytes[row * row_bytes..][..row_bytes])
+    }
+
+    #[test]
+    fn every_quantised_type_means_the_numbers_that_candle_reads() {
+        for kind in KINDS {
+            let (rows, inputs) = (37, 512);
+            let bytes = random_rows(kind, rows, inputs, 1);
+            let expected = reference(kind, &bytes, rows, inputs);
+            let matrix = packed(kind, (rows, inputs), &bytes);
+            let mut row = vec![0.0; inputs];
+            for (output, expected) in expected.chunks_exact(inputs).enumerate() {
+                matrix.row(output, &mut row);
+                assert_close(&row, expected.iter().map(|e| f64::from(*e)), 1e-5, &format!("{kind:?}"));
+            }
+            let decoded = decode(Encoding::Quantised(kind), &bytes);
+            assert_close(&decoded, expected.iter().map(|e| f64::from(*e)), 1e-5, &format!("{kind:?}"));
+        }
+    }
+
+    #[test]
+    fn products_equal_those_of_the_dequantised_weights_forward_and_backward() {
+        for kind in KINDS {
+            let shape @ (outputs, inputs) = (70, 256);
+            let bytes = random_rows(kind, outputs, inputs, 2);
+            let weights = reference(kind, &bytes, outputs, inputs);
+            let matrix = packed(kind, shape, &bytes);
+            let x = random(5 * inputs, 3);
+            assert_close(&multiply(&x, &[&matrix])[0], product(&x, &weights, shape), 1e-2, &format!("{kind:?}"));
+            let y = random(5 * outputs, 4);
+            let transposed: Vec<f32> =
+                (0..inputs).flat_map(|i| (0..outputs).map(|o| weights[o * inputs + i]).collect::<Vec<_>>()).collect();
+            let expected = product(&y, &transposed, (inputs, outputs));
+            assert_close(&matrix.multiply_backward(&y), expected, 1e-2, &format!("{kind:?} backward"));
+        }
+    }
+
+    #[test]
+    fn plain_numbers_of_any_width_multiply_exactly_enough_for_any_number_of_rows() {
+        for rows in [1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 25, 40] {
+            for shape @ (outputs, inputs) in [(1, 1), (16, 48), (33, 95), (64, 130)] {
+                let weights = random(outputs * inputs, 5);
+                let x = random(rows * inputs, 6);
+                let expected = product(&x, &weights, shape);
+                let matrix = PackedMatrix::from_f32(&weights, shape);
+                assert_close(&multiply(&x, &[&matrix])[0], expected, 1e-4, &format!("{rows} rows, {shape:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn halves_are_read_exactly() {
+        let numbers = [0.0, -0.0, 1.0, -2.5, 65504.0, 6.1e-5, 5.96e-8, -3.0e-7, 0.333_25];
+        let exactly = |encoding, bytes: Vec<u8>, expected: Vec<f32>| {
+            let matrix = PackedMatrix::pack((1, numbers.len()), encoding, |_| &bytes);
+            let mut row = vec![0.0; numbers.len()];
+            matrix.row(0, &mut row);
+            assert_eq!(row, expected, "{encoding:?}");
+            assert_eq!(decode(encoding, &bytes), expected);
+            // Through the vector registers, too.
+            let units: Vec<f32> = (0..81).map(|i| if i % 10 == 0 { 1.0 } else { 0.0 }).collect();
+            assert_eq!(multiply(&units, &[&matrix])[0], expected, "{encoding:?}");
+        };
+        let halves = numbers.map(f16::from_f32);
+        exactly(Encoding::F16, halves.iter().flat_map(|h| h.to_le_bytes()).collect(), halves.map(f16::to_f32).into());
+        let halves = numbers.map(bf16::from_f32);
+        exactly(Encoding::Bf16, halves.iter().flat_map(|h| h.to_le_bytes()).collect(), halves.map(bf16::to_f32).into());
+    }
+
+    #[test]
+    fn a_row_is_the_same_to_the_last_bit_whatever_rows_are_with_it() {
+        let shape @ (outputs, inputs) = (100, 192);
+        let matrix = packed(GgmlDType::Q4_1, shape, &random_rows(GgmlDType::Q4_1, outputs, inputs, 7));
+        let x = random(40 * inputs, 8);
+        let together = &multiply(&x, &[&matrix])[0];
+        for rows in [1, 2, 3, 4, 6, 8, 12, 20] {
+            for (x, together) in x.chunks(rows * inputs).zip(together.chunks(rows * outputs)) {
+                assert_eq!(multiply(x, &[&matrix])[0], together, "{rows} rows");
+            }
+        }
+    }
+
+    #[test]
+    fn several_matrices_at_once_equal_one_after_another() {
+        let matrices =
+            [(40, 64), (8, 64), (70, 64)].map(|shape| PackedMatrix::from_f32(&random(shape.0 * 64, 9), shape));
+        let x = random(6 * 64, 10);
+        let together = multiply(&x, &matrices.iter().collect::<Vec<_>>());
+        for (matrix, together) in matrices.iter().zip(together) {
+            assert_eq!(multiply(&x, &[matrix])[0], together);
+        }
+    }
+}
