@@ -9,14 +9,15 @@ mod format;
 mod product;
 mod unpack;
 
+use std::ops::Range;
+
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
-use pulp::WithSimd;
 use rayon::prelude::*;
 
 use self::{
     format::{BLOCK, Bf16, F16, F32, Format, Halves, Header, PANEL, Quantised, Singles, block_words},
-    product::{BackwardPanel, PanelProduct, Rows},
+    product::{Added, Rows, backward_panel, panel_product},
 };
 
 /// How the rows of a matrix are stored in a file.
@@ -173,43 +174,95 @@ impl PackedMatrix {
         &self.words[panel * words..][..words]
     }
 
-    fn multiply_panel(&self, panel: usize, x: &Rows, out: &mut [f32]) {
-        let words = self.panel(panel);
-        with_format!(self.encoding, format => dispatch(PanelProduct { format, words, x, out }));
+    fn multiply_panel(&self, panel: usize, x: &Rows, added: &[Added], out: &mut [f32]) {
+        with_format!(self.encoding, format => panel_product(format, self.panel(panel), x, out));
+        added.iter().for_each(|added| added.add(panel, x, out));
     }
 
     /// `y W`: rows of `outputs` numbers to rows of `inputs` numbers.
     pub fn multiply_backward(&self, y: &[f32]) -> Vec<f32> {
-        let y = Rows::pack(y, self.outputs);
+        let y = Rows::pack(y, self.outputs, &[y.len() / self.outputs]);
         let mut panels = y.room(self.blocks());
         panels.par_chunks_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
-            let (words, blocks, y) = (self.words.as_slice(), self.blocks(), &y);
-            with_format!(self.encoding, format => dispatch(BackwardPanel { format, words, blocks, column, y, out }));
+            let words = (self.words.as_slice(), self.blocks());
+            with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
         });
-        y.unpack(&panels, self.inputs)
+        y.unpack(panels, self.inputs)
+    }
+}
+
+/// What an adapter does to the products of some matrices with the same rows: each gets `t B^T` added, with its part of
+/// `t = x A^T`.
+#[derive(Debug)]
+pub struct LowRank {
+    /// The rows of all `A`, one under the other.
+    a: PackedMatrix,
+    /// For each matrix, if it is adapted, the first of its rows in `a` and its `B` with the scale in it.
+    b: Vec<Option<(usize, PackedMatrix)>>,
+}
+
+impl LowRank {
+    /// For each matrix, if it is adapted, `A` `[rank, inputs]` and `B` `[outputs, rank]`, the scale in it, as numbers.
+    pub fn new(inputs: usize, parts: Vec<Option<(Vec<f32>, Vec<f32>)>>) -> Self {
+        let (mut stacked, mut b) = (Vec::new(), Vec::with_capacity(parts.len()));
+        for part in parts {
+            b.push(part.map(|(a, b)| {
+                let (first, rank) = (stacked.len() / inputs, a.len() / inputs);
+                stacked.extend(a);
+                (first, PackedMatrix::from_f32(&b, (b.len() / rank, rank)))
+            }));
+        }
+        Self { a: PackedMatrix::from_f32(&stacked, (stacked.len() / inputs, inputs)), b }
+    }
+
+    /// What it adds to each matrix for the rows of a range; `x` are those rows.
+    fn added(&self, rows: &Range<usize>, x: &[f32]) -> Vec<Option<Added<'_>>> {
+        let (count, width) = (rows.len(), self.a.outputs);
+        let t = multiply(x, &[&self.a], &[]).pop().unwrap_or_default();
+        let part = |(first, b): &'_ (usize, PackedMatrix)| {
+            let own: Vec<f32> = t.chunks_exact(width).flat_map(|t| &t[*first..*first + b.inputs]).copied().collect();
+            Rows::pack(&own, b.inputs, &[count])
+        };
+        self.b.iter().map(|b| b.as_ref().map(|b| Added { rows: rows.clone(), t: part(b), b: &b.1 })).collect()
     }
 }
 
 /// `x W^T` for several matrices with the same inputs: rows of `inputs` numbers to rows of `outputs` numbers each.
-pub fn multiply(x: &[f32], matrices: &[&PackedMatrix]) -> Vec<Vec<f32>> {
+/// Adapters are for rows of ranges that do not overlap, in ascending order.
+pub fn multiply(x: &[f32], matrices: &[&PackedMatrix], adapters: &[(Range<usize>, &LowRank)]) -> Vec<Vec<f32>> {
     let Some(first) = matrices.first() else { return vec![] };
-    let x = Rows::pack(x, first.inputs);
+    let width = first.inputs;
+    let mut added: Vec<Vec<Added>> = matrices.iter().map(|_| vec![]).collect();
+    for (rows, adapter) in adapters {
+        let x = &x[rows.start * width..rows.end * width];
+        for (added, more) in added.iter_mut().zip(adapter.added(rows, x)) {
+            added.extend(more);
+        }
+    }
+    let x = Rows::pack(x, width, &parts(x.len() / width, adapters.iter().map(|(rows, _)| rows)));
     let mut results: Vec<Vec<f32>> = matrices.iter().map(|matrix| x.room(matrix.panels())).collect();
     let tasks: Vec<_> = matrices
         .iter()
+        .zip(&added)
         .zip(&mut results)
-        .flat_map(|(matrix, result)| {
+        .flat_map(|((matrix, added), result)| {
             let panels = result.chunks_exact_mut(x.panel_len()).enumerate();
-            panels.map(move |(panel, out)| (*matrix, panel, out))
+            panels.map(move |(panel, out)| (*matrix, panel, added, out))
         })
         .collect();
-    tasks.into_par_iter().for_each(|(matrix, panel, out)| matrix.multiply_panel(panel, &x, out));
-    matrices.iter().zip(results).map(|(matrix, result)| x.unpack(&result, matrix.outputs)).collect()
+    tasks.into_par_iter().for_each(|(matrix, panel, added, out)| matrix.multiply_panel(panel, &x, added, out));
+    matrices.iter().zip(results).map(|(matrix, result)| x.unpack(result, matrix.outputs)).collect()
 }
 
-/// Runs code that was compiled for the best instruction set of this machine.
-fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
-    pulp::Arch::new().dispatch(op)
+/// How many rows lie in each range, and between them.
+fn parts<'a>(rows: usize, ranges: impl Iterator<Item = &'a Range<usize>>) -> Vec<usize> {
+    let (mut parts, mut end) = (Vec::new(), 0);
+    for range in ranges {
+        parts.extend([range.start - end, range.len()]);
+        end = range.end;
+    }
+    parts.push(rows - end);
+    parts
 }
 
 fn pack_words<'a, F: Format + Packing>(
@@ -403,7 +456,7 @@ mod tests {
             let weights = reference(kind, &bytes, outputs, inputs);
             let matrix = packed(kind, shape, &bytes);
             let x = random(5 * inputs, 3);
-            assert_close(&multiply(&x, &[&matrix])[0], product(&x, &weights, shape), 1e-2, &format!("{kind:?}"));
+            assert_close(&multiply(&x, &[&matrix], &[])[0], product(&x, &weights, shape), 1e-2, &format!("{kind:?}"));
             let y = random(5 * outputs, 4);
             let transposed: Vec<f32> =
                 (0..inputs).flat_map(|i| (0..outputs).map(|o| weights[o * inputs + i]).collect::<Vec<_>>()).collect();
@@ -420,7 +473,7 @@ mod tests {
                 let x = random(rows * inputs, 6);
                 let expected = product(&x, &weights, shape);
                 let matrix = PackedMatrix::from_f32(&weights, shape);
-                assert_close(&multiply(&x, &[&matrix])[0], expected, 1e-4, &format!("{rows} rows, {shape:?}"));
+                assert_close(&multiply(&x, &[&matrix], &[])[0], expected, 1e-4, &format!("{rows} rows, {shape:?}"));
             }
         }
     }
@@ -436,7 +489,7 @@ mod tests {
             assert_eq!(decode(encoding, &bytes), expected);
             // Through the vector registers, too.
             let units: Vec<f32> = (0..81).map(|i| if i % 10 == 0 { 1.0 } else { 0.0 }).collect();
-            assert_eq!(multiply(&units, &[&matrix])[0], expected, "{encoding:?}");
+            assert_eq!(multiply(&units, &[&matrix], &[])[0], expected, "{encoding:?}");
         };
         let halves = numbers.map(f16::from_f32);
         exactly(Encoding::F16, halves.iter().flat_map(|h| h.to_le_bytes()).collect(), halves.map(f16::to_f32).into());
@@ -449,10 +502,10 @@ mod tests {
         let shape @ (outputs, inputs) = (100, 192);
         let matrix = packed(GgmlDType::Q4_1, shape, &random_rows(GgmlDType::Q4_1, outputs, inputs, 7));
         let x = random(40 * inputs, 8);
-        let together = &multiply(&x, &[&matrix])[0];
+        let together = &multiply(&x, &[&matrix], &[])[0];
         for rows in [1, 2, 3, 4, 6, 8, 12, 20] {
             for (x, together) in x.chunks(rows * inputs).zip(together.chunks(rows * outputs)) {
-                assert_eq!(multiply(x, &[&matrix])[0], together, "{rows} rows");
+                assert_eq!(multiply(x, &[&matrix], &[])[0], together, "{rows} rows");
             }
         }
     }
@@ -462,9 +515,34 @@ mod tests {
         let matrices =
             [(40, 64), (8, 64), (70, 64)].map(|shape| PackedMatrix::from_f32(&random(shape.0 * 64, 9), shape));
         let x = random(6 * 64, 10);
-        let together = multiply(&x, &matrices.iter().collect::<Vec<_>>());
+        let together = multiply(&x, &matrices.iter().collect::<Vec<_>>(), &[]);
         for (matrix, together) in matrices.iter().zip(together) {
-            assert_eq!(multiply(&x, &[matrix])[0], together);
+            assert_eq!(multiply(&x, &[matrix], &[])[0], together);
+        }
+    }
+    #[test]
+    fn adapters_add_their_products_to_their_own_rows_only() {
+        let (inputs, outputs, rank) = (64, [40, 70], 5);
+        let matrices = outputs.map(|outputs| PackedMatrix::from_f32(&random(outputs * inputs, 11), (outputs, inputs)));
+        let matrices: Vec<&PackedMatrix> = matrices.iter().collect();
+        let x = random(20 * inputs, 12);
+        // The first adapter leaves the first matrix alone, the second adapts both.
+        let pair = |outputs: usize, seed| (random(rank * inputs, seed), random(outputs * rank, seed + 1));
+        let parts = [vec![None, Some(pair(70, 13))], vec![Some(pair(40, 15)), Some(pair(70, 17))]];
+        let adapters = parts.clone().map(|parts| LowRank::new(inputs, parts));
+        let ranges = [2..3, 7..20];
+        let used: Vec<_> = ranges.iter().cloned().zip(&adapters).collect();
+        let (plain, adapted) = (multiply(&x, &matrices, &[]), multiply(&x, &matrices, &used));
+        for (index, width) in outputs.into_iter().enumerate() {
+            let mut expected: Vec<f64> = plain[index].iter().map(|value| f64::from(*value)).collect();
+            for (range, parts) in ranges.iter().zip(&parts) {
+                let Some((a, b)) = &parts[index] else { continue };
+                let t = product(&x[range.start * inputs..range.end * inputs], a, (rank, inputs));
+                let t: Vec<f32> = t.into_iter().map(|value| value as f32).collect();
+                let more = product(&t, b, (width, rank));
+                expected[range.start * width..].iter_mut().zip(more).for_each(|(value, more)| *value += more);
+            }
+            assert_close(&adapted[index], expected, 1e-4, &format!("matrix {index}"));
         }
     }
 }

@@ -190,8 +190,9 @@ impl<const GROUPS: usize> Header for Singles<GROUPS> {
     #[inline(always)]
     fn read<S: Simd>(self, simd: S, header: &[S::u32s], group: usize, vector: usize) -> (S::f32s, S::f32s) {
         let registers = PANEL / S::F32_LANES;
-        let at = |part: usize| simd.transmute_f32s_u32s(header[(2 * group + part) * registers + vector]);
-        (at(0), at(1))
+        let scale = header[2 * group * registers + vector];
+        let minimum = header[(2 * group + 1) * registers + vector];
+        (simd.transmute_f32s_u32s(scale), simd.transmute_f32s_u32s(minimum))
     }
 
     fn write(header: &mut [u32], group: usize, output: usize, scale: f32, minimum: f32) {

@@ -5,13 +5,18 @@
 //! For few rows the decoded weights stay in registers. Either way each element of the result is one chain of fused
 //! multiply-adds along the inputs, so it depends neither on the other rows nor on the number of threads.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::format::{BLOCK, Format, PANEL, block_words};
+use super::format::{BLOCK, F32, Format, PANEL, block_words};
 
 /// Inputs whose weights are decoded at a time: 8 kB of them.
 const DEPTH: usize = 2 * BLOCK;
+
+/// Groups of rows given to a thread at a time where they are only moved.
+const MIN_GROUPS: usize = 2;
 
 /// Rows of the left factor, in groups whose numbers at one input are side by side.
 pub struct Rows {
@@ -24,7 +29,7 @@ pub struct Rows {
 }
 
 #[derive(Clone, Copy)]
-struct RowGroup {
+pub struct RowGroup {
     /// The first of its rows in the left factor, and in the result of a panel.
     first: usize,
     slot: usize,
@@ -43,35 +48,48 @@ fn group_sizes() -> &'static [usize] {
             S::REGISTER_COUNT
         }
     }
-    if pulp::Arch::new().dispatch(Registers) >= 32 { &[12, 8, 4, 2, 1] } else { &[6, 4, 2, 1] }
+    if dispatch(Registers) >= 32 { &[12, 8, 4, 2, 1] } else { &[6, 4, 2, 1] }
+}
+
+/// The groups of a number of rows: the largest size as often as it is filled, then the smallest that holds the rest.
+fn group_rows(parts: &[usize]) -> (Vec<RowGroup>, usize) {
+    let sizes = group_sizes();
+    let (mut groups, mut first, mut slot) = (Vec::new(), 0, 0);
+    for &part in parts {
+        let end = first + part;
+        while first < end {
+            let left = end - first;
+            let smallest = sizes.iter().rev().find(|&&size| size >= left);
+            let size = *smallest.unwrap_or(&sizes[0]);
+            groups.push(RowGroup { first, slot, rows: left.min(size), size });
+            first += left.min(size);
+            slot += size;
+        }
+    }
+    (groups, slot)
+}
+
+/// Cuts a slice into pieces of these lengths.
+fn split(mut rest: &mut [f32], lengths: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
+    let cut = |length| {
+        let (piece, others) = std::mem::take(&mut rest).split_at_mut(length);
+        rest = others;
+        piece
+    };
+    lengths.map(cut).collect()
 }
 
 impl Rows {
-    /// Lays out `x`, rows of `width`.
-    pub fn pack(x: &[f32], width: usize) -> Self {
-        let (count, depth) = (x.len() / width, width.next_multiple_of(BLOCK));
-        let sizes = group_sizes();
-        let (mut groups, mut first, mut slots) = (Vec::new(), 0, 0);
-        while first < count {
-            let left = count - first;
-            let smallest = sizes.iter().rev().find(|&&size| size >= left);
-            let size = *smallest.unwrap_or(&sizes[0]);
-            groups.push(RowGroup { first, slot: slots, rows: left.min(size), size });
-            first += left.min(size);
-            slots += size;
-        }
+    /// Lays out `x`, rows of `width`. No group has rows of two of the parts, which are given by their numbers of rows.
+    pub fn pack(x: &[f32], width: usize, parts: &[usize]) -> Self {
+        let depth = width.next_multiple_of(BLOCK);
+        let (groups, slots) = group_rows(parts);
         let mut values = vec![0f32; slots * depth];
-        let mut rest = values.as_mut_slice();
-        let mut parts = Vec::with_capacity(groups.len());
-        for group in &groups {
-            let (part, others) = rest.split_at_mut(group.size * depth);
-            parts.push((part, group));
-            rest = others;
-        }
-        parts.into_par_iter().with_min_len(4).for_each(|(part, group)| {
+        let parts = split(&mut values, groups.iter().map(|group| group.size * depth));
+        parts.into_par_iter().zip(&groups).with_min_len(MIN_GROUPS).for_each(|(values, group)| {
             for row in 0..group.rows {
                 let source = &x[(group.first + row) * width..][..width];
-                part[row..].iter_mut().step_by(group.size).zip(source).for_each(|(to, from)| *to = *from);
+                values[row..].iter_mut().step_by(group.size).zip(source).for_each(|(to, from)| *to = *from);
             }
         });
         Self { groups, values, depth, slots }
@@ -82,12 +100,22 @@ impl Rows {
         &self.values[group.slot * self.depth..][..group.size * self.depth]
     }
 
+    /// The groups that hold the rows of a range, which begins and ends with parts.
+    fn groups_of(&self, rows: &Range<usize>) -> &[RowGroup] {
+        let before = |row: usize| self.groups.partition_point(|group| group.first < row);
+        &self.groups[before(rows.start)..before(rows.end)]
+    }
+
     /// Brings the results of panels, `[slots, PANEL]` each, into rows of `width`.
-    pub fn unpack(&self, panels: &[f32], width: usize) -> Vec<f32> {
+    pub fn unpack(&self, mut panels: Vec<f32>, width: usize) -> Vec<f32> {
+        if self.slots == 1 {
+            panels.truncate(width);
+            return panels;
+        }
         let count: usize = self.groups.iter().map(|group| group.rows).sum();
         let mut out = vec![0f32; count * width];
-        let per_group = out.par_chunks_mut(self.groups.first().map_or(1, |group| group.rows) * width);
-        per_group.zip(&self.groups).for_each(|(out, group)| {
+        let parts = split(&mut out, self.groups.iter().map(|group| group.rows * width));
+        parts.into_par_iter().zip(&self.groups).with_min_len(MIN_GROUPS).for_each(|(out, group)| {
             for (row, out) in out.chunks_exact_mut(width).enumerate() {
                 for (out, panel) in out.chunks_mut(PANEL).zip(panels.chunks_exact(self.slots * PANEL)) {
                     out.copy_from_slice(&panel[(group.slot + row) * PANEL..][..out.len()]);
@@ -108,82 +136,123 @@ impl Rows {
     }
 }
 
-/// One panel of `x W^T`: `words` are the panel's blocks, `out` is `[slots, PANEL]`.
-pub struct PanelProduct<'a, F> {
-    pub format: F,
-    pub words: &'a [u32],
-    pub x: &'a Rows,
-    pub out: &'a mut [f32],
+/// What an adapter adds to the rows of a range: `t B^T`, with the rows `t` of that range already `x A^T`.
+pub struct Added<'a> {
+    pub rows: Range<usize>,
+    pub t: Rows,
+    /// `[outputs, rank]`, in f32.
+    pub b: &'a super::PackedMatrix,
 }
 
-impl<F: Format> WithSimd for PanelProduct<'_, F> {
-    type Output = ();
+/// Weights of a panel while they are multiplied with: `[PANEL / width][DEPTH][width]`, two registers to a `width`.
+type Weights = [f32; DEPTH * PANEL];
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { format, words, x, out } = self;
-        if let [group] = x.groups[..] {
-            match group.size {
-                1 => return multiply_few::<S, F, 1>(simd, format, words, x.group(group), out),
-                2 => return multiply_few::<S, F, 2>(simd, format, words, x.group(group), out),
-                4 => return multiply_few::<S, F, 4>(simd, format, words, x.group(group), out),
-                _ => {}
+/// One panel of `x W^T`: `words` are the panel's blocks, `out` is `[slots, PANEL]`, 0 before.
+pub fn panel_product<F: Format>(format: F, words: &[u32], x: &Rows, out: &mut [f32]) {
+    match x.groups[..] {
+        [group @ RowGroup { size: 1, .. }] => dispatch(Few::<F, 1> { format, words, x: x.group(group), out }),
+        [group @ RowGroup { size: 2, .. }] => dispatch(Few::<F, 2> { format, words, x: x.group(group), out }),
+        [group @ RowGroup { size: 4, .. }] => dispatch(Few::<F, 4> { format, words, x: x.group(group), out }),
+        _ => {
+            let mut weights = [0f32; DEPTH * PANEL];
+            for (chunk, words) in words.chunks(DEPTH / BLOCK * block_words::<F>()).enumerate() {
+                let start = chunk * DEPTH;
+                let inputs = start..start + words.len() / block_words::<F>() * BLOCK;
+                dispatch(Decode { format, words, weights: &mut weights });
+                dispatch(Multiply { x, inputs, weights: &weights, out });
             }
         }
+    }
+}
+
+impl Added<'_> {
+    /// Adds to a panel of the product with all rows `x`.
+    pub fn add(&self, panel: usize, x: &Rows, out: &mut [f32]) {
+        let slot = x.groups_of(&self.rows).first().map_or(0, |group| group.slot);
         let mut weights = [0f32; DEPTH * PANEL];
-        let chunks = words.chunks(DEPTH / BLOCK * block_words::<F>());
-        for (chunk, words) in chunks.enumerate() {
-            let blocks = words.chunks_exact(block_words::<F>());
-            let depth = blocks.len() * BLOCK;
-            for (index, block) in blocks.enumerate() {
-                decode(simd, format, block, &mut weights, index * BLOCK);
-            }
-            multiply(simd, x, chunk * DEPTH..chunk * DEPTH + depth, &weights, out);
+        for (chunk, words) in self.b.panel(panel).chunks(DEPTH / BLOCK * block_words::<F32>()).enumerate() {
+            let start = chunk * DEPTH;
+            // What fills up the last block is not worth multiplying.
+            let inputs = start..self.b.inputs().min(start + DEPTH);
+            dispatch(Decode { format: F32, words, weights: &mut weights });
+            dispatch(Multiply { x: &self.t, inputs, weights: &weights, out: &mut out[slot * PANEL..] });
         }
     }
 }
 
-/// One panel of `y W`: the inputs of the block column `column` of a matrix of `blocks` block columns.
-pub struct BackwardPanel<'a, F> {
-    pub format: F,
-    /// Of the whole matrix.
-    pub words: &'a [u32],
-    pub blocks: usize,
-    pub column: usize,
-    pub y: &'a Rows,
-    pub out: &'a mut [f32],
+/// One panel of `y W`: the inputs of the block column `column` of a matrix of `blocks` block columns. `words` are those
+/// of the whole matrix, `out` is `[slots, PANEL]`, 0 before.
+pub fn backward_panel<F: Format>(
+    format: F,
+    (words, blocks): (&[u32], usize),
+    column: usize,
+    y: &Rows,
+    out: &mut [f32],
+) {
+    let width = 2 * lanes();
+    let (mut decoded, mut weights) = ([0f32; DEPTH * PANEL], [0f32; DEPTH * PANEL]);
+    let panels = y.depth / PANEL;
+    for start in (0..panels).step_by(DEPTH / PANEL) {
+        let end = panels.min(start + DEPTH / PANEL);
+        for panel in start..end {
+            let block = (panel * blocks + column) * block_words::<F>();
+            dispatch(Decode { format, words: &words[block..][..block_words::<F>()], weights: &mut decoded });
+            transpose(&decoded, &mut weights, (panel - start) * PANEL, width);
+        }
+        dispatch(Multiply { x: y, inputs: start * PANEL..end * PANEL, weights: &weights, out });
+    }
 }
 
-impl<F: Format> WithSimd for BackwardPanel<'_, F> {
+/// Brings the first block of inputs of decoded weights to where a block of outputs would be, from `depth` on.
+fn transpose(decoded: &Weights, weights: &mut Weights, depth: usize, width: usize) {
+    for input in 0..BLOCK {
+        let to = (input / width * DEPTH + depth) * width + input % width;
+        for output in 0..PANEL {
+            let from = (output / width * DEPTH + input) * width + output % width;
+            weights[to + output * width] = decoded[from];
+        }
+    }
+}
+
+/// f32 lanes of this machine's vector registers.
+fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    dispatch(Lanes)
+}
+
+/// Runs code that was compiled for the best instruction set of this machine.
+fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    pulp::Arch::new().dispatch(op)
+}
+
+/// Decodes at most [`DEPTH`] inputs of a panel.
+struct Decode<'a, F> {
+    format: F,
+    words: &'a [u32],
+    weights: &'a mut Weights,
+}
+
+impl<F: Format> WithSimd for Decode<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let width = 2 * S::F32_LANES;
-        let (mut decoded, mut weights) = ([0f32; DEPTH * PANEL], [0f32; DEPTH * PANEL]);
-        let panels = self.y.depth / PANEL;
-        for start in (0..panels).step_by(DEPTH / PANEL) {
-            let end = panels.min(start + DEPTH / PANEL);
-            for panel in start..end {
-                let block = (panel * self.blocks + self.column) * block_words::<F>();
-                decode(simd, self.format, &self.words[block..][..block_words::<F>()], &mut decoded, 0);
-                for input in 0..BLOCK {
-                    let (part, lane) = (input / width, input % width);
-                    let to = part * DEPTH * width + (panel - start) * PANEL * width + lane;
-                    for output in 0..PANEL {
-                        let from = output / width * DEPTH * width + input * width + output % width;
-                        weights[to + output * width] = decoded[from];
-                    }
-                }
-            }
-            multiply(simd, self.y, start * PANEL..end * PANEL, &weights, self.out);
+        for (index, block) in self.words.chunks_exact(block_words::<F>()).enumerate() {
+            decode(simd, self.format, block, self.weights, index * BLOCK);
         }
     }
 }
 
-/// Decodes a block to `weights`, `[PANEL / width][DEPTH][width]` with two registers to a `width`, from input `depth` on.
+/// Decodes a block to `weights`, from input `depth` on.
 #[inline(always)]
-fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut [f32; DEPTH * PANEL], depth: usize) {
+fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut Weights, depth: usize) {
     let registers = PANEL / S::F32_LANES;
     let (header, codes) = block.split_at(F::HEADER);
     let (header, codes) = (S::as_simd_u32s(header).0, S::as_simd_u32s(codes).0);
@@ -193,7 +262,10 @@ fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut [
         let runs = weights.chunks_exact_mut(2 * BLOCK / F::GROUPS);
         let codes = codes.chunks_exact(BLOCK / F::GROUPS / F::PER_WORD * registers);
         for (group, (weights, codes)) in runs.zip(codes).enumerate() {
-            let scale = [0, 1].map(|half| format.scale(simd, header, group, 2 * part + half));
+            let scale = [
+                format.scale(simd, header, group, 2 * part),
+                format.scale(simd, header, group, 2 * part + 1),
+            ];
             for (weights, words) in weights.chunks_exact_mut(2 * F::PER_WORD).zip(codes.chunks_exact(registers)) {
                 for place in 0..F::PER_WORD {
                     for half in 0..2 {
@@ -205,30 +277,35 @@ fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut [
     }
 }
 
-/// Adds the product over a range of inputs to all rows of `out`; the first range sets them.
-#[inline(always)]
-fn multiply<S: Simd>(
-    simd: S,
-    x: &Rows,
-    inputs: std::ops::Range<usize>,
-    weights: &[f32; DEPTH * PANEL],
-    out: &mut [f32],
-) {
-    let width = 2 * S::F32_LANES;
-    for &group in &x.groups {
-        let values = &x.group(group)[inputs.start * group.size..inputs.end * group.size];
-        for part in 0..PANEL / width {
-            let weights = &weights[part * DEPTH * width..][..inputs.len() * width];
-            let out = &mut out[group.slot * PANEL + part * width..];
-            let first = inputs.start == 0;
-            match group.size {
-                1 => tile::<S, 1>(simd, values, weights, out, first),
-                2 => tile::<S, 2>(simd, values, weights, out, first),
-                4 => tile::<S, 4>(simd, values, weights, out, first),
-                6 if S::REGISTER_COUNT < 32 => tile::<S, 6>(simd, values, weights, out, first),
-                8 if S::REGISTER_COUNT >= 32 => tile::<S, 8>(simd, values, weights, out, first),
-                12 if S::REGISTER_COUNT >= 32 => tile::<S, 12>(simd, values, weights, out, first),
-                _ => {}
+/// Adds the product over a range of inputs to all rows of `out`.
+struct Multiply<'a> {
+    x: &'a Rows,
+    inputs: Range<usize>,
+    weights: &'a Weights,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Multiply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { x, inputs, weights, out } = self;
+        let width = 2 * S::F32_LANES;
+        for &group in &x.groups {
+            let values = &x.group(group)[inputs.start * group.size..inputs.end * group.size];
+            for part in 0..PANEL / width {
+                let weights = &weights[part * DEPTH * width..][..inputs.len() * width];
+                let out = &mut out[group.slot * PANEL + part * width..];
+                match group.size {
+                    1 => tile::<S, 1>(simd, values, weights, out),
+                    2 => tile::<S, 2>(simd, values, weights, out),
+                    4 => tile::<S, 4>(simd, values, weights, out),
+                    6 if S::REGISTER_COUNT < 32 => tile::<S, 6>(simd, values, weights, out),
+                    8 if S::REGISTER_COUNT >= 32 => tile::<S, 8>(simd, values, weights, out),
+                    12 if S::REGISTER_COUNT >= 32 => tile::<S, 12>(simd, values, weights, out),
+                    _ => {}
+                }
             }
         }
     }
@@ -237,14 +314,12 @@ fn multiply<S: Simd>(
 /// `M` rows times two registers of columns: `x` is `[depth, M]`, `weights` `[depth, 2 * lanes]`, rows of `out` are
 /// [`PANEL`] apart.
 #[inline(always)]
-fn tile<S: Simd, const M: usize>(simd: S, x: &[f32], weights: &[f32], out: &mut [f32], first: bool) {
+fn tile<S: Simd, const M: usize>(simd: S, x: &[f32], weights: &[f32], out: &mut [f32]) {
     let (weights, _) = S::as_simd_f32s(weights);
     let mut sums = [[simd.splat_f32s(0.0); 2]; M];
-    if !first {
-        for (row, sums) in sums.iter_mut().enumerate() {
-            let (out, _) = S::as_simd_f32s(&out[row * PANEL..][..2 * S::F32_LANES]);
-            *sums = [out[0], out[1]];
-        }
+    for (row, sums) in sums.iter_mut().enumerate() {
+        let (out, _) = S::as_simd_f32s(&out[row * PANEL..][..2 * S::F32_LANES]);
+        *sums = [out[0], out[1]];
     }
     for (x, weights) in x.as_chunks::<M>().0.iter().zip(weights.as_chunks::<2>().0) {
         accumulate(simd, &mut sums, x, *weights);
@@ -252,29 +327,47 @@ fn tile<S: Simd, const M: usize>(simd: S, x: &[f32], weights: &[f32], out: &mut 
     store::<S, M>(&sums, out);
 }
 
-/// The whole product of at most four rows with a panel, each weight used as soon as it is decoded.
-#[inline(always)]
-fn multiply_few<S: Simd, F: Format, const M: usize>(simd: S, format: F, words: &[u32], x: &[f32], out: &mut [f32]) {
-    let registers = PANEL / S::F32_LANES;
-    let x = x.as_chunks::<M>().0;
-    for part in 0..registers / 2 {
-        let mut sums = [[simd.splat_f32s(0.0); 2]; M];
-        for (block, x) in words.chunks_exact(block_words::<F>()).zip(x.chunks_exact(BLOCK)) {
-            let (header, codes) = block.split_at(F::HEADER);
-            let (header, codes) = (S::as_simd_u32s(header).0, S::as_simd_u32s(codes).0);
-            let codes = codes.chunks_exact(BLOCK / F::GROUPS / F::PER_WORD * registers);
-            for (group, (codes, x)) in codes.zip(x.chunks_exact(BLOCK / F::GROUPS)).enumerate() {
-                let scale = [0, 1].map(|half| format.scale(simd, header, group, 2 * part + half));
-                for (words, x) in codes.chunks_exact(registers).zip(x.chunks_exact(F::PER_WORD)) {
-                    let words = [words[2 * part], words[2 * part + 1]];
-                    for place in 0..F::PER_WORD {
-                        let weights = [0, 1].map(|half| format.weight(simd, words[half], place, scale[half]));
-                        accumulate(simd, &mut sums, &x[place], weights);
+/// The whole product of `M` rows with a panel, each weight used as soon as it is decoded.
+struct Few<'a, F, const M: usize> {
+    format: F,
+    words: &'a [u32],
+    /// `[depth, M]`.
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl<F: Format, const M: usize> WithSimd for Few<'_, F, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { format, words, x, out } = self;
+        let registers = PANEL / S::F32_LANES;
+        let x = x.as_chunks::<M>().0;
+        for part in 0..registers / 2 {
+            let mut sums = [[simd.splat_f32s(0.0); 2]; M];
+            for (block, x) in words.chunks_exact(block_words::<F>()).zip(x.chunks_exact(BLOCK)) {
+                let (header, codes) = block.split_at(F::HEADER);
+                let (header, codes) = (S::as_simd_u32s(header).0, S::as_simd_u32s(codes).0);
+                let codes = codes.chunks_exact(BLOCK / F::GROUPS / F::PER_WORD * registers);
+                for (group, (codes, x)) in codes.zip(x.chunks_exact(BLOCK / F::GROUPS)).enumerate() {
+                    let scale = [
+                        format.scale(simd, header, group, 2 * part),
+                        format.scale(simd, header, group, 2 * part + 1),
+                    ];
+                    for (words, x) in codes.chunks_exact(registers).zip(x.chunks_exact(F::PER_WORD)) {
+                        for (place, x) in x.iter().enumerate() {
+                            let weights = [
+                                format.weight(simd, words[2 * part], place, scale[0]),
+                                format.weight(simd, words[2 * part + 1], place, scale[1]),
+                            ];
+                            accumulate(simd, &mut sums, x, weights);
+                        }
                     }
                 }
             }
+            store::<S, M>(&sums, &mut out[part * 2 * S::F32_LANES..]);
         }
-        store::<S, M>(&sums, &mut out[part * 2 * S::F32_LANES..]);
     }
 }
 
