@@ -8,7 +8,7 @@ use super::{
     config::DecoderConfig,
     frozen::Frozen,
     lora::{LayerLora, Lora, Projection},
-    ops::{self, Angles, Heads},
+    ops::{self, Activation, Angles, Attention, Heads},
 };
 
 /// Frozen weights of one layer; matrices are `[out, in]`.
@@ -55,7 +55,7 @@ pub struct Decoder {
 pub trait Attend {
     /// Takes the layer's rotated queries `[n, heads * head_dim]`, rotated keys and values `[n, kv_heads * head_dim]`,
     /// and returns the attention's output in the shape of the queries.
-    fn attend(&mut self, layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor>;
+    fn attend(&mut self, layer: usize, attention: Attention, qkv: [Tensor; 3]) -> Result<Tensor>;
 }
 
 impl Decoder {
@@ -108,9 +108,11 @@ impl Decoder {
         self.embedding.elem_count() + self.norm.elem_count() + head + layers.sum::<usize>()
     }
 
-    /// How the attention's heads lie in a row.
-    pub fn heads(&self) -> Heads {
-        Heads { heads: self.config.heads, kv_heads: self.config.kv_heads, head_dim: self.config.head_dim }
+    /// How every layer attends.
+    fn attention(&self) -> Attention {
+        let DecoderConfig { heads, kv_heads, head_dim, .. } = self.config;
+        let scale = (head_dim as f32).sqrt().recip();
+        Attention { heads: Heads { heads, kv_heads, head_dim }, scale, window: None, softcap: None }
     }
 
     /// `(out, in)` of a projection.
@@ -156,13 +158,14 @@ impl Decoder {
         let lora = lora.map(|lora| lora.layer(index));
         let normed = ops::rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
         let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], lora)?;
-        let attended = attend.attend(index, ops::rope(&q, angles)?, ops::rope(&k, angles)?, v)?;
+        let (q, k) = (ops::rope(&q, angles)?, ops::rope(&k, angles)?);
+        let attended = attend.attend(index, self.attention(), [q, k, v])?;
         let [output] = layer.project(&attended, [Projection::OProj], lora)?;
         let x = (x + output)?;
 
         let normed = ops::rms_norm(&x, &layer.post_attention_norm, self.config.rms_norm_eps)?;
         let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], lora)?;
-        let [down] = layer.project(&ops::swiglu(&gate, &up)?, [Projection::DownProj], lora)?;
+        let [down] = layer.project(&ops::gated(&gate, &up, Activation::Silu)?, [Projection::DownProj], lora)?;
         x + down
     }
 
@@ -175,11 +178,10 @@ impl Decoder {
 /// Attention among the rows of one pass, without a cache: each row sees the rows of its path.
 pub struct WithinPass {
     pub paths: Arc<ops::Paths>,
-    pub heads: Heads,
 }
 
 impl Attend for WithinPass {
-    fn attend(&mut self, _layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor> {
-        ops::attention(&q, &k, &v, &self.paths, self.heads)
+    fn attend(&mut self, _layer: usize, attention: Attention, [q, k, v]: [Tensor; 3]) -> Result<Tensor> {
+        ops::attention([&q, &k, &v], &self.paths, attention)
     }
 }

@@ -111,7 +111,7 @@ impl<'a> Pass<'a> {
         if targets.last().is_some_and(|target| target.row as usize >= forest.len()) {
             bail!("a target is beyond the {} rows of the forest", forest.len());
         }
-        let attend = WithinPass { paths: Arc::new(forest.paths()), heads: decoder.heads() };
+        let attend = WithinPass { paths: Arc::new(forest.paths()) };
         let angles = decoder.angles(&forest.positions)?;
         Ok(Self { decoder, lora, forest, targets, temperature, attend, angles, pace })
     }
