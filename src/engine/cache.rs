@@ -27,7 +27,7 @@ impl KvCache {
         let config = decoder.config();
         let zeros = || {
             let layer = |_| Tensor::zeros((rows, config.kv_width()), DType::F32, decoder.device());
-            (0..config.layers).map(layer).collect::<Result<Vec<_>>>()
+            config.layers.iter().map(layer).collect::<Result<Vec<_>>>()
         };
         Ok(Self { keys: zeros()?, values: zeros()?, width: config.kv_width() })
     }
