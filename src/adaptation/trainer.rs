@@ -120,7 +120,7 @@ impl Trainer {
         }
         let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
         let shape = |projection| decoder.projection_shape(projection);
-        let lora = Lora::new(&config, &tensors, decoder.config().layers, shape).map_err(TrainError::Mismatch)?;
+        let lora = Lora::new(&config, &tensors, decoder.config().layers.len(), shape).map_err(TrainError::Mismatch)?;
         let (names, vars) = vars.into_iter().unzip();
         let optimizer = AdamW::new(vars, recipe.weight_decay)?;
         Ok(Self { decoder, turnstile, config, names, lora, optimizer })
@@ -290,7 +290,7 @@ fn cancelled(cancel: &CancellationToken) -> impl Fn(candle_core::Error) -> Train
 fn fresh_tensors(decoder: &Decoder, config: &LoraConfig, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut tensors = BTreeMap::new();
-    for layer in 0..decoder.config().layers {
+    for layer in 0..decoder.config().layers.len() {
         for &projection in &config.targets {
             let (out, input) = decoder.projection_shape(projection);
             let bound = 1.0 / (input as f32).sqrt();

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor};
 use crate::engine::{
     model::{
         decoder::{Attend, Decoder},
-        ops::{self, Heads, Paths},
+        ops::{self, Paths},
     },
     prefix_tree::{NodeId, PrefixTree},
 };
@@ -17,7 +17,8 @@ use crate::engine::{
 pub struct KvCache {
     keys: Vec<Tensor>,
     values: Vec<Tensor>,
-    heads: Heads,
+    /// Of a row: `kv_heads * head_dim`.
+    width: usize,
 }
 
 impl KvCache {
@@ -26,19 +27,18 @@ impl KvCache {
         let config = decoder.config();
         let zeros = || {
             let layer = |_| Tensor::zeros((rows, config.kv_width()), DType::F32, decoder.device());
-            (0..config.layers).map(layer).collect::<Result<Vec<_>>>()
+            config.layers.iter().map(layer).collect::<Result<Vec<_>>>()
         };
-        Ok(Self { keys: zeros()?, values: zeros()?, heads: decoder.heads() })
+        Ok(Self { keys: zeros()?, values: zeros()?, width: config.kv_width() })
     }
 
     /// Prepares a pass over these nodes: each is written to its row and attends to its ancestors and itself.
     pub fn pass(&self, tree: &PrefixTree, nodes: &[NodeId]) -> Result<CachedPass<'_>> {
         let mut paths = Paths::default();
         nodes.iter().for_each(|&node| paths.push(tree.path(node)));
-        let width = self.heads.kv_heads * self.heads.head_dim;
-        let rows: Vec<u32> = nodes.iter().flat_map(|&node| std::iter::repeat_n(node, width)).collect();
+        let rows: Vec<u32> = nodes.iter().flat_map(|&node| std::iter::repeat_n(node, self.width)).collect();
         let device = self.keys[0].device();
-        let rows = Tensor::from_vec(rows, (nodes.len(), width), device)?;
+        let rows = Tensor::from_vec(rows, (nodes.len(), self.width), device)?;
         Ok(CachedPass { cache: self, rows, paths: Arc::new(paths) })
     }
 }
@@ -52,10 +52,10 @@ pub struct CachedPass<'a> {
 }
 
 impl Attend for CachedPass<'_> {
-    fn attend(&mut self, layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor> {
+    fn attend(&mut self, layer: usize, attention: ops::Attention, [q, k, v]: [Tensor; 3]) -> Result<Tensor> {
         let (keys, values) = (&self.cache.keys[layer], &self.cache.values[layer]);
         keys.scatter_set(&self.rows, &k, 0)?;
         values.scatter_set(&self.rows, &v, 0)?;
-        ops::attention(&q, keys, values, &self.paths, self.cache.heads)
+        ops::attention([&q, keys, values], &self.paths, attention)
     }
 }

@@ -223,7 +223,7 @@ impl Engine for LocalEngine {
         let decoder = self.decoder.clone();
         let load = move || {
             let shape = |projection| decoder.projection_shape(projection);
-            let lora = Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers, shape)
+            let lora = Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers.len(), shape)
                 .map_err(EngineError::AdapterMismatch)?;
             let lora = lora.to_device(decoder.device()).map_err(compute_error)?;
             Ok(Lease::new(adapter.version.clone(), Weights(Some(lora))))
@@ -364,7 +364,7 @@ impl Worker {
         let mut pass = self.cache.pass(tree, &plan.rows)?;
         let angles = self.decoder.angles(&positions)?;
         let mut x = self.decoder.embed(&tokens)?;
-        for layer in 0..self.decoder.config().layers {
+        for layer in 0..self.decoder.config().layers.len() {
             x = self.decoder.layer(layer, &x, &angles, lora.as_ref(), &mut pass)?;
         }
         if plan.outputs.is_empty() {

@@ -127,7 +127,7 @@ async fn log_probabilities_are_those_of_the_training_pass() {
     let tiny = tiny();
     let adapter = adapter_of('a');
     let shape = |projection| tiny.decoder.projection_shape(projection);
-    let lora = Lora::new(&adapter.config, &adapter.tensors, tiny.decoder.config().layers, shape).unwrap();
+    let lora = Lora::new(&adapter.config, &adapter.tensors, tiny.decoder.config().layers.len(), shape).unwrap();
     let lease = tiny.engine.load_adapter(Arc::new(adapter)).await.unwrap();
     for (lease, lora) in [(tiny.engine.base(), None), (lease, Some(&lora))] {
         let group = one(&*tiny.engine, request(lease, &PROMPT, 8, 10, 11)).await;

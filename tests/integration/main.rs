@@ -2,6 +2,7 @@
 
 mod architecture;
 mod engine;
+mod families;
 mod http;
 mod learning;
 mod ops;

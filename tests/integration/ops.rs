@@ -6,7 +6,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use ttrl::engine::model::{
     frozen::Frozen,
-    ops::{self, Angles, Heads, Paths, composed},
+    ops::{self, Activation, Angles, Attention, Heads, Paths, composed},
 };
 
 /// Numbers that look random and are a function of the seed.
@@ -55,12 +55,33 @@ fn rms_norm_equals_its_composition() {
 }
 
 #[test]
-fn swiglu_equals_its_composition() {
+fn rms_norm_of_each_head_equals_its_composition() {
+    let weight = Tensor::from_vec(numbers(12, 2), 12, &Device::Cpu).unwrap();
     check(
-        &[tensor((7, 33), 1), tensor((7, 33), 2)],
-        |vars| ops::swiglu(&vars[0], &vars[1]),
-        |vars| composed::swiglu(&vars[0], &vars[1]),
+        &[tensor((5, 36), 1)],
+        |vars| ops::rms_norm(&vars[0], &weight, 1e-5),
+        |vars| composed::rms_norm(&vars[0], &weight, 1e-5),
     );
+}
+
+#[test]
+fn a_gated_activation_equals_its_composition() {
+    for activation in [Activation::Silu, Activation::GeluTanh] {
+        check(
+            &[tensor((7, 33), 1), tensor((7, 33), 2)],
+            |vars| ops::gated(&vars[0], &vars[1], activation),
+            |vars| composed::gated(&vars[0], &vars[1], activation),
+        );
+    }
+}
+
+#[test]
+fn a_bias_equals_its_composition_and_gets_no_gradient() {
+    let bias = Var::from_tensor(&Tensor::from_vec(numbers(6, 3), 6, &Device::Cpu).unwrap()).unwrap();
+    check(&[tensor((4, 6), 1)], |vars| ops::add_bias(&vars[0], &bias), |vars| composed::add_bias(&vars[0], &bias));
+    let x = Var::from_tensor(&tensor((4, 6), 1)).unwrap();
+    let gradients = ops::add_bias(&x, &bias).unwrap().sum_all().unwrap().backward().unwrap();
+    assert!(gradients.get(&x).is_some() && gradients.get(&bias).is_none());
 }
 
 #[test]
@@ -94,39 +115,63 @@ fn a_seeded_gradient_goes_back_as_it_is() {
     assert_close(gradients.get(&x).unwrap(), &(seed * 3.0).unwrap(), "gradient");
 }
 
+fn plain(heads: usize, kv_heads: usize, head_dim: usize) -> Attention {
+    let scale = (head_dim as f32).sqrt().recip();
+    Attention { heads: Heads { heads, kv_heads, head_dim }, scale, window: None, softcap: None }
+}
+
 #[test]
 fn attention_needs_a_path_for_each_query() {
-    let heads = Heads { heads: 2, kv_heads: 1, head_dim: 4 };
     let (q, k) = (tensor((2, 8), 1), tensor((2, 4), 2));
     let mut paths = Paths::default();
     paths.push([0]);
-    let error = ops::attention(&q, &k, &k, &Arc::new(paths), heads).unwrap_err();
+    let error = ops::attention([&q, &k, &k], &Arc::new(paths), plain(2, 1, 4)).unwrap_err();
     assert!(error.to_string().contains("2 queries but 1 paths"));
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+#[test]
+fn a_window_shows_the_end_of_a_path() {
+    let (q, k, v) = (tensor((1, 8), 1), tensor((9, 4), 2), tensor((9, 4), 3));
+    let attend = |path: &[u32], window| {
+        let mut paths = Paths::default();
+        paths.push(path.iter().copied());
+        let out = ops::attention([&q, &k, &v], &Arc::new(paths), Attention { window, ..plain(2, 1, 4) }).unwrap();
+        out.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(attend(&[8, 1, 5, 2], Some(3)), attend(&[1, 5, 2], None));
+    assert_eq!(attend(&[8, 1, 5, 2], Some(4)), attend(&[8, 1, 5, 2], None));
+    assert_ne!(attend(&[8, 1, 5, 2], Some(3)), attend(&[8, 1, 5, 2], None));
+}
 
-    /// Random trees: each row sees its ancestors and itself.
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Random trees: each row sees its ancestors and itself. Only the last rows are asked for, as over a cache.
     #[test]
     fn attention_over_a_tree_equals_masked_attention(
-        parents in prop::collection::vec(0usize..100, 1..40), kv_heads in 1usize..4, shared in 1usize..4, seed in 0u64..1000,
+        parents in prop::collection::vec(0usize..100, 1..40), (kv_heads, shared) in (1usize..4, 1usize..4),
+        seed in 0u64..1000, window in prop::option::of(1usize..6), softcap in prop::option::of(0.5f32..4.0),
+        asked in 1usize..40,
     ) {
-        let heads = Heads { heads: kv_heads * shared, kv_heads, head_dim: 8 };
+        let attention = Attention { window, softcap, scale: 0.7, ..plain(kv_heads * shared, kv_heads, 8) };
         let mut paths: Vec<Vec<u32>> = Vec::new();
         for (row, parent) in parents.iter().enumerate() {
             let mut path = if row == 0 || parent % 5 == 0 { vec![] } else { paths[parent % row].clone() };
             path.push(row as u32);
             paths.push(path);
         }
-        let rows = paths.len();
-        let mut all = Paths::default();
-        paths.into_iter().for_each(|path| all.push(path));
-        let all = Arc::new(all);
+        let (rows, asked) = (paths.len(), asked.min(paths.len()));
+        let mut last = Paths::default();
+        paths.into_iter().skip(rows - asked).for_each(|path| last.push(path));
+        let last = Arc::new(last);
         check(
-            &[tensor((rows, heads.heads * 8), seed), tensor((rows, kv_heads * 8), seed + 1), tensor((rows, kv_heads * 8), seed + 2)],
-            |vars| ops::attention(&vars[0], &vars[1], &vars[2], &all, heads),
-            |vars| composed::attention(&vars[0], &vars[1], &vars[2], &all, heads),
+            &[
+                tensor((asked, kv_heads * shared * 8), seed),
+                tensor((rows, kv_heads * 8), seed + 1),
+                tensor((rows, kv_heads * 8), seed + 2),
+            ],
+            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
+            |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
         );
     }
 }

@@ -1,7 +1,5 @@
 //! The decoder, its gradients and the optimizer against PyTorch, transformers and PEFT (`tests/parity`).
 
-use std::collections::BTreeMap;
-
 use candle_core::{Device, Tensor, Var};
 use serde_json::Value;
 use ttrl::{
@@ -15,66 +13,17 @@ use ttrl::{
         handle::{FinishReason, Group, Rollout, Timings, Version},
         model::{
             decoder::Decoder,
-            lora::{Lora, LoraConfig, Projection},
             training::{Pass, Target, TokenForest},
             weights,
         },
     },
 };
 
-use crate::support::fixture;
-
-fn json(path: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(fixture(path)).unwrap()).unwrap()
-}
-
-fn decoder(path: &str) -> Decoder {
-    let mut checkpoint = weights::load(&fixture(path), &Device::Cpu).unwrap();
-    Decoder::new(checkpoint.config, &mut checkpoint.tensors, &Device::Cpu).unwrap()
-}
-
-fn floats(value: &Value) -> Vec<f32> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
-}
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
-}
-
-/// The PEFT fixture's tensors as variables, in the order of their names.
-fn adapter() -> (LoraConfig, BTreeMap<String, Var>) {
-    let path = fixture("tiny-llama-lora/adapter_model.safetensors");
-    let tensors = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
-    let vars = tensors.into_iter().map(|(name, tensor)| (name, Var::from_tensor(&tensor).unwrap())).collect();
-    (LoraConfig { r: 4, alpha: 8.0, targets: Projection::ALL.to_vec() }, vars)
-}
-
-fn lora(decoder: &Decoder, config: &LoraConfig, vars: &BTreeMap<String, Var>) -> Lora {
-    let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-    Lora::new(config, &tensors, decoder.config().layers, |projection| decoder.projection_shape(projection)).unwrap()
-}
-
-fn at_once(work: &mut dyn FnMut() -> candle_core::Result<()>) -> candle_core::Result<()> {
-    work()
-}
-
-/// Log-probabilities of the whole vocabulary at every position of a text.
-fn log_probs(decoder: &Decoder, lora: Option<&Lora>, text: &[u32]) -> Vec<Vec<f32>> {
-    let mut forest = TokenForest::default();
-    let mut row = None;
-    for &token in text {
-        row = Some(forest.insert(row, token));
-    }
-    let vocab = decoder.config().vocab_size as u32;
-    let targets: Vec<Target> =
-        (0..text.len() as u32).flat_map(|row| (0..vocab).map(move |token| Target { row, token })).collect();
-    let scores = Pass::new(decoder, lora, (&forest, &targets), 1.0, &at_once).unwrap().score().unwrap();
-    scores.chunks(vocab as usize).map(|row| row.iter().map(|score| score.log_prob).collect()).collect()
-}
+use crate::support::decoding::{adapter, at_once, decoder, floats, ids, json, log_probs, lora};
 
 fn check_log_probs(model: &str, with_adapter: bool, expected: &str) {
     let decoder = decoder(model);
-    let (config, vars) = adapter();
+    let (config, vars) = adapter("tiny-llama-lora");
     let lora = with_adapter.then(|| lora(&decoder, &config, &vars));
     for prompt in json(expected)["prompts"].as_array().unwrap() {
         let found = log_probs(&decoder, lora.as_ref(), &ids(&prompt["ids"]));
@@ -134,7 +83,7 @@ fn check_gradients(case: usize, max_rows: usize) {
         kl_coefficient: expected["beta"].as_f64().unwrap(),
     };
     let decoder = decoder("tiny-llama");
-    let (lora_config, vars) = adapter();
+    let (lora_config, vars) = adapter("tiny-llama-lora");
     let lora = lora(&decoder, &lora_config, &vars);
     let variables: Vec<Var> = vars.values().cloned().collect();
     let (mut loss, mut kl, mut outside, mut entropy) = (0.0, 0.0, 0.0, 0.0);

@@ -137,8 +137,11 @@ def write_lora(base_dir, directory):
     model.peft_config["default"].base_model_name_or_path = "tiny-llama"
     model.save_pretrained(directory, save_embedding_layers=False)
     (directory / "README.md").unlink(missing_ok=True)
-    # PEFT writes the targets in the order of a set: sort them so that the file is the same each time.
-    path = directory / "adapter_config.json"
+    sort_targets(directory / "adapter_config.json")
+
+
+def sort_targets(path):
+    """PEFT writes the targets in the order of a set: sort them so that the file is the same each time."""
     adapter_config = json.loads(path.read_text())
     adapter_config["target_modules"] = sorted(adapter_config["target_modules"])
     path.write_text(json.dumps(adapter_config, indent=2, sort_keys=True) + "\n")

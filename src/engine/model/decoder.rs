@@ -5,21 +5,24 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::{
-    config::DecoderConfig,
+    config::{DecoderConfig, Norm},
     frozen::Frozen,
     lora::{LayerLora, Lora, Projection},
-    ops::{self, Angles, Heads},
+    ops::{self, Angles},
+    rope::Rope,
 };
 
 /// Frozen weights of one layer; matrices are `[out, in]`.
 struct Layer {
-    input_norm: Tensor,
-    post_attention_norm: Tensor,
     projections: [Frozen; 7],
+    biases: [Option<Tensor>; 7],
+    norms: [Option<Tensor>; Norm::COUNT],
+    /// Which of the decoder's frequencies turn its queries and keys.
+    rope: usize,
 }
 
 impl Layer {
-    /// The one place where an adapter meets the model: `y = x W^T + scale * (x A^T) B^T`.
+    /// The one place where an adapter meets the model: `y = x W^T + b + scale * (x A^T) B^T`.
     fn project<const N: usize>(
         &self,
         x: &Tensor,
@@ -28,6 +31,9 @@ impl Layer {
     ) -> Result<[Tensor; N]> {
         let mut outputs = ops::frozen_linears(x, projections.map(|p| &self.projections[p as usize]))?;
         for (output, projection) in outputs.iter_mut().zip(projections) {
+            if let Some(bias) = &self.biases[projection as usize] {
+                *output = ops::add_bias(output, bias)?;
+            }
             if let Some(pair) = lora.and_then(|lora| lora.get(projection)) {
                 *output = (&*output + pair.apply(x)?)?;
             }
@@ -47,7 +53,8 @@ pub struct Decoder {
     layers: Vec<Layer>,
     norm: Tensor,
     head: Frozen,
-    frequencies: Vec<f32>,
+    /// Of each distinct rope of the layers.
+    frequencies: Vec<Vec<f32>>,
     device: Device,
 }
 
@@ -55,7 +62,7 @@ pub struct Decoder {
 pub trait Attend {
     /// Takes the layer's rotated queries `[n, heads * head_dim]`, rotated keys and values `[n, kv_heads * head_dim]`,
     /// and returns the attention's output in the shape of the queries.
-    fn attend(&mut self, layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor>;
+    fn attend(&mut self, layer: usize, attention: ops::Attention, qkv: [Tensor; 3]) -> Result<Tensor>;
 }
 
 impl Decoder {
@@ -69,24 +76,36 @@ impl Decoder {
             None => bail!("the checkpoint has no tensor {name}"),
         };
         let embedding = take("model.embed_tokens.weight".into())?;
-        let mut layers = Vec::with_capacity(config.layers);
-        for index in 0..config.layers {
-            let mut part = |name: &str| take(format!("model.layers.{index}.{name}.weight"));
+        let mut ropes: Vec<&Rope> = Vec::new();
+        let mut layers = Vec::with_capacity(config.layers.len());
+        for (index, of_layer) in config.layers.iter().enumerate() {
+            let mut part = |name: &str, kind: &str| take(format!("model.layers.{index}.{name}.{kind}"));
             let mut projections = Vec::with_capacity(7);
             for projection in Projection::ALL {
-                projections.push(part(projection.path())?);
+                projections.push(part(projection.path(), "weight")?);
             }
+            let mut biases = [const { None }; 7];
+            for &projection in &config.biases {
+                biases[projection as usize] = Some(part(projection.path(), "bias")?.to_tensor()?);
+            }
+            let mut norms = [const { None }; Norm::COUNT];
+            for (norm, name, _) in config.norms() {
+                norms[norm as usize] = Some(part(name, "weight")?.to_tensor()?);
+            }
+            let rope = ropes.iter().position(|rope| **rope == of_layer.rope).unwrap_or_else(|| {
+                ropes.push(&of_layer.rope);
+                ropes.len() - 1
+            });
             layers.push(Layer {
-                input_norm: part("input_layernorm")?.to_tensor()?,
-                post_attention_norm: part("post_attention_layernorm")?.to_tensor()?,
                 projections: projections.try_into().map_err(|_| candle_core::Error::msg("seven projections"))?,
+                biases,
+                norms,
+                rope,
             });
         }
         let norm = take("model.norm.weight".into())?.to_tensor()?;
         let head = if config.tied_embeddings { embedding.clone() } else { take("lm_head.weight".into())? };
-        let dim = config.head_dim as f32;
-        let frequencies =
-            (0..config.head_dim / 2).map(|i| config.rope_theta.powf(-2.0 * i as f32 / dim)).collect::<Vec<_>>();
+        let frequencies = ropes.iter().map(|rope| rope.frequencies(config.head_dim)).collect();
         Ok(Self { config, embedding, layers, norm, head, frequencies, device: device.clone() })
     }
 
@@ -102,40 +121,36 @@ impl Decoder {
     pub fn parameters(&self) -> usize {
         let layers = self.layers.iter().map(|layer| {
             let projections: usize = layer.projections.iter().map(Frozen::elem_count).sum();
-            projections + layer.input_norm.elem_count() + layer.post_attention_norm.elem_count()
+            let vectors = layer.norms.iter().chain(&layer.biases).flatten();
+            projections + vectors.map(Tensor::elem_count).sum::<usize>()
         });
         let head = if self.config.tied_embeddings { 0 } else { self.head.elem_count() };
         self.embedding.elem_count() + self.norm.elem_count() + head + layers.sum::<usize>()
     }
 
-    /// How the attention's heads lie in a row.
-    pub fn heads(&self) -> Heads {
-        Heads { heads: self.config.heads, kv_heads: self.config.kv_heads, head_dim: self.config.head_dim }
-    }
-
     /// `(out, in)` of a projection.
     pub fn projection_shape(&self, projection: Projection) -> (usize, usize) {
-        let config = &self.config;
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        match projection {
-            Projection::QProj => (config.query_width(), hidden),
-            Projection::KProj | Projection::VProj => (config.kv_width(), hidden),
-            Projection::OProj => (hidden, config.query_width()),
-            Projection::GateProj | Projection::UpProj => (inner, hidden),
-            Projection::DownProj => (hidden, inner),
-        }
+        self.config.projection_shape(projection)
     }
 
     /// Token embeddings `[n, hidden]`.
     pub fn embed(&self, tokens: &[u32]) -> Result<Tensor> {
-        self.embedding.rows(tokens, &self.device)
+        let embedded = self.embedding.rows(tokens, &self.device)?;
+        match self.config.embedding_scale {
+            Some(scale) => embedded * f64::from(scale),
+            None => Ok(embedded),
+        }
     }
 
-    /// The rotation angles of rows at these positions.
-    pub fn angles(&self, positions: &[u32]) -> Result<Angles> {
+    /// The rotation angles of rows at these positions, for each of the ropes that the layers have.
+    pub fn angles(&self, positions: &[u32]) -> Result<Vec<Angles>> {
+        self.frequencies.iter().map(|frequencies| self.angles_of(frequencies, positions)).collect()
+    }
+
+    fn angles_of(&self, frequencies: &[f32], positions: &[u32]) -> Result<Angles> {
         let angles: Vec<f32> =
-            positions.iter().flat_map(|&position| self.frequencies.iter().map(move |f| position as f32 * f)).collect();
-        let shape = (positions.len(), self.frequencies.len());
+            positions.iter().flat_map(|&position| frequencies.iter().map(move |f| position as f32 * f)).collect();
+        let shape = (positions.len(), frequencies.len());
         let on_device = |values: Vec<f32>| Tensor::from_vec(values, shape, &self.device);
         Ok(Angles {
             cos: on_device(angles.iter().map(|a| a.cos()).collect())?,
@@ -143,43 +158,54 @@ impl Decoder {
         })
     }
 
-    /// One layer: `[n, hidden] -> [n, hidden]`.
+    /// One layer: `[n, hidden] -> [n, hidden]`. `angles` are what [`Self::angles`] gives.
     pub fn layer(
         &self,
         index: usize,
         x: &Tensor,
-        angles: &Angles,
+        angles: &[Angles],
         lora: Option<&Lora>,
         attend: &mut dyn Attend,
     ) -> Result<Tensor> {
         let layer = &self.layers[index];
         let lora = lora.map(|lora| lora.layer(index));
-        let normed = ops::rms_norm(x, &layer.input_norm, self.config.rms_norm_eps)?;
-        let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], lora)?;
-        let attended = attend.attend(index, ops::rope(&q, angles)?, ops::rope(&k, angles)?, v)?;
-        let [output] = layer.project(&attended, [Projection::OProj], lora)?;
-        let x = (x + output)?;
+        let norm = |norm: Norm, x: &Tensor| match &layer.norms[norm as usize] {
+            Some(weight) => ops::rms_norm(x, weight, self.config.rms_norm_eps),
+            None => Ok(x.clone()),
+        };
 
-        let normed = ops::rms_norm(&x, &layer.post_attention_norm, self.config.rms_norm_eps)?;
+        let normed = norm(Norm::BeforeAttention, x)?;
+        let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], lora)?;
+        let q = ops::rope(&norm(Norm::Queries, &q)?, &angles[layer.rope])?;
+        let k = ops::rope(&norm(Norm::Keys, &k)?, &angles[layer.rope])?;
+        let attended = attend.attend(index, self.config.attention(index), [q, k, v])?;
+        let [output] = layer.project(&attended, [Projection::OProj], lora)?;
+        let x = (x + norm(Norm::AfterAttention, &output)?)?;
+
+        let normed = norm(Norm::BeforeMlp, &x)?;
         let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], lora)?;
-        let [down] = layer.project(&ops::swiglu(&gate, &up)?, [Projection::DownProj], lora)?;
-        x + down
+        let inner = ops::gated(&gate, &up, self.config.activation)?;
+        let [down] = layer.project(&inner, [Projection::DownProj], lora)?;
+        x + norm(Norm::AfterMlp, &down)?
     }
 
     /// The final norm and the output head: hidden states `[n, hidden]` to logits `[n, vocab]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        ops::frozen_linear(&ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?, &self.head)
+        let logits = ops::frozen_linear(&ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?, &self.head)?;
+        match self.config.logit_softcap {
+            Some(cap) => ops::softcap(&logits, cap),
+            None => Ok(logits),
+        }
     }
 }
 
 /// Attention among the rows of one pass, without a cache: each row sees the rows of its path.
 pub struct WithinPass {
     pub paths: Arc<ops::Paths>,
-    pub heads: Heads,
 }
 
 impl Attend for WithinPass {
-    fn attend(&mut self, _layer: usize, q: Tensor, k: Tensor, v: Tensor) -> Result<Tensor> {
-        ops::attention(&q, &k, &v, &self.paths, self.heads)
+    fn attend(&mut self, _layer: usize, attention: ops::Attention, [q, k, v]: [Tensor; 3]) -> Result<Tensor> {
+        ops::attention([&q, &k, &v], &self.paths, attention)
     }
 }

@@ -1,5 +1,6 @@
-//! GGUF files: the Llama family's names, layout and encodings in the container that [`header`] reads.
+//! GGUF files: names, layout and encodings of tensors in the container that [`header`] reads.
 
+mod config;
 mod header;
 
 use std::{collections::HashMap, path::Path};
@@ -7,31 +8,37 @@ use std::{collections::HashMap, path::Path};
 pub(super) use self::header::Metadata;
 #[cfg(test)]
 pub(super) use self::header::Value;
-use self::header::{Info, Reader};
+use self::{
+    config::{Header, ROPE_DIVISORS},
+    header::{Info, Reader},
+};
 use super::{
-    config::DecoderConfig,
     error::ModelError,
+    family::Family,
     packed::Encoding,
     tokenizer::Tokenizer,
-    weights::{Opened, TensorEntry, check_config},
+    weights::{Opened, TensorEntry},
 };
 
-/// Reads everything but the tensors' values of a Llama-family GGUF file.
+/// Reads everything but the tensors' values of a GGUF file.
 pub(super) fn open(path: &Path) -> Result<Opened, ModelError> {
     let mut reader = Reader::open(path)?;
     let (metadata, infos, data_start) = reader.header()?;
-    check_family(path, &metadata)?;
-    let config = read_config(path, &metadata, &infos)?;
-    check_config(&config, path)?;
+    let header = Header::new(path, &metadata, &infos)?;
+    let locate = |info: &Info| locate(path, info, data_start, reader.length);
+    let divisors = infos.iter().find(|info| info.name == ROPE_DIVISORS);
+    let divisors = divisors.map(|info| locate(info)?.read_vector(ROPE_DIVISORS)).transpose()?;
+    let config = header.config(divisors)?;
     let mut tensors = HashMap::with_capacity(infos.len());
-    for info in infos {
-        let entry = locate(path, &info, data_start, reader.length)?;
-        let (name, heads) = match info.name.as_str() {
-            name if name.ends_with(".attn_q.weight") => (hf_name(name), Some(config.heads)),
-            name if name.ends_with(".attn_k.weight") => (hf_name(name), Some(config.kv_heads)),
-            name => (hf_name(name), None),
+    for info in infos.iter().filter(|info| info.name != ROPE_DIVISORS) {
+        let name = hf_name(&info.name, header.family());
+        let interleaved_heads = match name.rsplit('.').nth(1) {
+            // Of all families only this one has its rows in pairs (2i, 2i + 1).
+            Some("q_proj") if header.family() == Family::Llama => Some(config.heads),
+            Some("k_proj") if header.family() == Family::Llama => Some(config.kv_heads),
+            _ => None,
         };
-        let entry = TensorEntry { interleaved_heads: heads, ..entry };
+        let entry = TensorEntry { interleaved_heads, ..locate(info)? };
         if tensors.insert(name, entry).is_some() {
             return Err(ModelError::damaged(path, format!("tensor {} is in it twice", info.name)));
         }
@@ -46,90 +53,37 @@ pub(super) fn open(path: &Path) -> Result<Opened, ModelError> {
     Ok(Opened { config, tensors, tokenizer, chat_template, files: vec![path.into()] })
 }
 
-/// The Hugging Face name of a tensor; a name that is not the Llama family's stays as it is.
-fn hf_name(name: &str) -> String {
+/// The Hugging Face name of a tensor; a name that no family here has stays as it is.
+fn hf_name(name: &str, family: Family) -> String {
     match name {
         "token_embd.weight" => return "model.embed_tokens.weight".into(),
         "output_norm.weight" => return "model.norm.weight".into(),
         "output.weight" => return "lm_head.weight".into(),
         _ => (),
     }
-    let split = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    let Some((layer, part)) = split else { return name.into() };
+    let in_layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    let Some((layer, (part, kind))) = in_layer.and_then(|(layer, rest)| Some((layer, rest.rsplit_once('.')?))) else {
+        return name.into();
+    };
     let part = match part {
-        "attn_q.weight" => "self_attn.q_proj",
-        "attn_k.weight" => "self_attn.k_proj",
-        "attn_v.weight" => "self_attn.v_proj",
-        "attn_output.weight" => "self_attn.o_proj",
-        "ffn_gate.weight" => "mlp.gate_proj",
-        "ffn_up.weight" => "mlp.up_proj",
-        "ffn_down.weight" => "mlp.down_proj",
-        "attn_norm.weight" => "input_layernorm",
-        "ffn_norm.weight" => "post_attention_layernorm",
+        "attn_q" => "self_attn.q_proj",
+        "attn_k" => "self_attn.k_proj",
+        "attn_v" => "self_attn.v_proj",
+        "attn_output" => "self_attn.o_proj",
+        "attn_q_norm" => "self_attn.q_norm",
+        "attn_k_norm" => "self_attn.k_norm",
+        "ffn_gate" => "mlp.gate_proj",
+        "ffn_up" => "mlp.up_proj",
+        "ffn_down" => "mlp.down_proj",
+        "attn_norm" => "input_layernorm",
+        // The norm before the MLP is named for what it follows, unless that has a norm of its own.
+        "ffn_norm" if family.is_gemma() => "pre_feedforward_layernorm",
+        "ffn_norm" => "post_attention_layernorm",
+        "post_attention_norm" => "post_attention_layernorm",
+        "post_ffw_norm" => "post_feedforward_layernorm",
         _ => return name.into(),
     };
-    format!("model.layers.{layer}.{part}.weight")
-}
-
-fn check_family(path: &Path, metadata: &Metadata) -> Result<(), ModelError> {
-    let architecture = metadata.text("general.architecture").unwrap_or("(none)");
-    if architecture != "llama" {
-        let problem = format!("its architecture is {architecture:?}; only Llama-family models (\"llama\") run here");
-        return Err(ModelError::unsupported(path, problem));
-    }
-    let scaling = metadata.text("llama.rope.scaling.type").unwrap_or("none");
-    if scaling != "none" {
-        let problem = format!("it scales its rotary positions ({scaling:?}); use a model without rope scaling");
-        return Err(ModelError::unsupported(path, problem));
-    }
-    match metadata.size("llama.expert_count") {
-        None | Some(0) => Ok(()),
-        Some(experts) => {
-            let problem = format!("it is a mixture of {experts} experts; use a model without experts");
-            Err(ModelError::unsupported(path, problem))
-        }
-    }
-}
-
-fn read_config(path: &Path, metadata: &Metadata, infos: &[Info]) -> Result<DecoderConfig, ModelError> {
-    let size = |key: &str| {
-        let key = format!("llama.{key}");
-        metadata.size(&key).ok_or_else(|| ModelError::damaged(path, format!("its metadata lacks a usable {key}")))
-    };
-    let embedding = infos.iter().find(|info| info.name == "token_embd.weight");
-    let vocab_size = match (metadata.size("llama.vocab_size"), embedding.and_then(|info| info.shape.first())) {
-        (Some(size), _) | (None, Some(&size)) => size,
-        (None, None) => return Err(ModelError::damaged(path, "it has no token_embd.weight")),
-    };
-    let (hidden_size, heads) = (size("embedding_length")?, size("attention.head_count")?);
-    let head_dim =
-        metadata.size("llama.attention.key_length").unwrap_or_else(|| hidden_size.checked_div(heads).unwrap_or(0));
-    for key in ["llama.rope.dimension_count", "llama.attention.value_length"] {
-        if let Some(other) = metadata.size(key).filter(|other| *other != head_dim) {
-            let problem = format!("{key} is {other} while a head has {head_dim} dimensions; use a plain Llama model");
-            return Err(ModelError::unsupported(path, problem));
-        }
-    }
-    if infos.iter().any(|info| info.name == "rope_freqs.weight") {
-        let problem = "it scales its rotary positions (rope_freqs.weight); use a model without rope scaling";
-        return Err(ModelError::unsupported(path, problem));
-    }
-    let epsilon = "llama.attention.layer_norm_rms_epsilon";
-    Ok(DecoderConfig {
-        vocab_size,
-        hidden_size,
-        intermediate_size: size("feed_forward_length")?,
-        layers: size("block_count")?,
-        heads,
-        kv_heads: size("attention.head_count_kv").unwrap_or(heads),
-        head_dim,
-        rms_norm_eps: metadata
-            .float(epsilon)
-            .ok_or_else(|| ModelError::damaged(path, format!("its metadata lacks {epsilon}")))?,
-        rope_theta: metadata.float("llama.rope.freq_base").unwrap_or(10_000.0) as f32,
-        context_tokens: size("context_length")?,
-        tied_embeddings: !infos.iter().any(|info| info.name == "output.weight"),
-    })
+    format!("model.layers.{layer}.{part}.{kind}")
 }
 
 /// Finds a tensor's bytes in the file and checks that they are there.
@@ -156,7 +110,15 @@ fn locate(path: &Path, info: &Info, data_start: u64, file_length: u64) -> Result
         let problem = format!("tensor {name} should end at byte {end}, but the file ends at byte {file_length}");
         return Err(ModelError::damaged(path, problem));
     }
-    Ok(TensorEntry { file: path.into(), offset, bytes, shape: info.shape.clone(), encoding, interleaved_heads: None })
+    Ok(TensorEntry {
+        file: path.into(),
+        offset,
+        bytes,
+        shape: info.shape.clone(),
+        encoding,
+        interleaved_heads: None,
+        less_one: false,
+    })
 }
 
 fn type_name(type_id: u32) -> String {

@@ -1,4 +1,7 @@
-//! Hugging Face folders: `config.json`, the safetensors header, shards and their index, the tokenizer's files.
+//! Hugging Face folders: the safetensors header, shards and their index, the tokenizer's files, and `config.json`,
+//! which [`config`] reads.
+
+mod config;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,25 +14,24 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    config::DecoderConfig,
     error::ModelError,
     packed::Encoding,
     tokenizer::Tokenizer,
-    weights::{Opened, TensorEntry, check_config},
+    weights::{Opened, TensorEntry},
 };
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Reads everything but the tensors' values of a Llama-family folder.
+/// Reads everything but the tensors' values of a folder.
 pub(super) fn open(folder: &Path) -> Result<Opened, ModelError> {
     let config_path = folder.join("config.json");
     if !config_path.is_file() {
         let problem = "the folder has no config.json; give a Hugging Face model folder or a GGUF file";
         return Err(ModelError::unsupported(folder, problem));
     }
-    let config = read_config(&config_path)?;
-    let (tensors, files) = if folder.join(WEIGHTS).is_file() {
+    let (family, config) = config::read(&config_path)?;
+    let (mut tensors, files) = if folder.join(WEIGHTS).is_file() {
         let file = folder.join(WEIGHTS);
         (read_header(&file)?, vec![file])
     } else if folder.join(INDEX).is_file() {
@@ -38,6 +40,9 @@ pub(super) fn open(folder: &Path) -> Result<Opened, ModelError> {
         let problem = format!("the folder has neither {WEIGHTS} nor {INDEX}; convert the weights to safetensors");
         return Err(ModelError::unsupported(folder, problem));
     };
+    if family.is_gemma() {
+        tensors.iter_mut().for_each(|(name, entry)| entry.less_one = name.ends_with("norm.weight"));
+    }
     let tokenizer_path = folder.join("tokenizer.json");
     let tokenizer = tokenizer_path
         .is_file()
@@ -45,73 +50,6 @@ pub(super) fn open(folder: &Path) -> Result<Opened, ModelError> {
         .transpose()
         .map_err(|source| ModelError::Tokenizer { path: tokenizer_path, source })?;
     Ok(Opened { config, tensors, tokenizer, chat_template: chat_template(folder)?, files })
-}
-
-/// The part of `config.json` that decides what is computed. Absent fields mean what they mean in `transformers`.
-#[derive(Deserialize)]
-struct Config {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: Option<usize>,
-    head_dim: Option<usize>,
-    rms_norm_eps: Option<f64>,
-    rope_theta: Option<f32>,
-    rope_scaling: Option<Rope>,
-    /// Newer files keep the base and the scaling together.
-    rope_parameters: Option<Rope>,
-    max_position_embeddings: Option<usize>,
-    tie_word_embeddings: Option<bool>,
-    hidden_act: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Rope {
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f32>,
-}
-
-fn read_config(path: &Path) -> Result<DecoderConfig, ModelError> {
-    // The family first: the fields of another one may well be missing.
-    let family: serde_json::Value = read_json(path)?;
-    let model_type = family.get("model_type").and_then(|kind| kind.as_str()).unwrap_or("(none)");
-    if model_type != "llama" {
-        let problem = format!("its model_type is {model_type:?}; only Llama-family models (\"llama\") run here");
-        return Err(ModelError::unsupported(path, problem));
-    }
-    let config: Config = serde_json::from_value(family)
-        .map_err(|error| ModelError::damaged(path, format!("it is not a Llama configuration: {error}")))?;
-    for rope in [&config.rope_scaling, &config.rope_parameters].into_iter().flatten() {
-        let kind = rope.rope_type.as_deref().unwrap_or("default");
-        if !matches!(kind, "default" | "none") {
-            let problem = format!("it scales its rotary positions ({kind:?}); use a model without rope scaling");
-            return Err(ModelError::unsupported(path, problem));
-        }
-    }
-    let activation = config.hidden_act.as_deref().unwrap_or("silu");
-    if activation != "silu" {
-        let problem = format!("its hidden_act is {activation:?}; use a plain Llama-family model (\"silu\")");
-        return Err(ModelError::unsupported(path, problem));
-    }
-    let heads = config.num_attention_heads;
-    let decoder = DecoderConfig {
-        vocab_size: config.vocab_size,
-        hidden_size: config.hidden_size,
-        intermediate_size: config.intermediate_size,
-        layers: config.num_hidden_layers,
-        heads,
-        kv_heads: config.num_key_value_heads.unwrap_or(heads),
-        head_dim: config.head_dim.unwrap_or_else(|| config.hidden_size.checked_div(heads).unwrap_or(0)),
-        rms_norm_eps: config.rms_norm_eps.unwrap_or(1e-6),
-        rope_theta: config.rope_theta.or(config.rope_parameters.and_then(|rope| rope.rope_theta)).unwrap_or(10_000.0),
-        context_tokens: config.max_position_embeddings.unwrap_or(2048),
-        tied_embeddings: config.tie_word_embeddings.unwrap_or(false),
-    };
-    check_config(&decoder, path)?;
-    Ok(decoder)
 }
 
 #[derive(Deserialize)]
@@ -192,6 +130,7 @@ fn read_header(path: &Path) -> Result<HashMap<String, TensorEntry>, ModelError> 
             shape: info.shape.clone(),
             encoding,
             interleaved_heads: None,
+            less_one: false,
         };
         Ok((name, entry))
     });

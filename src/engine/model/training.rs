@@ -85,7 +85,8 @@ pub struct Pass<'a> {
     targets: &'a [Target],
     temperature: f32,
     attend: WithinPass,
-    angles: Angles,
+    /// For each rope of the decoder.
+    angles: Vec<Angles>,
     /// Called around every piece of work (a layer, or some rows of the head), so that others can compute in between.
     pace: &'a Pace<'a>,
 }
@@ -111,7 +112,7 @@ impl<'a> Pass<'a> {
         if targets.last().is_some_and(|target| target.row as usize >= forest.len()) {
             bail!("a target is beyond the {} rows of the forest", forest.len());
         }
-        let attend = WithinPass { paths: Arc::new(forest.paths()), heads: decoder.heads() };
+        let attend = WithinPass { paths: Arc::new(forest.paths()) };
         let angles = decoder.angles(&forest.positions)?;
         Ok(Self { decoder, lora, forest, targets, temperature, attend, angles, pace })
     }
@@ -119,7 +120,7 @@ impl<'a> Pass<'a> {
     /// The score of every target, without gradients.
     pub fn score(mut self) -> Result<Vec<Score>> {
         let mut x = self.decoder.embed(&self.forest.tokens)?;
-        for layer in 0..self.decoder.config().layers {
+        for layer in 0..self.decoder.config().layers.len() {
             x = self.paced_layer(layer, &x)?;
         }
         let mut scores = Vec::with_capacity(self.targets.len());
@@ -135,7 +136,7 @@ impl<'a> Pass<'a> {
     /// `loss` is called with consecutive ranges of targets (the index of the first, and their scores) and returns the
     /// derivative of the whole loss with respect to each log-probability; it must be a sum over targets.
     pub fn backward(mut self, vars: &[Var], mut loss: impl FnMut(usize, &[Score]) -> Vec<f32>) -> Result<Vec<Tensor>> {
-        let layers = self.decoder.config().layers;
+        let layers = self.decoder.config().layers.len();
         let mut inputs = Vec::with_capacity(layers);
         let mut x = self.decoder.embed(&self.forest.tokens)?;
         for layer in 0..layers {

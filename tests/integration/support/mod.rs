@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub mod decoding;
 pub mod model;
 pub mod postgres;
 

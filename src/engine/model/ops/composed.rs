@@ -3,17 +3,33 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{Angles, Heads, Paths};
+use super::{Activation, Angles, Attention, Paths};
 
 /// See [`super::rms_norm`].
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    let mean = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(&weight.detach())
+    let width = weight.dim(0)?;
+    let parts = x.reshape((x.elem_count() / width, width))?;
+    let mean = parts.sqr()?.mean_keepdim(D::Minus1)?;
+    parts.broadcast_div(&(mean + eps)?.sqrt()?)?.broadcast_mul(&weight.detach())?.reshape(x.shape())
 }
 
-/// See [`super::swiglu`].
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    gate.silu()? * up
+/// See [`super::add_bias`].
+pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.broadcast_add(&bias.detach())
+}
+
+/// See [`super::gated`].
+pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    let activated = match activation {
+        Activation::Silu => gate.silu()?,
+        Activation::GeluTanh => gate.gelu()?,
+    };
+    activated * up
+}
+
+/// `c * tanh(x / c)`: keeps values inside `(-c, c)`.
+pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    (x / f64::from(cap))?.tanh()? * f64::from(cap)
 }
 
 /// See [`super::rope`].
@@ -29,12 +45,13 @@ pub fn rope(x: &Tensor, angles: &Angles) -> Result<Tensor> {
 }
 
 /// See [`super::attention`]: one dense product over all rows, with those outside a query's path masked.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, paths: &Paths, heads: Heads) -> Result<Tensor> {
+pub fn attention([q, k, v]: [&Tensor; 3], paths: &Paths, attention: Attention) -> Result<Tensor> {
+    let heads = attention.heads;
     let (queries, rows, device) = (q.dim(0)?, k.dim(0)?, q.device());
     let shared = heads.heads / heads.kv_heads;
     let mut mask = vec![f32::NEG_INFINITY; queries * rows];
     for query in 0..queries {
-        for &row in paths.path(query) {
+        for &row in attention.visible(paths.path(query)) {
             mask[query * rows + row as usize] = 0.0;
         }
     }
@@ -44,7 +61,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, paths: &Paths, heads: Heads
     let q = q.reshape((heads.kv_heads, shared * queries, heads.head_dim))?;
     let k = k.reshape((rows, heads.kv_heads, heads.head_dim))?.transpose(0, 1)?.contiguous()?;
     let v = v.reshape((rows, heads.kv_heads, heads.head_dim))?.transpose(0, 1)?.contiguous()?;
-    let scores = (q.matmul(&k.t()?)? / (heads.head_dim as f64).sqrt())?;
+    let scores = (q.matmul(&k.t()?)? * f64::from(attention.scale))?;
+    let scores = attention.softcap.map_or_else(|| Ok(scores.clone()), |cap| softcap(&scores, cap))?;
     let scores = scores.reshape((heads.heads, queries, rows))?.broadcast_add(&mask)?;
     let weights = candle_nn::ops::softmax(&scores.to_dtype(DType::F32)?, D::Minus1)?.to_dtype(q.dtype())?;
     let out = weights.reshape((heads.kv_heads, shared * queries, rows))?.matmul(&v)?;

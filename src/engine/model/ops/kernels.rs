@@ -5,9 +5,13 @@
 //! run time (the portable build alone would use SSE2). Every result is a function of its inputs alone, not of the
 //! number of threads: a sum is never split between threads.
 
+mod attention;
+
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+
 use rayon::prelude::*;
 
-use super::Paths;
+pub use self::attention::{Attention, Heads, attention, attention_backward};
 
 /// Independent partial sums of a dot product: two AVX2 registers hide the latency of an addition.
 const LANES: usize = 16;
@@ -133,7 +137,7 @@ pub fn softmax_in_place(logits: &mut [f32], temperature: f32) -> Normalised {
     )
 }
 
-/// Row by row `x * weight / sqrt(mean(x^2) + eps)`; rows of `weight.len()`.
+/// Part by part `x * weight / sqrt(mean(x^2) + eps)`; parts of `weight.len()`.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
     let mut out = vec![0f32; x.len()];
@@ -177,8 +181,35 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> V
 /// Elements given to a thread at a time in elementwise loops.
 const MIN_ELEMENTS: usize = 4096;
 
-/// `silu(gate) * up`, element by element.
-pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
+/// What a gate goes through, in the form `g * sigmoid(z(g))` that all of them have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `z = g`.
+    Silu,
+    /// The tanh form of GELU (arXiv 1606.08415), `g / 2 * (1 + tanh(u))` with `u = sqrt(2 / pi) * (g + 0.044715 g^3)`:
+    /// `z = 2 u`, because `1 + tanh(u) = 2 sigmoid(2 u)`.
+    GeluTanh,
+}
+
+/// The `z` of [`Activation::GeluTanh`] and its derivative.
+#[inline(always)]
+fn gelu_z(g: f32) -> (f32, f32) {
+    /// `2 * sqrt(2 / pi)`.
+    const SLOPE: f32 = 2.0 * FRAC_2_SQRT_PI * FRAC_1_SQRT_2;
+    let square = 0.044_715 * g * g;
+    (SLOPE * (g + square * g), SLOPE * (1.0 + 3.0 * square))
+}
+
+/// `activation(gate) * up`, element by element.
+pub fn gated(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
+    match activation {
+        Activation::Silu => gated_by(gate, up, |g| g),
+        Activation::GeluTanh => gated_by(gate, up, |g| gelu_z(g).0),
+    }
+}
+
+#[inline(always)]
+fn gated_by(gate: &[f32], up: &[f32], z: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
     let mut out = vec![0f32; gate.len()];
     let chunks = out.par_chunks_mut(MIN_ELEMENTS).zip(gate.par_chunks(MIN_ELEMENTS)).zip(up.par_chunks(MIN_ELEMENTS));
     chunks.for_each(|((out, gate), up)| {
@@ -186,7 +217,7 @@ pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
             #[inline(always)]
             || {
                 for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-                    *out = g / (1.0 + exp(-g)) * u;
+                    *out = g / (1.0 + exp(-z(*g))) * u;
                 }
             },
         )
@@ -194,8 +225,17 @@ pub fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
     out
 }
 
-/// The gradients of [`swiglu`] with respect to `gate` and `up`.
-pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec<f32>) {
+/// The gradients of [`gated`] with respect to `gate` and `up`.
+pub fn gated_backward(gate: &[f32], up: &[f32], grad: &[f32], activation: Activation) -> (Vec<f32>, Vec<f32>) {
+    match activation {
+        Activation::Silu => gated_backward_by([gate, up, grad], |g| (g, 1.0)),
+        Activation::GeluTanh => gated_backward_by([gate, up, grad], gelu_z),
+    }
+}
+
+/// `z` gives `z(g)` and its derivative.
+#[inline(always)]
+fn gated_backward_by([gate, up, grad]: [&[f32]; 3], z: impl Fn(f32) -> (f32, f32) + Sync) -> (Vec<f32>, Vec<f32>) {
     let (mut d_gate, mut d_up) = (vec![0f32; gate.len()], vec![0f32; up.len()]);
     let outputs = d_gate.par_chunks_mut(MIN_ELEMENTS).zip(d_up.par_chunks_mut(MIN_ELEMENTS));
     let inputs = gate.par_chunks(MIN_ELEMENTS).zip(up.par_chunks(MIN_ELEMENTS)).zip(grad.par_chunks(MIN_ELEMENTS));
@@ -205,8 +245,9 @@ pub fn swiglu_backward(gate: &[f32], up: &[f32], grad: &[f32]) -> (Vec<f32>, Vec
             || {
                 let outputs = d_gate.iter_mut().zip(d_up);
                 for ((d_gate, d_up), ((g, u), grad)) in outputs.zip(gate.iter().zip(up).zip(grad)) {
-                    let sigmoid = 1.0 / (1.0 + exp(-g));
-                    *d_gate = grad * u * sigmoid * (1.0 + g * (1.0 - sigmoid));
+                    let (z, slope) = z(*g);
+                    let sigmoid = 1.0 / (1.0 + exp(-z));
+                    *d_gate = grad * u * sigmoid * (1.0 + g * slope * (1.0 - sigmoid));
                     *d_up = grad * g * sigmoid;
                 }
             },
@@ -238,150 +279,5 @@ pub fn rope(x: &[f32], cos: &[f32], sin: &[f32], half: usize, direction: f32) ->
             },
         )
     });
-    out
-}
-
-/// How the heads of an attention lie in a row.
-#[derive(Clone, Copy, Debug)]
-pub struct Heads {
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-}
-
-impl Heads {
-    /// Query heads that share one key head.
-    fn shared_by(self) -> usize {
-        self.heads / self.kv_heads
-    }
-
-    fn kv_width(self) -> usize {
-        self.kv_heads * self.head_dim
-    }
-
-    fn width(self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    fn scale(self) -> f32 {
-        1.0 / (self.head_dim as f32).sqrt()
-    }
-}
-
-/// softmax(scale * q k^T) of one query head over the rows of its path, into `weights` (as long as the path).
-#[inline(always)]
-fn attention_weights(weights: &mut [f32], query: &[f32], keys: &[f32], path: &[u32], column: usize, heads: Heads) {
-    let (width, dim) = (heads.kv_width(), heads.head_dim);
-    for (weight, &row) in weights.iter_mut().zip(path) {
-        let start = row as usize * width + column;
-        *weight = dot(query, &keys[start..start + dim]) * heads.scale();
-    }
-    let top = max(weights);
-    let inverse = 1.0 / exp_sums(weights, top).0;
-    weights.iter_mut().for_each(|weight| *weight *= inverse);
-}
-
-/// Attention of each query row over the key and value rows of its path.
-/// `q` has rows of `heads * head_dim`, `k` and `v` rows of `kv_heads * head_dim`.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], paths: &Paths, heads: Heads) -> Vec<f32> {
-    let (width, dim) = (heads.width(), heads.head_dim);
-    let mut out = vec![0f32; q.len()];
-    out.par_chunks_mut(width).enumerate().for_each_init(Vec::new, |weights, (query, out)| {
-        let path = paths.path(query);
-        weights.resize(path.len(), 0f32);
-        vectorised(
-            #[inline(always)]
-            || {
-                for head in 0..heads.heads {
-                    let column = head / heads.shared_by() * dim;
-                    let range = head * dim..(head + 1) * dim;
-                    let q_head = &q[query * width..][range.clone()];
-                    attention_weights(weights, q_head, k, path, column, heads);
-                    let out_head = &mut out[range];
-                    for (weight, &row) in weights.iter().zip(path) {
-                        let start = row as usize * heads.kv_width() + column;
-                        add_scaled(out_head, *weight, &v[start..start + dim]);
-                    }
-                }
-            },
-        )
-    });
-    out
-}
-
-/// The gradients of one key head and of the query heads that share it, each contiguous.
-struct HeadGradient {
-    /// `[queries, shared_by * head_dim]`.
-    q: Vec<f32>,
-    /// `[rows, head_dim]`.
-    k: Vec<f32>,
-    v: Vec<f32>,
-}
-
-/// The gradients of [`attention`] with respect to `q`, `k` and `v`.
-pub fn attention_backward(
-    [q, k, v]: [&[f32]; 3],
-    grad: &[f32],
-    paths: &Paths,
-    heads: Heads,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let parts: Vec<HeadGradient> = (0..heads.kv_heads)
-        .into_par_iter()
-        .map(|kv_head| {
-            vectorised(
-                #[inline(always)]
-                || head_gradient([q, k, v], grad, paths, heads, kv_head),
-            )
-        })
-        .collect();
-    let group = heads.shared_by() * heads.head_dim;
-    let join = |len: usize, part_width: usize, part: fn(&HeadGradient) -> &[f32]| {
-        let mut joined = vec![0f32; len];
-        for (row, out) in joined.chunks_exact_mut(part_width * heads.kv_heads).enumerate() {
-            for (out, gradient) in out.chunks_exact_mut(part_width).zip(&parts) {
-                out.copy_from_slice(&part(gradient)[row * part_width..][..part_width]);
-            }
-        }
-        joined
-    };
-    (
-        join(q.len(), group, |part| &part.q),
-        join(k.len(), heads.head_dim, |part| &part.k),
-        join(v.len(), heads.head_dim, |part| &part.v),
-    )
-}
-
-#[inline(always)]
-fn head_gradient([q, k, v]: [&[f32]; 3], grad: &[f32], paths: &Paths, heads: Heads, kv_head: usize) -> HeadGradient {
-    let (dim, shared) = (heads.head_dim, heads.shared_by());
-    let (width, kv_width, column) = (heads.width(), heads.kv_width(), kv_head * heads.head_dim);
-    let (queries, rows) = (q.len() / width, k.len() / kv_width);
-    let mut out =
-        HeadGradient { q: vec![0.0; queries * shared * dim], k: vec![0.0; rows * dim], v: vec![0.0; rows * dim] };
-    let (mut weights, mut d_weights) = (Vec::new(), Vec::new());
-    for query in 0..queries {
-        let path = paths.path(query);
-        weights.resize(path.len(), 0f32);
-        d_weights.resize(path.len(), 0f32);
-        for member in 0..shared {
-            let start = query * width + (kv_head * shared + member) * dim;
-            let (q_head, grad_head) = (&q[start..start + dim], &grad[start..start + dim]);
-            attention_weights(&mut weights, q_head, k, path, column, heads);
-            for (d_weight, &row) in d_weights.iter_mut().zip(path) {
-                let start = row as usize * kv_width + column;
-                *d_weight = dot(grad_head, &v[start..start + dim]);
-            }
-            let mean = dot(&weights, &d_weights);
-            let d_q = &mut out.q[(query * shared + member) * dim..][..dim];
-            for ((&weight, &d_weight), &row) in weights.iter().zip(&d_weights).zip(path) {
-                let row = row as usize;
-                let d_score = weight * (d_weight - mean) * heads.scale();
-                let start = row * kv_width + column;
-                add_scaled(d_q, d_score, &k[start..start + dim]);
-                add_scaled(&mut out.k[row * dim..][..dim], d_score, q_head);
-                add_scaled(&mut out.v[row * dim..][..dim], weight, grad_head);
-            }
-        }
-    }
     out
 }

@@ -23,7 +23,8 @@ use super::{
     packed::{self, PackedMatrix},
 };
 
-pub use kernels::Heads;
+pub use composed::softcap;
+pub use kernels::{Activation, Attention, Heads};
 
 /// For each query of an attention, the rows of the keys and values that it sees, itself included.
 ///
@@ -133,7 +134,7 @@ impl CustomOp1 for FrozenLinear {
     }
 }
 
-/// Root-mean-square normalisation of each row of `x` `[n, width]`, times the frozen `weight` `[width]`.
+/// Root-mean-square normalisation of each `width` numbers of `x` `[n, k * width]`, times the frozen `weight` `[width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.device().is_cpu() {
         x.apply_op2(weight, RmsNorm { eps: eps as f32 })
@@ -162,24 +163,54 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// `silu(gate) * up`, element by element.
-pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
-    if gate.device().is_cpu() { gate.apply_op2(up, SwiGlu) } else { composed::swiglu(gate, up) }
+/// `x` `[n, width]` plus the frozen `bias` `[width]` in each row. The gradient goes to `x` alone.
+pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    if x.device().is_cpu() { x.apply_op2(bias, AddBias) } else { composed::add_bias(x, bias) }
 }
 
-struct SwiGlu;
+struct AddBias;
 
-impl CustomOp2 for SwiGlu {
+impl CustomOp2 for AddBias {
     fn name(&self) -> &'static str {
-        "swiglu"
+        "add-bias"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, bias: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (mut out, bias) = (slice(x, lx)?.to_vec(), slice(bias, lb)?);
+        out.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias));
+        Ok((CpuStorage::F32(out), lx.shape().clone()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _b: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(grad.clone()), None))
+    }
+}
+
+/// `activation(gate) * up`, element by element.
+pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
+    if gate.device().is_cpu() {
+        gate.apply_op2(up, Gated { activation })
+    } else {
+        composed::gated(gate, up, activation)
+    }
+}
+
+struct Gated {
+    activation: Activation,
+}
+
+impl CustomOp2 for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
     }
 
     fn cpu_fwd(&self, gate: &CpuStorage, lg: &Layout, up: &CpuStorage, lu: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok((CpuStorage::F32(kernels::swiglu(slice(gate, lg)?, slice(up, lu)?)), lg.shape().clone()))
+        let out = kernels::gated(slice(gate, lg)?, slice(up, lu)?, self.activation);
+        Ok((CpuStorage::F32(out), lg.shape().clone()))
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (d_gate, d_up) = kernels::swiglu_backward(&host(gate)?, &host(up)?, &host(grad)?);
+        let (d_gate, d_up) = kernels::gated_backward(&host(gate)?, &host(up)?, &host(grad)?, self.activation);
         Ok((Some(tensor(d_gate, gate)?), Some(tensor(d_up, up)?)))
     }
 }
@@ -237,27 +268,27 @@ impl CustomOp3 for Rope {
 }
 
 /// Scaled dot-product attention of `q` `[n, heads * head_dim]`, query `i` over the rows `paths.path(i)` of `k` and `v`
-/// `[rows, kv_heads * head_dim]`.
+/// `[rows, kv_heads * head_dim]`, as far as they are inside the window.
 ///
 /// # Errors
 /// If there is not one path for each query. A path that names a row beyond `k` is a defect of the caller and panics.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, paths: &Arc<Paths>, heads: Heads) -> Result<Tensor> {
+pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attention) -> Result<Tensor> {
     if paths.len() != q.dim(0)? {
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
     if q.device().is_cpu() {
-        q.apply_op3(k, v, Attention { paths: paths.clone(), heads })
+        q.apply_op3(k, v, PathAttention { paths: paths.clone(), attention })
     } else {
-        composed::attention(q, k, v, paths, heads)
+        composed::attention([q, k, v], paths, attention)
     }
 }
 
-struct Attention {
+struct PathAttention {
     paths: Arc<Paths>,
-    heads: Heads,
+    attention: Attention,
 }
 
-impl CustomOp3 for Attention {
+impl CustomOp3 for PathAttention {
     fn name(&self) -> &'static str {
         "path-attention"
     }
@@ -271,7 +302,7 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = kernels::attention(slice(q, lq)?, slice(k, lk)?, slice(v, lv)?, &self.paths, self.heads);
+        let out = kernels::attention([slice(q, lq)?, slice(k, lk)?, slice(v, lv)?], &self.paths, self.attention);
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
@@ -284,7 +315,8 @@ impl CustomOp3 for Attention {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (q_host, k_host, v_host, grad) = (host(q)?, host(k)?, host(v)?, host(grad)?);
-        let (d_q, d_k, d_v) = kernels::attention_backward([&q_host, &k_host, &v_host], &grad, &self.paths, self.heads);
+        let inputs = [q_host.as_slice(), &k_host, &v_host];
+        let (d_q, d_k, d_v) = kernels::attention_backward(inputs, &grad, &self.paths, self.attention);
         Ok((Some(tensor(d_q, q)?), Some(tensor(d_k, k)?), Some(tensor(d_v, v)?)))
     }
 }
