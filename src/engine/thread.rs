@@ -20,7 +20,7 @@ use crate::engine::{
     cache::KvCache,
     handle::{Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, ModelInfo, Priority, Version},
     model::{
-        decoder::Decoder,
+        decoder::{Adapted, Decoder},
         lora::{Adapter, Lora},
         tokenizer::Tokenizer,
     },
@@ -364,8 +364,9 @@ impl Worker {
         let mut pass = self.cache.pass(tree, &plan.rows)?;
         let angles = self.decoder.angles(&positions)?;
         let mut x = self.decoder.embed(&tokens)?;
+        let adapter = lora.as_ref().map(|lora| Adapted { rows: 0..plan.rows.len(), lora });
         for layer in 0..self.decoder.config().layers.len() {
-            x = self.decoder.layer(layer, &x, &angles, lora.as_ref(), &mut pass)?;
+            x = self.decoder.layer(layer, &x, &angles, adapter.as_slice(), &mut pass)?;
         }
         if plan.outputs.is_empty() {
             return Ok(vec![]);

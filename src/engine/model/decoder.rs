@@ -1,6 +1,6 @@
 //! The decoder: one file of maths for every family, with the cache outside.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -21,24 +21,54 @@ struct Layer {
     rope: usize,
 }
 
+/// An adapter, and the rows of a pass that it is for.
+pub struct Adapted<'a> {
+    pub rows: Range<usize>,
+    pub lora: &'a Lora,
+}
+
 impl Layer {
     /// The one place where an adapter meets the model: `y = x W^T + b + scale * (x A^T) B^T`.
     fn project<const N: usize>(
         &self,
         x: &Tensor,
         projections: [Projection; N],
-        lora: Option<&LayerLora>,
+        adapters: &[(Range<usize>, &LayerLora)],
     ) -> Result<[Tensor; N]> {
-        let mut outputs = ops::frozen_linears(x, projections.map(|p| &self.projections[p as usize]))?;
+        let weights = projections.map(|projection| &self.projections[projection as usize]);
+        let packed = adapters.iter().map(|(rows, lora)| Some((rows.clone(), lora.packed(projections[0])?)));
+        let together = packed.collect::<Option<Vec<_>>>().map(|packed| ops::packed_linears(x, weights, &packed));
+        let mut outputs = match together.transpose()?.flatten() {
+            Some(outputs) => outputs,
+            None => self.project_apart(x, projections, adapters)?,
+        };
         for (output, projection) in outputs.iter_mut().zip(projections) {
             if let Some(bias) = &self.biases[projection as usize] {
                 *output = ops::add_bias(output, bias)?;
             }
-            if let Some(pair) = lora.and_then(|lora| lora.get(projection)) {
-                *output = (&*output + pair.apply(x)?)?;
-            }
         }
         Ok(outputs)
+    }
+
+    /// One projection after another, each operation with its gradient.
+    fn project_apart<const N: usize>(
+        &self,
+        x: &Tensor,
+        projections: [Projection; N],
+        adapters: &[(Range<usize>, &LayerLora)],
+    ) -> Result<[Tensor; N]> {
+        let mut outputs = Vec::with_capacity(N);
+        for projection in projections {
+            let mut output = ops::frozen_linear(x, &self.projections[projection as usize])?;
+            for (rows, lora) in adapters {
+                let Some(pair) = lora.get(projection) else { continue };
+                let added = pair.apply(&x.narrow(0, rows.start, rows.len())?)?;
+                let count = output.dim(0)?;
+                output = (output + added.pad_with_zeros(0, rows.start, count - rows.end)?)?;
+            }
+            outputs.push(output);
+        }
+        outputs.try_into().map_err(|_| candle_core::Error::msg("one output for each projection"))
     }
 }
 
@@ -164,28 +194,30 @@ impl Decoder {
         index: usize,
         x: &Tensor,
         angles: &[Angles],
-        lora: Option<&Lora>,
+        adapters: &[Adapted<'_>],
         attend: &mut dyn Attend,
     ) -> Result<Tensor> {
         let layer = &self.layers[index];
-        let lora = lora.map(|lora| lora.layer(index));
+        let adapters: Vec<_> =
+            adapters.iter().map(|adapted| (adapted.rows.clone(), adapted.lora.layer(index))).collect();
+        let adapters = adapters.as_slice();
         let norm = |norm: Norm, x: &Tensor| match &layer.norms[norm as usize] {
             Some(weight) => ops::rms_norm(x, weight, self.config.rms_norm_eps),
             None => Ok(x.clone()),
         };
 
         let normed = norm(Norm::BeforeAttention, x)?;
-        let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], lora)?;
+        let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], adapters)?;
         let q = ops::rope(&norm(Norm::Queries, &q)?, &angles[layer.rope])?;
         let k = ops::rope(&norm(Norm::Keys, &k)?, &angles[layer.rope])?;
         let attended = attend.attend(index, self.config.attention(index), [q, k, v])?;
-        let [output] = layer.project(&attended, [Projection::OProj], lora)?;
+        let [output] = layer.project(&attended, [Projection::OProj], adapters)?;
         let x = (x + norm(Norm::AfterAttention, &output)?)?;
 
         let normed = norm(Norm::BeforeMlp, &x)?;
-        let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], lora)?;
+        let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], adapters)?;
         let inner = ops::gated(&gate, &up, self.config.activation)?;
-        let [down] = layer.project(&inner, [Projection::DownProj], lora)?;
+        let [down] = layer.project(&inner, [Projection::DownProj], adapters)?;
         x + norm(Norm::AfterMlp, &down)?
     }
 

@@ -1,10 +1,11 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685) on the seven projections of a layer.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::packed::LowRank;
 use crate::engine::handle::Version;
 
 /// A linear map of a decoder layer that may carry an adapter.
@@ -23,6 +24,14 @@ pub enum Projection {
 impl Projection {
     pub const ALL: [Self; 7] =
         [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
+
+    /// Those that a layer computes from the same input, in the order in which it asks for them.
+    pub const OF_ONE_INPUT: [&[Self]; 4] = [
+        &[Self::QProj, Self::KProj, Self::VProj],
+        &[Self::OProj],
+        &[Self::GateProj, Self::UpProj],
+        &[Self::DownProj],
+    ];
 
     /// The name that PEFT and the model's own files use: `q_proj`, ..., `down_proj`.
     pub fn name(self) -> &'static str {
@@ -99,15 +108,39 @@ impl Pair {
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
         x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale
     }
+
+    /// `A`, and `B` with the scale in it, as numbers.
+    fn numbers(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        Ok((self.a.flatten_all()?.to_vec1()?, (&self.b * self.scale)?.flatten_all()?.to_vec1()?))
+    }
 }
 
 /// The adapted projections of one layer.
 #[derive(Clone, Debug, Default)]
-pub struct LayerLora([Option<Pair>; 7]);
+pub struct LayerLora {
+    pairs: [Option<Pair>; 7],
+    /// The pairs of the projections of the same input, at the first of these projections.
+    packed: [Option<Arc<LowRank>>; 7],
+}
 
 impl LayerLora {
     pub fn get(&self, projection: Projection) -> Option<&Pair> {
-        self.0[projection as usize].as_ref()
+        self.pairs[projection as usize].as_ref()
+    }
+
+    /// What the CPU's kernels add to the projections of one input of which this is the first, if they were packed.
+    pub fn packed(&self, first: Projection) -> Option<&LowRank> {
+        self.packed[first as usize].as_deref()
+    }
+
+    fn pack(&mut self) -> Result<()> {
+        for projections in Projection::OF_ONE_INPUT {
+            let pairs = projections.iter().map(|&projection| self.get(projection));
+            let inputs = pairs.clone().flatten().next().map_or(Ok(1), |pair| pair.a.dim(1))?;
+            let numbers = pairs.map(|pair| pair.map(Pair::numbers).transpose()).collect::<Result<_>>()?;
+            self.packed[projections[0] as usize] = Some(Arc::new(LowRank::new(inputs, numbers)));
+        }
+        Ok(())
     }
 }
 
@@ -142,7 +175,7 @@ impl Lora {
             let mut layer = LayerLora::default();
             for &projection in &config.targets {
                 let (out, input) = shape(projection);
-                layer.0[projection as usize] = Some(Pair {
+                layer.pairs[projection as usize] = Some(Pair {
                     a: take(&peft_name(index, projection, 'A'), (config.r, input))?,
                     b: take(&peft_name(index, projection, 'B'), (out, config.r))?,
                     scale: config.scale(),
@@ -162,14 +195,19 @@ impl Lora {
         &self.layers[index]
     }
 
-    /// The same adapter on a device.
+    /// The same adapter on a device, for answering only: no gradient reaches it.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
         let pair = |pair: &Pair| -> Result<Pair> {
             Ok(Pair { a: pair.a.to_device(device)?, b: pair.b.to_device(device)?, scale: pair.scale })
         };
         let mut layers = self.layers.clone();
-        for slot in layers.iter_mut().flat_map(|layer| &mut layer.0) {
-            *slot = slot.as_ref().map(pair).transpose()?;
+        for layer in &mut layers {
+            for slot in &mut layer.pairs {
+                *slot = slot.as_ref().map(pair).transpose()?;
+            }
+            if device.is_cpu() {
+                layer.pack()?;
+            }
         }
         Ok(Self { layers })
     }

@@ -233,7 +233,7 @@ pub fn multiply(x: &[f32], matrices: &[&PackedMatrix], adapters: &[(Range<usize>
     let Some(first) = matrices.first() else { return vec![] };
     let width = first.inputs;
     let mut added: Vec<Vec<Added>> = matrices.iter().map(|_| vec![]).collect();
-    for (rows, adapter) in adapters {
+    for (rows, adapter) in adapters.iter().filter(|(_, adapter)| adapter.a.outputs > 0) {
         let x = &x[rows.start * width..rows.end * width];
         for (added, more) in added.iter_mut().zip(adapter.added(rows, x)) {
             added.extend(more);

@@ -10,7 +10,7 @@ use candle_core::{Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
 use super::{
-    decoder::{Decoder, WithinPass},
+    decoder::{Adapted, Decoder, WithinPass},
     lora::Lora,
     ops::{self, Angles, Paths, kernels},
 };
@@ -171,7 +171,7 @@ impl<'a> Pass<'a> {
         let mut output = None;
         let Self { decoder, lora, angles, attend, pace, .. } = self;
         pace(&mut || {
-            output = Some(decoder.layer(layer, x, angles, *lora, attend)?.detach());
+            output = Some(decoder.layer(layer, x, angles, adapted(*lora, x)?.as_slice(), attend)?.detach());
             Ok(())
         })?;
         output.ok_or_else(|| candle_core::Error::msg("the work was not done"))
@@ -190,7 +190,7 @@ impl<'a> Pass<'a> {
         let Self { decoder, lora, angles, attend, pace, .. } = self;
         pace(&mut || {
             let input = Var::from_tensor(input)?;
-            let output = decoder.layer(layer, input.as_tensor(), angles, *lora, attend)?;
+            let output = decoder.layer(layer, input.as_tensor(), angles, adapted(*lora, &input)?.as_slice(), attend)?;
             let mut gradients = ops::seed_gradient(&output, gradient.clone())?.backward()?;
             for (total, var) in totals.iter_mut().zip(vars) {
                 if let Some(gradient) = gradients.remove(var) {
@@ -229,6 +229,12 @@ impl<'a> Pass<'a> {
         }
         Ok(())
     }
+}
+
+/// An adapter for all rows of `x`.
+fn adapted<'a>(lora: Option<&'a Lora>, x: &Tensor) -> Result<Option<Adapted<'a>>> {
+    let rows = 0..x.dim(0)?;
+    Ok(lora.map(|lora| Adapted { rows, lora }))
 }
 
 /// Turns one row's logits into probabilities and scores its targets.

@@ -9,7 +9,7 @@
 pub mod composed;
 pub mod kernels;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
@@ -20,7 +20,7 @@ use candle_core::{
 
 use super::{
     frozen::Frozen,
-    packed::{self, PackedMatrix},
+    packed::{self, LowRank, PackedMatrix},
 };
 
 pub use composed::softcap;
@@ -82,30 +82,30 @@ pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
     }
 }
 
-/// [`frozen_linear`] with several weights, which on a CPU costs less than one after another where no gradient is wanted.
-pub fn frozen_linears<const N: usize>(x: &Tensor, weights: [&Frozen; N]) -> Result<[Tensor; N]> {
-    let packed: Vec<&PackedMatrix> = weights
-        .iter()
-        .filter_map(|weight| match weight {
-            Frozen::Packed(matrix) => Some(&**matrix),
-            Frozen::Dense(_) => None,
-        })
-        .collect();
-    let products: Vec<Tensor> = if packed.len() == N && !x.track_op() {
-        let (rows, width) = x.dims2()?;
-        let x = x.contiguous()?;
-        let (storage, layout) = x.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { bail!("packed weights are for the CPU") };
-        check_width(width, packed[0])?;
-        let products = packed::multiply(slice(storage, layout)?, &packed).into_iter().zip(&packed);
-        let tensor = |(product, matrix): (Vec<f32>, &&PackedMatrix)| {
-            Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu)
-        };
-        products.map(tensor).collect::<Result<_>>()?
-    } else {
-        weights.iter().map(|weight| frozen_linear(x, weight)).collect::<Result<_>>()?
+/// The products of `x` `[n, in]` with several weights at once, with what adapters add to ranges of its rows; `None` where
+/// the weights are not packed, or a gradient is to come back.
+pub fn packed_linears<const N: usize>(
+    x: &Tensor,
+    weights: [&Frozen; N],
+    adapters: &[(Range<usize>, &LowRank)],
+) -> Result<Option<[Tensor; N]>> {
+    let packed = weights.iter().map(|weight| match weight {
+        Frozen::Packed(matrix) => Some(&**matrix),
+        Frozen::Dense(_) => None,
+    });
+    let Some(packed) = packed.collect::<Option<Vec<&PackedMatrix>>>().filter(|_| !x.track_op()) else {
+        return Ok(None);
     };
-    products.try_into().map_err(|_| candle_core::Error::msg("one product for each weight"))
+    let (rows, width) = x.dims2()?;
+    packed.iter().try_for_each(|matrix| check_width(width, matrix))?;
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("packed weights are for the CPU") };
+    let products = packed::multiply(slice(storage, layout)?, &packed, adapters).into_iter().zip(&packed);
+    let tensor =
+        |(product, matrix): (_, &&PackedMatrix)| Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu);
+    let products: Vec<Tensor> = products.map(tensor).collect::<Result<_>>()?;
+    products.try_into().map(Some).map_err(|_| candle_core::Error::msg("one product for each weight"))
 }
 
 fn check_width(width: usize, matrix: &PackedMatrix) -> Result<()> {
@@ -125,7 +125,7 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
         check_width(width, &self.0)?;
-        let product = packed::multiply(slice(x, layout)?, &[&self.0]).pop().unwrap_or_default();
+        let product = packed::multiply(slice(x, layout)?, &[&self.0], &[]).pop().unwrap_or_default();
         Ok((CpuStorage::F32(product), Shape::from((rows, self.0.outputs()))))
     }
 

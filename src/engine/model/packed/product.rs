@@ -189,7 +189,7 @@ pub fn backward_panel<F: Format>(
     y: &Rows,
     out: &mut [f32],
 ) {
-    let width = 2 * lanes();
+    let lanes = lanes();
     let (mut decoded, mut weights) = ([0f32; DEPTH * PANEL], [0f32; DEPTH * PANEL]);
     let panels = y.depth / PANEL;
     for start in (0..panels).step_by(DEPTH / PANEL) {
@@ -197,19 +197,31 @@ pub fn backward_panel<F: Format>(
         for panel in start..end {
             let block = (panel * blocks + column) * block_words::<F>();
             dispatch(Decode { format, words: &words[block..][..block_words::<F>()], weights: &mut decoded });
-            transpose(&decoded, &mut weights, (panel - start) * PANEL, width);
+            let depth = (panel - start) * PANEL;
+            match lanes {
+                16 => transpose::<32>(&decoded, &mut weights, depth),
+                8 => transpose::<16>(&decoded, &mut weights, depth),
+                4 => transpose::<8>(&decoded, &mut weights, depth),
+                _ => transpose::<2>(&decoded, &mut weights, depth),
+            }
         }
         dispatch(Multiply { x: y, inputs: start * PANEL..end * PANEL, weights: &weights, out });
     }
 }
 
-/// Brings the first block of inputs of decoded weights to where a block of outputs would be, from `depth` on.
-fn transpose(decoded: &Weights, weights: &mut Weights, depth: usize, width: usize) {
-    for input in 0..BLOCK {
-        let to = (input / width * DEPTH + depth) * width + input % width;
-        for output in 0..PANEL {
-            let from = (output / width * DEPTH + input) * width + output % width;
-            weights[to + output * width] = decoded[from];
+/// Brings the first block of inputs of decoded weights to where a block of outputs would be, from `depth` on. `W` is the
+/// width that this machine decodes to.
+fn transpose<const W: usize>(decoded: &Weights, weights: &mut Weights, depth: usize) {
+    for outputs in 0..PANEL / W {
+        for inputs in 0..PANEL / W {
+            let from = &decoded[(outputs * DEPTH + inputs * W) * W..][..W * W];
+            let to = &mut weights[(inputs * DEPTH + depth + outputs * W) * W..][..W * W];
+            let (from, to) = (from.as_chunks::<W>().0, to.as_chunks_mut::<W>().0);
+            for (input, from) in from.iter().enumerate() {
+                for (value, to) in from.iter().zip(&mut *to) {
+                    to[input] = *value;
+                }
+            }
         }
     }
 }
