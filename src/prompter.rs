@@ -59,14 +59,14 @@ impl Prompter {
         Ok(ids)
     }
 
-    /// How to draw a response: the template's stop texts and, if not given, its number of tokens; no top-k or top-p.
+    /// How to draw a response: the template's stop texts and, if not given, its number of tokens; nothing else
+    /// changes the model's distribution.
     pub fn sampling(&self, temperature: f32, max_tokens: Option<usize>) -> Sampling {
         Sampling {
             temperature,
-            top_k: 0,
-            top_p: 1.0,
             max_tokens: max_tokens.unwrap_or(self.template.max_tokens()),
             stop: self.template.stop().to_vec(),
+            ..Sampling::default()
         }
     }
 

@@ -181,9 +181,10 @@ fn request(bench: &Workbench, run: usize, stream: usize, prompt_tokens: usize, m
         lease: bench.engine.base(),
         prompt: (0..prompt_tokens.max(1)).map(|_| next()).collect(),
         samples: 1,
-        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, max_tokens, stop: vec![] },
+        sampling: Sampling { temperature: 0.0, max_tokens, ..Sampling::default() },
         seed: 0,
         priority: Priority::Request,
+        report: Default::default(),
     }
 }
 

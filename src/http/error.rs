@@ -133,7 +133,7 @@ impl From<AskError> for ApiError {
         let unprocessable = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string());
         match error {
             AskError::Question(_) => unprocessable("invalid_question"),
-            AskError::Parameter { .. } => unprocessable("out_of_range"),
+            AskError::Parameter(_) => unprocessable("out_of_range"),
             AskError::TooLong(what) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "question_too_long", what),
             AskError::Engine(error) => error.into(),
             AskError::Store(error) => error.into(),

@@ -148,11 +148,12 @@ impl Engine for Scripted {
                 Some(text) => (text, FinishReason::Length),
                 None => (said, FinishReason::Stop),
             };
-            Rollout { tokens: vec![0, 0], log_probs: vec![-1.0; 2], text: text.into(), finish }
+            Rollout { tokens: vec![0, 0], log_probs: vec![-1.0; 2], scores: vec![], text: text.into(), finish }
         };
         let group = |request: GenerateRequest| Group {
             version: request.lease.version().clone(),
             prompt: request.prompt,
+            prompt_scores: vec![],
             rollouts: (0..request.samples).map(rollout).collect(),
             timings: Timings { decode: Duration::from_millis(1500), ..Timings::default() },
         };
@@ -354,8 +355,8 @@ async fn a_question_is_answered_by_a_vote_and_can_be_read_again() {
     assert_eq!((&answer["question"], &answer["metadata"]), (&json!(" 38 + 9 ="), &json!({"from": [1]})));
     let mut parameters = answer["parameters"].clone();
     assert!(parameters["seed"].take().as_u64().unwrap() < 1 << 53);
-    let expected = json!({"votes": 4, "max_tokens": 6, "temperature": 0.8, "top_p": 1.0, "seed": null,
-                          "prompt_template": "numbers"});
+    let expected = json!({"votes": 4, "max_tokens": 6, "temperature": 0.8, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+                          "seed": null, "prompt_template": "numbers"});
     assert_eq!(parameters, expected);
 
     let mut again = value(server.get(&format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await).await;
@@ -369,11 +370,11 @@ async fn a_question_is_answered_by_a_vote_and_can_be_read_again() {
 #[tokio::test]
 async fn a_client_may_choose_its_parameters() {
     let server = Server::start().await;
-    let ask = json!({"question": "q", "votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "seed": 11,
-                     "learn": false});
+    let ask = json!({"question": "q", "votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
+                     "min_p": 0.1, "seed": 11, "learn": false});
     let answer = value(server.ask(ask).await).await;
-    let expected = json!({"votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "seed": 11,
-                          "prompt_template": "numbers"});
+    let expected = json!({"votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
+                          "min_p": 0.1, "seed": 11, "prompt_template": "numbers"});
     assert_eq!((&answer["parameters"], &answer["learn"]), (&expected, &json!(false)));
     assert!(server.store.learnable(10).await.unwrap().is_empty());
 }
@@ -425,6 +426,7 @@ async fn bad_input_gets_one_clear_error() {
         (r#"{"question": "q", "temperature": 1e39}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
         (r#"{"question": "q", "temperature": 1e-40}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
         (r#"{"question": "q", "top_p": 0}"#, 422, "out_of_range", "above 0 and at most 1"),
+        (r#"{"question": "q", "min_p": 1.5}"#, 422, "out_of_range", "`min_p` is 1.5; it must be from 0 to 1"),
         (r#"{"question": "q", "seed": 9007199254740992}"#, 422, "out_of_range", "from 0 to 9007199254740991"),
     ] {
         let (given, message) = failure(server.post("/v1/answer", body.to_owned()).await, status).await;

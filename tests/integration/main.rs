@@ -6,6 +6,7 @@ mod http;
 mod learning;
 mod ops;
 mod parity;
+mod reports;
 mod rounds;
 mod store;
 mod support;
