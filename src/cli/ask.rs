@@ -115,7 +115,27 @@ fn render(result: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        ask: AskArgs,
+    }
+
+    #[test]
+    fn only_what_was_said_is_sent() {
+        let sent = |line: &[&str]| body(&Line::parse_from([&["ask"], line].concat()).ask);
+        assert_eq!(sent(&["q"]), json!({"question": "q"}));
+        let metadata = "{\"a\": [1]}";
+        let line = ["q", "--top-p", "0.5", "--top-k", "7", "--min-p", "0.25", "--no-learn", "--metadata", metadata];
+        let expected = json!({"question": "q", "top_p": 0.5, "top_k": 7, "min_p": 0.25, "learn": false,
+                              "metadata": {"a": [1]}});
+        assert_eq!(sent(&line), expected);
+        assert!(Line::try_parse_from(["ask", "q", "--metadata", "{"]).is_err());
+    }
 
     #[test]
     fn the_answer_comes_first_and_the_histogram_below() {

@@ -151,40 +151,48 @@ fn by_value(values: &[f32]) -> impl Fn(&u32, &u32) -> std::cmp::Ordering {
     |a, b| values[*b as usize].total_cmp(&values[*a as usize]).then_with(|| a.cmp(b))
 }
 
-/// The ids of the `count` largest values, the largest first.
-fn most_likely(values: &[f32], count: usize) -> Vec<u32> {
-    let tokens = (0..values.len() as u32).collect();
-    largest(tokens, values, count)
+/// Leaves the `count` tokens with the largest values, in any order.
+fn keep_largest(tokens: &mut Vec<u32>, values: &[f32], count: usize) {
+    if (1..tokens.len()).contains(&count) {
+        tokens.select_nth_unstable_by(count - 1, by_value(values));
+    }
+    tokens.truncate(count);
 }
 
-fn largest(mut tokens: Vec<u32>, values: &[f32], count: usize) -> Vec<u32> {
+/// The ids of the `count` largest values, the largest first.
+fn most_likely(values: &[f32], count: usize) -> Vec<u32> {
     if count == 0 {
         return vec![];
     }
-    if count < tokens.len() {
-        tokens.select_nth_unstable_by(count - 1, by_value(values));
-        tokens.truncate(count);
-    }
+    let mut tokens = (0..values.len() as u32).collect();
+    keep_largest(&mut tokens, values, count);
     tokens.sort_unstable_by(by_value(values));
     tokens
 }
 
 /// The tokens that top-k, top-p and min-p leave, most likely first (equals by id); at least one.
 fn keep(probabilities: &[f32], sampling: &Sampling) -> Vec<u32> {
+    let probability = |token: &u32| probabilities[*token as usize];
     let mut tokens: Vec<u32> = (0..probabilities.len() as u32).collect();
-    if sampling.min_p > 0.0 {
-        // Before the others, although it would leave the same after them: there is less to sort.
-        let least = sampling.min_p * probabilities.iter().copied().fold(0.0, f32::max);
-        tokens.retain(|&token| probabilities[token as usize] >= least);
+    let mut total = 1.0;
+    if sampling.top_k > 0 {
+        keep_largest(&mut tokens, probabilities, sampling.top_k);
+        total = tokens.iter().map(probability).sum();
     }
-    let count = if sampling.top_k > 0 { sampling.top_k } else { tokens.len() };
-    let mut tokens = largest(tokens, probabilities, count);
-    let mut total = 0f32;
-    let reached = tokens.iter().position(|&token| {
-        total += probabilities[token as usize];
-        total >= sampling.top_p
-    });
-    tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
+    if sampling.min_p > 0.0 {
+        // Before top-p, although it would leave the same behind it: there is less to sort.
+        let least = sampling.min_p * tokens.iter().map(probability).fold(0.0, f32::max);
+        tokens.retain(|token| probability(token) >= least);
+    }
+    tokens.sort_unstable_by(by_value(probabilities));
+    if sampling.top_p < 1.0 {
+        let mut sum = 0f32;
+        let reached = tokens.iter().position(|token| {
+            sum += probability(token);
+            sum >= sampling.top_p * total
+        });
+        tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
+    }
     tokens
 }
 
@@ -272,6 +280,43 @@ mod tests {
         assert_eq!(logits, [2.0 / 2.0 - 0.75, -2.0 * 2.0, 1.0 / 2.0 - 1.0, 1.0 - 4.0, 0.5]);
     }
 
+    /// The probabilities are those of transformers; see `tests/parity`.
+    #[test]
+    fn what_may_be_drawn_is_what_transformers_leaves() {
+        let cases: serde_json::Value =
+            serde_json::from_str(include_str!("../../tests/fixtures/sampling.json")).unwrap();
+        let floats = |value: &serde_json::Value| -> Vec<f32> { serde_json::from_value(value.clone()).unwrap() };
+        let ids = |value: &serde_json::Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+        assert!(cases.as_array().unwrap().len() > 10);
+        for case in cases.as_array().unwrap() {
+            let given = &case["sampling"];
+            let float = |name: &str, default: f32| given[name].as_f64().map_or(default, |value| value as f32);
+            let sampling = Sampling {
+                temperature: float("temperature", 1.0),
+                top_k: given["top_k"].as_u64().unwrap_or(0) as usize,
+                top_p: float("top_p", 1.0),
+                min_p: float("min_p", 0.0),
+                repetition_penalty: float("repetition_penalty", 1.0),
+                ..Sampling::default()
+            };
+            let (prompt, response) = (ids(&case["prompt"]), ids(&case["response"]));
+            let history = History { prompt: &prompt, response: &response };
+            let logits = floats(&case["logits"]);
+            let mut found = vec![0f32; logits.len()];
+            match Distribution::new(logits.into(), &sampling, history) {
+                Distribution::Certain { token, .. } => found[token as usize] = 1.0,
+                Distribution::Whole { probabilities } => found = probabilities,
+                Distribution::Narrowed { probabilities, kept, total } => {
+                    kept.into_iter().for_each(|token| found[token as usize] = probabilities[token as usize] / total);
+                }
+            }
+            for (token, (found, expected)) in found.iter().zip(floats(&case["probabilities"])).enumerate() {
+                assert!((found - expected).abs() < 1e-5, "{given}, token {token}: {found} against {expected}");
+                assert_eq!(*found > 0.0, expected > 0.0, "{given}, token {token}");
+            }
+        }
+    }
+
     #[test]
     fn a_banned_token_is_not_drawn() {
         let sampling = Sampling { logit_bias: [(1, -100.0)].into(), ..Sampling::default() };
@@ -312,8 +357,11 @@ mod tests {
             let sorted = most_likely(&probabilities, probabilities.len());
             prop_assert!(!kept.is_empty() && kept[..] == sorted[..kept.len()]);
             let sum = |tokens: &[u32]| tokens.iter().map(|&t| probabilities[t as usize]).sum::<f32>();
+            let of_top_k = if top_k > 0 { &sorted[..top_k.min(sorted.len())] } else { &sorted[..] };
+            let total = if top_k > 0 { sum(of_top_k) } else { 1.0 };
             let enough = |n: usize| {
-                n == sorted.len() || n == top_k || sum(&sorted[..n]) >= top_p
+                n == of_top_k.len()
+                    || (top_p < 1.0 && sum(&sorted[..n]) >= top_p * total)
                     || probabilities[sorted[n] as usize] < min_p * probabilities[sorted[0] as usize]
             };
             prop_assert!(enough(kept.len()));

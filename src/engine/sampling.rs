@@ -18,15 +18,14 @@ pub const MAX_STOP_BYTES: usize = 256;
 pub const MAX_BIASES: usize = 1024;
 
 /// How tokens are drawn. The penalties and then the bias change the logits, the temperature divides them, and of the
-/// tokens sorted by their probability top-k, top-p and min-p each keep a beginning. All three look at the whole
-/// distribution, so their order does not matter.
+/// tokens sorted by their probability first top-k, then top-p, then min-p keep a beginning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Divides the logits before the softmax; 0 takes the most likely token.
     pub temperature: f32,
     /// Keep only the k most likely tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keep the smallest set of most likely tokens whose probability reaches this; 1 keeps all.
+    /// Keep the smallest set of most likely tokens whose share of what top-k leaves reaches this; 1 keeps all.
     pub top_p: f32,
     /// Keep the tokens whose probability is at least this part of the most likely one's; 0 keeps all.
     pub min_p: f32,
