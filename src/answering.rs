@@ -206,10 +206,7 @@ impl Answering {
         let outcome = if answer.answer.is_some() { "answered" } else { "no_majority" };
         self.metrics.answers_total.with_label_values(&[outcome]).inc();
         self.metrics.majority_ratio.observe(answer.majority_ratio);
-        self.metrics.request_queue_time_seconds.observe(group.timings.queue.as_secs_f64());
-        self.metrics.request_prefill_time_seconds.observe(group.timings.prefill.as_secs_f64());
-        self.metrics.request_decode_time_seconds.observe(group.timings.decode.as_secs_f64());
-        self.metrics.e2e_request_latency_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.observe_generation(&group.timings, started.elapsed());
     }
 }
 

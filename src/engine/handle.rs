@@ -161,6 +161,16 @@ pub enum FinishReason {
     Length,
 }
 
+impl FinishReason {
+    /// The name that it is serialised with.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
 /// One sampled response.
 #[derive(Clone, Debug)]
 pub struct Rollout {

@@ -12,10 +12,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("adapters", &["engine", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
     ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
+    ("completing", &["adapters", "config", "engine", "prompter", "telemetry"]),
     ("config", &["adaptation"]),
     ("engine", &["web"]),
     ("grading", &[]),
-    ("http", &["adaptation", "adapters", "answering", "config", "engine", "store", "telemetry"]),
+    (
+        "http",
+        &["adaptation", "adapters", "answering", "completing", "config", "engine", "prompter", "store", "telemetry"],
+    ),
     ("prompt", &["engine", "grading"]),
     ("prompter", &["engine", "grading", "prompt"]),
     ("shutdown", &[]),
@@ -34,6 +38,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("LocalEngine::start(", &["src/app.rs"]),
     ("Registry::open(", &["src/app.rs"]),
     ("Answering::new(", &["src/app.rs"]),
+    ("Completing::new(", &["src/app.rs"]),
     ("Rounds::new(", &["src/app.rs"]),
     ("store::connect(", &["src/app.rs"]),
 ];

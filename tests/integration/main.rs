@@ -4,6 +4,7 @@ mod architecture;
 mod engine;
 mod http;
 mod learning;
+mod openai;
 mod ops;
 mod parity;
 mod reports;
