@@ -56,7 +56,7 @@ impl Response {
         self.tokens.push(draw.token);
         self.log_probs.push(draw.log_prob);
         self.scores.extend(draw.score);
-        let is_end = tokenizer.end_tokens().contains(&draw.token);
+        let is_end = !sampling.ignore_eos && tokenizer.end_tokens().contains(&draw.token);
         if is_end || self.text.push(tokenizer, draw.token, &sampling.stop) {
             self.finish = Some(FinishReason::Stop);
         } else if self.tokens.len() >= sampling.max_tokens {

@@ -40,6 +40,8 @@ pub struct Sampling {
     pub logit_bias: BTreeMap<u32, f32>,
     /// The most tokens to generate, the end token included.
     pub max_tokens: usize,
+    /// Go on when the model ends its turn, for measurements that want a number of tokens.
+    pub ignore_eos: bool,
     /// Generation ends before the first of these texts; it is not part of the answer.
     pub stop: Vec<String>,
 }
@@ -57,6 +59,7 @@ impl Default for Sampling {
             frequency_penalty: 0.0,
             logit_bias: BTreeMap::new(),
             max_tokens: 16,
+            ignore_eos: false,
             stop: vec![],
         }
     }

@@ -52,6 +52,9 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/adaptation/schedule.rs", &["tokio", "candle", "store", "async "]),
     ("src/adapters/gate.rs", &["tokio", "candle", "store::", "async "]),
     ("src/engine/prefix_tree.rs", &["tokio", "candle", "async "]),
+    ("src/engine/response.rs", &["tokio", "candle", "async "]),
+    ("src/engine/sampler.rs", &["tokio", "candle", "async "]),
+    ("src/engine/sampling.rs", &["tokio", "candle", "async "]),
     ("src/engine/scheduler.rs", &["tokio", "candle", "async "]),
     ("src/engine/model/", &["tokio", "crate::engine::thread", "crate::engine::scheduler"]),
 ];

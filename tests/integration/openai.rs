@@ -492,6 +492,19 @@ async fn a_client_that_goes_away_in_a_stream_gives_up_its_place() {
 }
 
 #[tokio::test]
+async fn the_models_own_end_may_be_ignored() {
+    let tested = start().await;
+    let body = json!({"prompt": PROMPT, "max_tokens": 9, "logit_bias": {"2": 100}, "logprobs": 0});
+    for (ignore, drawn, finish) in [(false, 1, "stop"), (true, 9, "length")] {
+        let mut body = body.clone();
+        body["ignore_eos"] = ignore.into();
+        let reply = tested.complete(body).await;
+        assert_eq!(reply["choices"][0]["logprobs"]["tokens"], json!(vec!["<|im_end|>"; drawn]));
+        assert_eq!((&reply["choices"][0]["text"], &reply["choices"][0]["finish_reason"]), (&json!(""), &json!(finish)));
+    }
+}
+
+#[tokio::test]
 async fn sampling_parameters_reach_the_engine() {
     let tested = start().await;
     let ids = tested.ids(PROMPT);
@@ -505,6 +518,7 @@ async fn sampling_parameters_reach_the_engine() {
         frequency_penalty: 0.25,
         logit_bias: [(2, -100.0), (30, 2.0)].into(),
         max_tokens: 25,
+        ignore_eos: false,
         stop: vec!["zz".into()],
     };
     let body = json!({"prompt": PROMPT, "seed": 8, "temperature": 0.7, "top_k": 40, "top_p": 0.9, "min_p": 0.02,

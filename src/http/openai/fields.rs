@@ -28,10 +28,9 @@ const IGNORED: [&str; 10] = [
 ];
 
 /// Known fields that cannot be served, and why. Values that ask for nothing are let through.
-const REFUSED: [(&str, &str); 9] = [
+const REFUSED: [(&str, &str); 8] = [
     ("audio", "there is text only"),
     ("functions", "the model calls no tools here"),
-    ("ignore_eos", "a response ends where the model ends it"),
     ("logit_processors", "use `logit_bias`"),
     ("min_tokens", "a response ends where the model ends it; keep it from that with a `logit_bias` on its end token"),
     ("reasoning_effort", "the model has no such setting"),
@@ -106,6 +105,7 @@ impl Fields {
             presence_penalty: self.take("presence_penalty")?.unwrap_or(default.presence_penalty),
             frequency_penalty: self.take("frequency_penalty")?.unwrap_or(default.frequency_penalty),
             logit_bias: self.take("logit_bias")?.unwrap_or_default(),
+            ignore_eos: self.take("ignore_eos")?.unwrap_or(default.ignore_eos),
             stop,
             ..default
         };
@@ -217,7 +217,8 @@ mod tests {
     fn sampling_is_read_by_the_names_of_openai_and_vllm() {
         let mut given = fields(json!({
             "temperature": 0.5, "top_k": -1, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1,
-            "presence_penalty": 0.2, "frequency_penalty": 0.3, "logit_bias": {"7": -100}, "stop": "x", "max_tokens": 3,
+            "presence_penalty": 0.2, "frequency_penalty": 0.3, "logit_bias": {"7": -100}, "ignore_eos": true, "stop": "x",
+            "max_tokens": 3,
         }));
         let sampling = given.sampling().unwrap();
         let expected = Sampling {
@@ -229,6 +230,7 @@ mod tests {
             presence_penalty: 0.2,
             frequency_penalty: 0.3,
             logit_bias: [(7, -100.0)].into(),
+            ignore_eos: true,
             stop: vec!["x".into()],
             ..Sampling::default()
         };
