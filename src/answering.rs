@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use chrono::Utc;
-use rand::{TryRng, rngs::SysRng};
+use rand::rngs::SysError;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -14,15 +14,15 @@ use uuid::Uuid;
 use crate::{
     adapters::registry::Registry,
     config::{AnswerSettings, MAX_VOTES},
-    engine::handle::{Engine, EngineError, GenerateRequest, Group, Priority, Sampling},
+    engine::{
+        handle::{Engine, EngineError, GenerateRequest, Group, Priority, Report, Sampling},
+        sampling::{OutOfRange, SEED_LIMIT, ensure, random_seed},
+    },
     grading::Tally,
     prompter::{Prompter, PrompterError},
     store::{Answer, Question, SharedStore, StoreError, Vote},
     telemetry::Metrics,
 };
-
-/// Seeds stay below this (2^53), so that every JSON reader keeps them exact.
-const SEED_LIMIT: u64 = 1 << 53;
 
 /// A question with what its asker wants to be different from the defaults.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +35,8 @@ pub struct Ask {
     pub max_tokens: Option<u32>,
     pub temperature: Option<f32>,
     pub top_p: Option<f32>,
+    pub top_k: Option<usize>,
+    pub min_p: Option<f32>,
     /// The same question with the same seed, parameters and adapter version draws the same samples.
     pub seed: Option<u64>,
     /// Whether rounds may learn from the question; they may if nothing is said.
@@ -50,8 +52,8 @@ pub enum AskError {
     Question(String),
     #[error("{0}")]
     TooLong(String),
-    #[error("`{name}` is {value}; it must be {range}")]
-    Parameter { name: &'static str, value: String, range: String },
+    #[error(transparent)]
+    Parameter(#[from] OutOfRange),
     #[error(transparent)]
     Prompt(#[from] PrompterError),
     #[error(transparent)]
@@ -59,7 +61,7 @@ pub enum AskError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the system gave no random numbers: {0}")]
-    Random(String),
+    Random(#[from] SysError),
 }
 
 /// Answers questions by a vote of samples.
@@ -131,6 +133,7 @@ impl Answering {
             sampling: plan.sampling.clone(),
             seed: plan.seed,
             priority: Priority::Request,
+            report: Report::default(),
         }
     }
 
@@ -138,26 +141,26 @@ impl Answering {
     fn plan(&self, ask: &Ask) -> Result<Plan, AskError> {
         check_text(&ask.question, self.defaults.max_question_chars)?;
         let votes = ask.votes.unwrap_or(self.defaults.votes);
-        ensure((1..=MAX_VOTES).contains(&votes), "votes", votes, || format!("from 1 to {MAX_VOTES}"))?;
+        ensure((1..=MAX_VOTES).contains(&votes), "votes", votes, format!("from 1 to {MAX_VOTES}"))?;
         let context = self.engine.info().context_tokens;
         let max_tokens = ask.max_tokens.map(|tokens| tokens as usize);
         if let Some(tokens) = max_tokens {
-            ensure((1..=context).contains(&tokens), "max_tokens", tokens, || format!("from 1 to {context}"))?;
+            ensure((1..=context).contains(&tokens), "max_tokens", tokens, format!("from 1 to {context}"))?;
+        }
+        if let Some(seed) = ask.seed {
+            ensure(seed < SEED_LIMIT, "seed", seed, format!("from 0 to {}", SEED_LIMIT - 1))?;
         }
         // A single sample is the answer, so it is the likeliest one; a vote needs samples that differ.
         let default_temperature = if votes == 1 { 0.0 } else { self.defaults.temperature };
         let temperature = ask.temperature.unwrap_or(default_temperature);
-        // A smaller one would divide logits beyond what f32 holds, and draws like 0.
-        let usable = temperature == 0.0 || (0.01..=2.0).contains(&temperature);
-        ensure(usable, "temperature", temperature, || "0, or from 0.01 to 2".into())?;
-        let top_p = ask.top_p.unwrap_or(self.defaults.top_p);
-        ensure(top_p > 0.0 && top_p <= 1.0, "top_p", top_p, || "above 0 and at most 1".into())?;
-        if let Some(seed) = ask.seed {
-            ensure(seed < SEED_LIMIT, "seed", seed, || format!("from 0 to {}", SEED_LIMIT - 1))?;
-        }
+        let sampling = Sampling {
+            top_p: ask.top_p.unwrap_or(self.defaults.top_p),
+            top_k: ask.top_k.unwrap_or(0),
+            min_p: ask.min_p.unwrap_or(0.0),
+            ..self.prompter.sampling(temperature, max_tokens.or(self.defaults.max_tokens))
+        };
+        sampling.check()?;
         let prompt = self.prompter.encode(&ask.question)?;
-        let sampling = self.prompter.sampling(temperature, max_tokens.or(self.defaults.max_tokens));
-        let sampling = Sampling { top_p, ..sampling };
         check_length(prompt.len(), sampling.max_tokens, context)?;
         let seed = ask.seed.map_or_else(random_seed, Ok)?;
         Ok(Plan { votes, seed, sampling, prompt })
@@ -190,6 +193,8 @@ impl Answering {
                 "max_tokens": plan.sampling.max_tokens,
                 "temperature": tidy(plan.sampling.temperature),
                 "top_p": tidy(plan.sampling.top_p),
+                "top_k": plan.sampling.top_k,
+                "min_p": tidy(plan.sampling.min_p),
                 "seed": plan.seed,
                 "prompt_template": self.prompter.template().name(),
             }),
@@ -201,20 +206,8 @@ impl Answering {
         let outcome = if answer.answer.is_some() { "answered" } else { "no_majority" };
         self.metrics.answers_total.with_label_values(&[outcome]).inc();
         self.metrics.majority_ratio.observe(answer.majority_ratio);
-        self.metrics.request_queue_time_seconds.observe(group.timings.queue.as_secs_f64());
-        self.metrics.request_prefill_time_seconds.observe(group.timings.prefill.as_secs_f64());
-        self.metrics.request_decode_time_seconds.observe(group.timings.decode.as_secs_f64());
-        self.metrics.e2e_request_latency_seconds.observe(started.elapsed().as_secs_f64());
+        self.metrics.observe_generation(&group.timings, started.elapsed());
     }
-}
-
-fn ensure(
-    holds: bool,
-    name: &'static str,
-    value: impl ToString,
-    range: impl FnOnce() -> String,
-) -> Result<(), AskError> {
-    if holds { Ok(()) } else { Err(AskError::Parameter { name, value: value.to_string(), range: range() }) }
 }
 
 fn check_text(question: &str, max_chars: usize) -> Result<(), AskError> {
@@ -237,17 +230,11 @@ fn check_length(prompt: usize, max_tokens: usize, context: usize) -> Result<(), 
         None | Some(0) => Err(AskError::TooLong(format!(
             "the prompt with this question has {prompt} tokens, and the model reads {context}; ask a shorter question"
         ))),
-        Some(room) => Err(AskError::Parameter {
-            name: "max_tokens",
-            value: max_tokens.to_string(),
-            range: format!("at most {room}, which is what the model's {context} tokens leave after this prompt"),
-        }),
+        Some(room) => {
+            let range = format!("at most {room}, which is what the model's {context} tokens leave after this prompt");
+            Ok(ensure(false, "max_tokens", max_tokens, range)?)
+        }
     }
-}
-
-fn random_seed() -> Result<u64, AskError> {
-    let bits = SysRng.try_next_u64().map_err(|error| AskError::Random(error.to_string()))?;
-    Ok(bits % SEED_LIMIT)
 }
 
 /// A count that is bounded far below by the engine's limits.
@@ -284,13 +271,6 @@ mod tests {
         assert!(
             check_length(10, 91, 100).unwrap_err().to_string().contains("`max_tokens` is 91; it must be at most 90")
         );
-    }
-
-    #[test]
-    fn seeds_are_exact_in_json() {
-        for _ in 0..100 {
-            assert!(random_seed().unwrap() < SEED_LIMIT);
-        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::{
     },
     adapters::registry::{Registry, RegistryError},
     answering::{Answering, AskError},
+    completing::Completing,
     config::{self, OperatorKey, OperatorKeyError, Settings},
     engine::{
         handle::{Engine, EngineError, ModelInfo},
@@ -182,6 +183,8 @@ impl Server {
             settings.answer.clone(),
             metrics.clone(),
         ));
+        let prompter = bench.prompter.clone();
+        let completing = Arc::new(Completing::new(engine.clone(), registry.clone(), prompter, metrics.clone()));
         answering.check_defaults().map_err(AppError::Defaults)?;
         let recipe = settings.learning.clone();
         let rounds = Rounds::new(bench, store.clone(), registry.clone(), recipe, metrics.clone());
@@ -192,6 +195,7 @@ impl Server {
         let deadline = Duration::from_secs(settings.server.shutdown_deadline_seconds);
         let state = AppState {
             answering,
+            completing,
             engine,
             registry,
             rounds: Arc::new(rounds.clone()),

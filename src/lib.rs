@@ -7,6 +7,7 @@ pub mod adapters;
 pub mod answering;
 pub mod app;
 pub mod cli;
+pub mod completing;
 pub mod config;
 pub mod engine;
 pub mod grading;

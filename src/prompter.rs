@@ -6,17 +6,25 @@ use std::sync::Arc;
 use crate::{
     engine::{
         handle::{Engine, FinishReason, Group, Sampling},
-        model::{chat_template::ChatTemplate, chat_template::Segment, tokenizer::TokenizerError},
+        model::{
+            chat_template::{ChatTemplate, ChatTemplateError, Message, Segment},
+            tokenizer::TokenizerError,
+        },
     },
     grading::{Tally, answer_of},
     prompt::{PromptError, PromptTemplate},
 };
 
-/// Why a question could not be put to the model.
+/// Why a question, a text or a conversation could not be put to the model.
 #[derive(Debug, thiserror::Error)]
 pub enum PrompterError {
     #[error(transparent)]
     Template(#[from] PromptError),
+    #[error("this model has no chat template, so it takes no conversations; send a text to be continued instead")]
+    NoChatTemplate,
+    /// The template refuses a conversation, for example because of the order of its roles.
+    #[error(transparent)]
+    Conversation(#[from] ChatTemplateError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
 }
@@ -45,9 +53,28 @@ impl Prompter {
 
     /// The token ids of the prompt for a question.
     pub fn encode(&self, question: &str) -> Result<Vec<u32>, PrompterError> {
+        let specials = self.engine.tokenizer().special_tokens();
+        self.encode_segments(self.template.render(question, self.chat.as_ref(), specials)?)
+    }
+
+    /// The token ids of a conversation up to where the model's next turn begins, whatever the template.
+    ///
+    /// # Errors
+    /// If the model has no chat template, or it refuses the conversation.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, PrompterError> {
+        let chat = self.chat.as_ref().ok_or(PrompterError::NoChatTemplate)?;
+        self.encode_segments(chat.segments(messages, self.engine.tokenizer().special_tokens())?)
+    }
+
+    /// The token ids of a text as it is, whatever the template; texts of special tokens in it are those tokens.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, PrompterError> {
+        Ok(self.engine.tokenizer().encode(text, true)?)
+    }
+
+    fn encode_segments(&self, segments: Vec<Segment>) -> Result<Vec<u32>, PrompterError> {
         let tokenizer = self.engine.tokenizer();
         let mut ids = Vec::new();
-        for segment in self.template.render(question, self.chat.as_ref(), tokenizer.special_tokens())? {
+        for segment in segments {
             let encoded = match segment {
                 Segment::Special(text) => tokenizer.encode(&text, true)?,
                 Segment::Plain(text) => tokenizer.encode(&text, false)?,
@@ -59,14 +86,14 @@ impl Prompter {
         Ok(ids)
     }
 
-    /// How to draw a response: the template's stop texts and, if not given, its number of tokens; no top-k or top-p.
+    /// How to draw a response: the template's stop texts and, if not given, its number of tokens; nothing else
+    /// changes the model's distribution.
     pub fn sampling(&self, temperature: f32, max_tokens: Option<usize>) -> Sampling {
         Sampling {
             temperature,
-            top_k: 0,
-            top_p: 1.0,
             max_tokens: max_tokens.unwrap_or(self.template.max_tokens()),
             stop: self.template.stop().to_vec(),
+            ..Sampling::default()
         }
     }
 

@@ -118,12 +118,14 @@ mod tests {
         let rollout = |tokens: &&[u32]| Rollout {
             tokens: tokens.to_vec(),
             log_probs: vec![-1.0; tokens.len()],
+            scores: vec![],
             text: String::new(),
             finish: FinishReason::Stop,
         };
         let group = Group {
             version: Version::base(),
             prompt: prompt.to_vec(),
+            prompt_scores: vec![],
             rollouts: rollouts.iter().map(rollout).collect(),
             timings: Timings::default(),
         };

@@ -11,7 +11,7 @@ use crate::{
         vote::{self, RewardRule},
     },
     adapters::format::FormatError,
-    engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority},
+    engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority, Report},
     grading::Tally,
     prompter::{Prompter, PrompterError},
 };
@@ -117,6 +117,7 @@ fn request(
         sampling: prompter.sampling(recipe.temperature as f32, recipe.max_tokens),
         seed,
         priority: Priority::Rollout,
+        report: Report::default(),
     })
 }
 

@@ -33,6 +33,9 @@ use crate::{
 pub enum RegistryError {
     #[error("there is no adapter {0}")]
     Unknown(Version),
+    /// A name that stands for no version.
+    #[error("there is no model {0:?}; GET /v1/models lists them")]
+    NoSuchName(String),
     /// Somebody else has swapped.
     #[error("the live adapter is {found}, not {expected}: somebody else has changed it")]
     Conflict { expected: Version, found: Version },
@@ -133,6 +136,38 @@ impl Registry {
     /// A lease on the live version. Never waits.
     pub fn live(&self) -> Lease {
         Lease::clone(&self.live.load())
+    }
+
+    /// A lease on what a name stands for, see [`Self::resolve`]; without a name, on the live version.
+    pub async fn named(&self, name: Option<&str>) -> Result<Lease, RegistryError> {
+        match name {
+            None => Ok(self.live()),
+            Some(name) if self.means_live(name) => Ok(self.live()),
+            Some(name) => self.lease(&self.resolve(name).await?).await,
+        }
+    }
+
+    /// The version that a client means: `base`, [`LIVE`] or the model's own name, or a version in full that can be
+    /// loaded here.
+    pub async fn resolve(&self, name: &str) -> Result<Version, RegistryError> {
+        if self.means_live(name) {
+            return Ok(self.live().version().clone());
+        }
+        let unknown = || RegistryError::NoSuchName(name.chars().take(80).collect());
+        let version: Version = name.parse().map_err(|_| unknown())?;
+        // What is in memory was checked when it came there.
+        if version.is_base() || self.find_resident(&version).is_some() {
+            return Ok(version);
+        }
+        match self.check_model(&version).await {
+            Err(RegistryError::Unknown(_)) => Err(unknown()),
+            other => other,
+        }?;
+        if self.is_on_disk(&version) { Ok(version) } else { Err(self.files_missing(&version)) }
+    }
+
+    fn means_live(&self, name: &str) -> bool {
+        name == LIVE || name == self.model.name
     }
 
     /// A lease on a version, which is loaded if it is not resident.

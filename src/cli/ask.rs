@@ -34,12 +34,24 @@ pub struct AskArgs {
     /// How much samples differ, from 0 to 2
     #[arg(long)]
     temperature: Option<f32>,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long)]
+    top_p: Option<f32>,
+    /// Draw from so many of the likeliest tokens
+    #[arg(long)]
+    top_k: Option<u32>,
+    /// Draw from tokens that are at least this many times as likely as the likeliest, from 0 to 1
+    #[arg(long)]
+    min_p: Option<f32>,
     /// Repeats an answer exactly, with the same adapter version
     #[arg(long)]
     seed: Option<u64>,
     /// Keep the question out of rounds
     #[arg(long)]
     no_learn: bool,
+    /// JSON that is kept with the question
+    #[arg(long, value_name = "JSON", value_parser = |text: &str| serde_json::from_str::<Value>(text))]
+    metadata: Option<Value>,
     #[command(flatten)]
     server: ServerFlags,
 }
@@ -70,8 +82,12 @@ fn body(args: &AskArgs) -> Value {
         ("votes", args.votes.map(|n| json!(n))),
         ("max_tokens", args.max_tokens.map(|n| json!(n))),
         ("temperature", args.temperature.map(|n| json!(n))),
+        ("top_p", args.top_p.map(|n| json!(n))),
+        ("top_k", args.top_k.map(|n| json!(n))),
+        ("min_p", args.min_p.map(|n| json!(n))),
         ("seed", args.seed.map(|n| json!(n))),
         ("learn", args.no_learn.then_some(json!(false))),
+        ("metadata", args.metadata.clone()),
     ];
     Value::Object(fields.into_iter().filter_map(|(name, value)| Some((name.into(), value?))).collect::<Map<_, _>>())
 }
@@ -99,7 +115,27 @@ fn render(result: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        ask: AskArgs,
+    }
+
+    #[test]
+    fn only_what_was_said_is_sent() {
+        let sent = |line: &[&str]| body(&Line::parse_from([&["ask"], line].concat()).ask);
+        assert_eq!(sent(&["q"]), json!({"question": "q"}));
+        let metadata = "{\"a\": [1]}";
+        let line = ["q", "--top-p", "0.5", "--top-k", "7", "--min-p", "0.25", "--no-learn", "--metadata", metadata];
+        let expected = json!({"question": "q", "top_p": 0.5, "top_k": 7, "min_p": 0.25, "learn": false,
+                              "metadata": {"a": [1]}});
+        assert_eq!(sent(&line), expected);
+        assert!(Line::try_parse_from(["ask", "q", "--metadata", "{"]).is_err());
+    }
 
     #[test]
     fn the_answer_comes_first_and_the_histogram_below() {

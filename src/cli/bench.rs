@@ -139,7 +139,7 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
     for run in 0..=args.common.runs {
         let requests = (0..args.streams).map(|stream| request(bench, run, stream, args.prompt_tokens, args.tokens));
         let groups = bench.engine.generate(requests.collect()).await?;
-        let tokens: usize = groups.iter().map(|group| drawn(group) - 1).sum();
+        let tokens: usize = groups.iter().map(|group| drawn(group).saturating_sub(1)).sum();
         let seconds = groups.iter().map(|group| group.timings.decode).max().unwrap_or_default().as_secs_f64();
         // The first run finds nothing warm.
         if run > 0 {
@@ -181,9 +181,10 @@ fn request(bench: &Workbench, run: usize, stream: usize, prompt_tokens: usize, m
         lease: bench.engine.base(),
         prompt: (0..prompt_tokens.max(1)).map(|_| next()).collect(),
         samples: 1,
-        sampling: Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, max_tokens, stop: vec![] },
+        sampling: Sampling { temperature: 0.0, max_tokens, ..Sampling::default() },
         seed: 0,
         priority: Priority::Request,
+        report: Default::default(),
     }
 }
 

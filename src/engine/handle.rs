@@ -13,6 +13,11 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use crate::engine::{
+    report::{Listener, MAX_TOP_TOKENS, Piece, Report, TokenScore},
+    sampling::Sampling,
+};
+
 use crate::engine::model::{lora::Adapter, tokenizer::Tokenizer};
 
 /// The identity of a set of adapter weights: `base` (no adapter), or the lower-case hexadecimal SHA-256 of an
@@ -130,21 +135,6 @@ pub enum Priority {
     Rollout,
 }
 
-/// How tokens are drawn.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sampling {
-    /// Divides the logits before the softmax; 0 takes the most likely token.
-    pub temperature: f32,
-    /// Keep only the k most likely tokens; 0 keeps all.
-    pub top_k: usize,
-    /// Keep the smallest set of most likely tokens whose probability reaches this; 1 keeps all.
-    pub top_p: f32,
-    /// The most tokens to generate, the end token included.
-    pub max_tokens: usize,
-    /// Generation ends before the first of these texts; it is not part of the answer.
-    pub stop: Vec<String>,
-}
-
 /// One prompt and how to continue it.
 #[derive(Clone, Debug)]
 pub struct GenerateRequest {
@@ -158,6 +148,7 @@ pub struct GenerateRequest {
     /// Sample `i` draws from a stream of random numbers that is a function of `(seed, i)` alone.
     pub seed: u64,
     pub priority: Priority,
+    pub report: Report,
 }
 
 /// Why a rollout ended.
@@ -170,14 +161,27 @@ pub enum FinishReason {
     Length,
 }
 
+impl FinishReason {
+    /// The name that it is serialised with.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
 /// One sampled response.
 #[derive(Clone, Debug)]
 pub struct Rollout {
     /// The generated token ids, the end token or the tokens of the stop text included.
     pub tokens: Vec<u32>,
     /// Log-probability of each token under the policy that drew it: softmax(logits / temperature) over the whole
-    /// vocabulary, before top-k and top-p (natural logarithm). At temperature 0 the temperature counts as 1.
+    /// vocabulary, after penalties and bias, before top-k, top-p and min-p (natural logarithm). At temperature 0 the
+    /// temperature counts as 1.
     pub log_probs: Vec<f32>,
+    /// What the model itself thinks of each token, if [`Report::tokens`] asked for it; else empty.
+    pub scores: Vec<TokenScore>,
     /// The decoded text without special tokens and without the stop text.
     pub text: String,
     pub finish: FinishReason,
@@ -188,6 +192,8 @@ pub struct Rollout {
 pub struct Group {
     pub version: Version,
     pub prompt: Vec<u32>,
+    /// What the model thinks of the prompt's tokens from the second on, if [`Report::prompt`] asked for it; else empty.
+    pub prompt_scores: Vec<TokenScore>,
     /// In the order of their sample index.
     pub rollouts: Vec<Rollout>,
     pub timings: Timings,

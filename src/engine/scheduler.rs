@@ -6,36 +6,27 @@
 //! cost one row for as long as they agree.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, VecDeque},
     sync::Arc,
     time::Instant,
 };
 
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::engine::{
-    handle::{FinishReason, GenerateRequest, Group, Lease, Priority, Rollout, Timings, Version},
-    model::tokenizer::{TextStream, Tokenizer},
+    handle::{GenerateRequest, Group, Lease, Priority, Timings, TokenScore, Version},
+    model::tokenizer::Tokenizer,
     prefix_tree::{NodeId, PrefixTree},
-    sampler::{self, Distribution},
+    response::{Draw, Response},
+    sampler::{Distribution, History, Scorer},
 };
 
 /// Identifies one call of `generate`.
 pub type JobId = u64;
 
-/// One response under way.
-struct Sample {
-    /// The last node, held; `None` once finished.
-    tip: Option<NodeId>,
-    rng: ChaCha8Rng,
-    tokens: Vec<u32>,
-    log_probs: Vec<f32>,
-    stream: TextStream,
-    /// Where the text ends, if a stop text was found.
-    end: Option<usize>,
-    finish: FinishReason,
-}
+/// Prompt rows of one step that are scored: the logits of 128 rows of 49,152 are 25 MB.
+const MAX_SCORED_ROWS: usize = 128;
 
 /// One prompt with its samples, from arrival to the last token.
 struct Running {
@@ -43,10 +34,12 @@ struct Running {
     /// Its place in the call's list of requests.
     index: usize,
     request: GenerateRequest,
-    /// The nodes of the prompt, and how many of them are known to be in the cache.
+    /// The nodes of the prompt, of which the last is held, and how many of them are known to need nothing any more.
     prompt: Vec<NodeId>,
     ready: usize,
-    samples: Vec<Sample>,
+    /// The scores of the prompt's tokens after the first, as far as they are known; empty if nobody asked.
+    prompt_scores: Vec<Option<TokenScore>>,
+    samples: Vec<Response>,
     /// Cache rows set aside for the worst case.
     reserved: usize,
     arrived: Instant,
@@ -56,21 +49,27 @@ struct Running {
 
 impl Running {
     fn is_finished(&self) -> bool {
-        self.samples.iter().all(|sample| sample.tip.is_none())
+        self.ready == self.prompt.len() && self.samples.iter().all(|sample| sample.tip.is_none())
+    }
+
+    /// Whether the token after this place of the prompt has a score to come, for which this place's logits are needed.
+    fn lacks_score(&self, place: usize) -> bool {
+        self.prompt_scores.get(place).is_some_and(Option::is_none)
+    }
+
+    /// Goes on over the places that are computed and scored.
+    fn settle(&mut self, tree: &PrefixTree) {
+        let needs_nothing = |&place: &usize| tree.is_computed(self.prompt[place]) && !self.lacks_score(place);
+        self.ready += (self.ready..self.prompt.len()).take_while(needs_nothing).count();
     }
 
     fn finish(self, now: Instant) -> (JobId, usize, Group) {
         let first = self.first_token.unwrap_or(now);
-        let rollout = |sample: Sample| Rollout {
-            tokens: sample.tokens,
-            log_probs: sample.log_probs,
-            text: sample.stream.text()[..sample.end.unwrap_or(sample.stream.text().len())].to_owned(),
-            finish: sample.finish,
-        };
         let group = Group {
             version: self.request.lease.version().clone(),
             prompt: self.request.prompt,
-            rollouts: self.samples.into_iter().map(rollout).collect(),
+            prompt_scores: self.prompt_scores.into_iter().flatten().collect(),
+            rollouts: self.samples.into_iter().map(Response::into_rollout).collect(),
             timings: Timings { queue: self.started - self.arrived, prefill: first - self.started, decode: now - first },
         };
         (self.job, self.index, group)
@@ -209,39 +208,34 @@ impl Scheduler {
             }
             prompt.push(node);
         }
-        let ready = prompt.iter().take_while(|&&node| self.tree.is_computed(node)).count();
-        self.totals.prompt_tokens += prompt.len() as u64;
-        self.totals.cached_prompt_tokens += ready as u64;
-        let tip = prompt.last().copied();
-        for _ in 1..request.samples {
+        let tip = prompt.last().copied().filter(|_| request.sampling.max_tokens > 0);
+        let sample = |sample| {
             tip.into_iter().for_each(|tip| self.tree.hold_again(tip));
-        }
-        let samples = (0..request.samples).map(|sample| Sample {
-            tip,
-            rng: sampler::stream(request.seed, sample as u64),
-            tokens: Vec::new(),
-            log_probs: Vec::new(),
-            stream: TextStream::default(),
-            end: None,
-            finish: FinishReason::Length,
-        });
-        let samples = samples.collect();
+            Response::new(tip, request.seed, sample)
+        };
+        let samples = (0..request.samples).map(sample).collect();
+        let scores = if request.report.prompt.is_some() { prompt.len() - 1 } else { 0 };
         self.reserved += reserved;
         if request.priority == Priority::Rollout {
             self.reserved_for_rollouts += reserved;
         }
-        self.running.push(Running {
+        let mut running = Running {
             job,
             index,
             request,
             prompt,
-            ready,
+            ready: 0,
+            prompt_scores: vec![None; scores],
             samples,
             reserved,
             arrived,
             started: now,
             first_token: None,
-        });
+        };
+        running.settle(&self.tree);
+        self.totals.prompt_tokens += running.prompt.len() as u64;
+        self.totals.cached_prompt_tokens += running.ready as u64;
+        self.running.push(running);
     }
 
     /// Gives back what a generation holds.
@@ -250,8 +244,8 @@ impl Scheduler {
         if gone.request.priority == Priority::Rollout {
             self.reserved_for_rollouts -= gone.reserved;
         }
-        for tip in gone.samples.iter().filter_map(|sample| sample.tip) {
-            self.tree.release(tip);
+        for &node in gone.samples.iter().filter_map(|sample| sample.tip.as_ref()).chain(gone.prompt.last()) {
+            self.tree.release(node);
         }
     }
 
@@ -273,17 +267,26 @@ impl Scheduler {
         let mut rows = Vec::new();
         let mut row_of: HashMap<NodeId, usize> = HashMap::new();
         let mut outputs: Vec<usize> = Vec::new();
+        let mut scored_rows = 0;
         let chosen =
             |running: &&Running| running.request.priority == priority && running.request.lease.version() == version;
         'groups: for running in self.running.iter().filter(chosen) {
             lease.get_or_insert(&running.request.lease);
-            for &node in &running.prompt[running.ready..] {
-                if !self.tree.is_computed(node) && !row_of.contains_key(&node) {
+            for (place, &node) in running.prompt.iter().enumerate().skip(running.ready) {
+                let scored = running.lacks_score(place);
+                if scored && scored_rows == MAX_SCORED_ROWS {
+                    continue 'groups;
+                }
+                if (scored || !self.tree.is_computed(node)) && !row_of.contains_key(&node) {
                     if rows.len() == max_rows {
                         break 'groups;
                     }
                     row_of.insert(node, rows.len());
                     rows.push(node);
+                }
+                if scored {
+                    outputs.push(row_of[&node]);
+                    scored_rows += 1;
                 }
             }
             for tip in running.samples.iter().filter_map(|sample| sample.tip) {
@@ -312,27 +315,36 @@ impl Scheduler {
         plan.rows.iter().for_each(|&node| self.tree.mark_computed(node));
         let output_of: HashMap<NodeId, usize> =
             plan.outputs.iter().enumerate().map(|(output, &row)| (plan.rows[row], output)).collect();
-        // Who waits for each output: (group, sample), in order.
-        let mut waiters: Vec<Vec<(usize, usize)>> = vec![Vec::new(); plan.outputs.len()];
-        for (group, running) in self.running.iter_mut().enumerate() {
+        let mut readers: Vec<Readers> = plan.outputs.iter().map(|_| Readers::default()).collect();
+        for (group, running) in self.running.iter().enumerate() {
             if running.request.lease.version() != plan.lease.version() {
                 continue;
             }
-            let computed = |node: &&NodeId| self.tree.is_computed(**node);
-            running.ready += running.prompt[running.ready..].iter().take_while(computed).count();
             for (sample, tip) in running.samples.iter().enumerate().filter_map(|(i, s)| Some((i, s.tip?))) {
                 if let Some(&output) = output_of.get(&tip) {
-                    waiters[output].push((group, sample));
+                    readers[output].samples.push((group, sample));
+                }
+            }
+            for place in (running.ready..running.prompt_scores.len()).filter(|&place| running.lacks_score(place)) {
+                if let Some(&output) = output_of.get(&running.prompt[place]) {
+                    readers[output].places.push((group, place));
                 }
             }
         }
-        let draws: Vec<Vec<Draw>> = logits
+        let read: Vec<Read> = logits
             .into_par_iter()
-            .zip(waiters.into_par_iter())
-            .map(|(logits, waiters)| draw_all(&self.running, logits, &waiters))
+            .zip(readers.into_par_iter())
+            .map(|(logits, readers)| read(&self.running, logits, &readers))
             .collect();
-        for draw in draws.into_iter().flatten() {
-            self.advance(draw, now);
+        for Read { scores, draws } in read {
+            for (group, place, score) in scores {
+                self.running[group].prompt_scores[place] = Some(score);
+            }
+            draws.into_iter().for_each(|(group, sample, draw)| self.advance(group, sample, draw, now));
+        }
+        for running in self.running.iter_mut().filter(|running| running.request.lease.version() == plan.lease.version())
+        {
+            running.settle(&self.tree);
         }
         self.take_finished(now)
     }
@@ -351,34 +363,23 @@ impl Scheduler {
         jobs
     }
 
-    fn advance(&mut self, draw: Draw, now: Instant) {
-        let Draw { group, sample, token, log_prob, rng } = draw;
+    fn advance(&mut self, group: usize, index: usize, draw: Draw, now: Instant) {
         self.totals.generated_tokens += 1;
-        let running = &mut self.running[group];
-        running.first_token.get_or_insert(now);
-        let sampling = &running.request.sampling;
-        let sample = &mut running.samples[sample];
-        sample.rng = rng;
-        sample.tokens.push(token);
-        sample.log_probs.push(log_prob);
-        let Some(tip) = sample.tip else { return };
-        let stopped = if self.tokenizer.end_tokens().contains(&token) {
-            true
-        } else {
-            let searched = sample.stream.text().len();
-            sample.end = find_stop(sample.stream.push(&self.tokenizer, token), searched, &sampling.stop);
-            sample.end.is_some()
-        };
-        let next = if stopped {
-            sample.finish = FinishReason::Stop;
-            None
-        } else if sample.tokens.len() >= sampling.max_tokens {
-            None
-        } else {
+        let Running { request, samples, first_token, .. } = &mut self.running[group];
+        first_token.get_or_insert(now);
+        let sample = &mut samples[index];
+        let (token, sampling) = (draw.token, &request.sampling);
+        sample.push(draw, sampling, &self.tokenizer);
+        if let Some(listener) = &request.report.listener {
+            listener.tell(sample.news(index, &sampling.stop));
+        }
+        let Some(tip) = sample.tip.take() else { return };
+        if sample.finish().is_none() {
+            let next = self.tree.hold_child(tip, token);
             #[expect(clippy::expect_used, reason = "admission has reserved a row for every token of every sample")]
-            Some(self.tree.hold_child(tip, token).expect("the row was reserved"))
-        };
-        sample.tip = next;
+            let next = next.expect("the row was reserved");
+            sample.tip = Some(next);
+        }
         self.tree.release(tip);
     }
 
@@ -398,36 +399,48 @@ impl Scheduler {
     }
 }
 
-/// One drawn token and the state of the random numbers after it.
-struct Draw {
-    group: usize,
-    sample: usize,
-    token: u32,
-    log_prob: f32,
-    rng: ChaCha8Rng,
+/// Who needs the logits of one position.
+#[derive(Default)]
+struct Readers {
+    /// `(group, sample)` of those that draw from them, in order.
+    samples: Vec<(usize, usize)>,
+    /// `(group, place in its prompt)` of those whose next prompt token they score.
+    places: Vec<(usize, usize)>,
 }
 
-/// Draws for every sample that waits at one position. Samples of one group share one distribution; groups may differ
-/// in their sampling parameters.
-fn draw_all(running: &[Running], logits: Vec<f32>, waiters: &[(usize, usize)]) -> Vec<Draw> {
-    let mut draws = Vec::with_capacity(waiters.len());
-    for same_group in waiters.chunk_by(|a, b| a.0 == b.0) {
-        let group = same_group[0].0;
-        let distribution = Distribution::new(logits.clone(), &running[group].request.sampling);
-        for &(_, sample) in same_group {
-            let mut rng = running[group].samples[sample].rng.clone();
+/// What the logits of one position gave, with group and sample, or group and place in its prompt.
+struct Read {
+    draws: Vec<(usize, usize, Draw)>,
+    scores: Vec<(usize, usize, TokenScore)>,
+}
+
+/// Scores and draws at one position. Samples of one group that wait here have the same history and share one
+/// distribution; groups may differ in their sampling parameters.
+fn read(running: &[Running], logits: Vec<f32>, readers: &Readers) -> Read {
+    let score = |&(group, place): &(usize, usize)| {
+        let request = &running[group].request;
+        let scorer = Scorer::new(&logits, request.report.prompt.unwrap_or(0));
+        (group, place, scorer.score(request.prompt[place + 1]))
+    };
+    let scores = readers.places.iter().map(score).collect();
+    let mut logits = Cow::Owned(logits);
+    let mut draws = Vec::with_capacity(readers.samples.len());
+    let mut groups = readers.samples.chunk_by(|a, b| a.0 == b.0).peekable();
+    while let Some(samples) = groups.next() {
+        let Running { request, samples: all, .. } = &running[samples[0].0];
+        let is_last = groups.peek().is_none();
+        let scored = request.report.tokens;
+        // The last reader may have the logits, unless they are read again for scores.
+        let own = if is_last && scored.is_none() { std::mem::take(&mut logits) } else { Cow::Borrowed(&*logits) };
+        let history = History { prompt: &request.prompt, response: &all[samples[0].1].tokens };
+        let distribution = Distribution::new(own, &request.sampling, history);
+        let scorer = scored.map(|top| Scorer::new(&logits, top));
+        for &(group, sample) in samples {
+            let mut rng = all[sample].rng.clone();
             let (token, log_prob) = distribution.draw(&mut rng);
-            draws.push(Draw { group, sample, token, log_prob, rng });
+            let score = scorer.as_ref().map(|scorer| scorer.score(token));
+            draws.push((group, sample, Draw { token, log_prob, score, rng }));
         }
     }
-    draws
-}
-
-/// Where the first stop text begins, if one is in `text`; none lies within the first `searched` bytes.
-fn find_stop(text: &str, searched: usize, stop: &[String]) -> Option<usize> {
-    let starts = stop.iter().filter(|stop| !stop.is_empty()).filter_map(|stop| {
-        let from = text.floor_char_boundary((searched + 1).saturating_sub(stop.len()));
-        text[from..].find(stop.as_str()).map(|place| from + place)
-    });
-    starts.min()
+    Read { draws, scores }
 }

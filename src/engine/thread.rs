@@ -18,7 +18,9 @@ use tracing::{Span, error};
 
 use crate::engine::{
     cache::KvCache,
-    handle::{Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, ModelInfo, Priority, Version},
+    handle::{
+        Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, MAX_TOP_TOKENS, ModelInfo, Priority, Version,
+    },
     model::{
         decoder::{Adapted, Decoder},
         lora::{Adapter, Lora},
@@ -176,11 +178,19 @@ impl Engine for LocalEngine {
         if request.prompt.is_empty() {
             return unservable("the prompt has no tokens".into());
         }
-        if request.samples == 0 || request.sampling.max_tokens == 0 {
+        let report = &request.report;
+        if request.samples == 0 || (request.sampling.max_tokens == 0 && report.prompt.is_none()) {
             return unservable("at least one sample of at least one token must be asked for".into());
+        }
+        if let Some(top) = report.tokens.max(report.prompt).filter(|&top| top > MAX_TOP_TOKENS) {
+            return unservable(format!("{top} most likely tokens are asked for, {MAX_TOP_TOKENS} is the limit"));
         }
         if let Some(token) = request.prompt.iter().find(|&&token| token as usize >= self.info.vocab_size) {
             return unservable(format!("the prompt has token {token}, the model has {}", self.info.vocab_size));
+        }
+        let mut biased = request.sampling.logit_bias.keys();
+        if let Some(token) = biased.find(|&&token| token as usize >= self.info.vocab_size) {
+            return unservable(format!("the bias is for token {token}, the model has {}", self.info.vocab_size));
         }
         let length = request.prompt.len() + request.sampling.max_tokens;
         if length > self.info.context_tokens {

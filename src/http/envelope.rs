@@ -8,7 +8,7 @@ use std::{
 use axum::{
     Json,
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -18,6 +18,10 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{AppState, error::ApiError};
+
+/// A request's id, for those who say something after its response has begun.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -34,9 +38,10 @@ const HEADERS: [(HeaderName, &str); 5] = [
 ];
 
 /// Runs a request and finishes its response.
-pub async fn seal(State(state): State<AppState>, request: Request, next: Next) -> Response {
+pub async fn seal(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let method = method_label(request.method());
     // The pattern, not the path: there are few of them.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
@@ -47,10 +52,7 @@ pub async fn seal(State(state): State<AppState>, request: Request, next: Next) -
     let response = match tokio::time::timeout(limit, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => ApiError::internal(panic_text(&*panic)).into_response(),
-        Err(_) => {
-            let message = format!("this took longer than {} s; ask for fewer votes or tokens", limit.as_secs());
-            ApiError::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message).into_response()
-        }
+        Err(_) => ApiError::timeout(limit).into_response(),
     };
     let mut response = finish(response, &id, &span);
 
@@ -78,8 +80,7 @@ fn finish(mut response: Response, id: &str, span: &tracing::Span) -> Response {
     if let Some(cause) = &error.cause {
         span.in_scope(|| tracing::error!(code = error.code, cause, "a request failed"));
     }
-    let body = json!({"error": {"code": error.code, "message": error.message, "request_id": id}});
-    let mut sealed = (status, Json(body)).into_response();
+    let mut sealed = (status, Json(json!({"error": error.body(id)}))).into_response();
     for (name, value) in response.headers() {
         if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
             sealed.headers_mut().append(name, value.clone());

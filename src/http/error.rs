@@ -1,13 +1,22 @@
 //! Every failure has one shape: `{"error": {"code", "message", "request_id"}}`.
 
-use std::fmt::Display;
+use std::{fmt::Display, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
-use crate::{adapters::registry::RegistryError, answering::AskError, engine::handle::EngineError, store::StoreError};
+use serde_json::{Value, json};
+
+use crate::{
+    adapters::registry::RegistryError,
+    answering::AskError,
+    completing::CompletingError,
+    engine::{handle::EngineError, sampling::OutOfRange},
+    prompter::PrompterError,
+    store::StoreError,
+};
 
 /// How long a client should wait for a place in the engine: about the time of one answer.
 const BUSY_RETRY_SECONDS: u32 = 2;
@@ -49,6 +58,16 @@ impl ApiError {
 
     pub fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(AWAY_RETRY_SECONDS)
+    }
+
+    pub fn timeout(limit: Duration) -> Self {
+        let message = format!("this took longer than {} s; ask for fewer votes or tokens", limit.as_secs());
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
+    }
+
+    /// What a client reads of it.
+    pub fn body(&self, request_id: &str) -> Value {
+        json!({"code": self.code, "message": self.message, "request_id": request_id})
     }
 
     /// What a status says that came without an error of ours, such as for a path that is not there.
@@ -133,7 +152,7 @@ impl From<AskError> for ApiError {
         let unprocessable = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string());
         match error {
             AskError::Question(_) => unprocessable("invalid_question"),
-            AskError::Parameter { .. } => unprocessable("out_of_range"),
+            AskError::Parameter(_) => unprocessable("out_of_range"),
             AskError::TooLong(what) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "question_too_long", what),
             AskError::Engine(error) => error.into(),
             AskError::Store(error) => error.into(),
@@ -142,10 +161,33 @@ impl From<AskError> for ApiError {
     }
 }
 
+impl From<OutOfRange> for ApiError {
+    fn from(error: OutOfRange) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "out_of_range", error.to_string())
+    }
+}
+
+impl From<CompletingError> for ApiError {
+    fn from(error: CompletingError) -> Self {
+        let unprocessable = |code| Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, error.to_string());
+        match error {
+            CompletingError::Parameter(error) => error.into(),
+            CompletingError::Engine(error) => error.into(),
+            CompletingError::Registry(error) => error.into(),
+            CompletingError::Prompt(PrompterError::NoChatTemplate) => unprocessable("no_chat_template"),
+            CompletingError::Prompt(PrompterError::Conversation(_)) => unprocessable("invalid_messages"),
+            CompletingError::Prompt(_) | CompletingError::Random(_) | CompletingError::Interrupted(_) => {
+                Self::internal(error)
+            }
+        }
+    }
+}
+
 impl From<RegistryError> for ApiError {
     fn from(error: RegistryError) -> Self {
         match error {
             RegistryError::Unknown(version) => Self::not_found(format!("adapter {version}")),
+            RegistryError::NoSuchName(_) => Self::new(StatusCode::NOT_FOUND, "model_not_found", error.to_string()),
             RegistryError::Conflict { .. } => Self::conflict(error),
             RegistryError::OtherModel { .. } => Self::new(StatusCode::CONFLICT, "other_model", error.to_string()),
             RegistryError::FilesMissing { version, .. } => Self::new(
@@ -153,7 +195,7 @@ impl From<RegistryError> for ApiError {
                 "files_removed",
                 format!(
                     "the files of adapter {version} are not on this server any more: it keeps the newest `adapters.keep` \
-                     versions, and none of a round that did not promote its own; activate a version that is `on_disk`"
+                     versions, and none of a round that did not promote its own; choose a version that is `on_disk`"
                 ),
             ),
             RegistryError::Engine(error) => error.into(),

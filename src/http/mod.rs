@@ -7,6 +7,7 @@ mod auth;
 mod envelope;
 mod error;
 mod extract;
+mod openai;
 mod routes;
 
 use std::{io, sync::Arc, time::Duration};
@@ -24,6 +25,7 @@ pub use routes::{Scope, rounds::RoundControl, scopes};
 use crate::{
     adapters::registry::Registry,
     answering::Answering,
+    completing::Completing,
     config::{OperatorKey, ServerSettings},
     engine::handle::Engine,
     store::spool::Spooled,
@@ -34,6 +36,7 @@ use crate::{
 #[derive(Clone)]
 pub struct AppState {
     pub answering: Arc<Answering>,
+    pub completing: Arc<Completing>,
     pub engine: Arc<dyn Engine>,
     pub registry: Arc<Registry>,
     pub rounds: Arc<dyn RoundControl>,

@@ -1,13 +1,16 @@
 //! Metrics for Prometheus. Each is a field; its doc comment is the help text.
 
-use std::sync::{Mutex, PoisonError};
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use prometheus::{
     Encoder, Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Opts, Registry, TextEncoder, core::Collector,
 };
 
-use crate::engine::handle::{EngineStats, Version};
+use crate::engine::handle::{EngineStats, Timings, Version};
 
 /// The media type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -16,6 +19,12 @@ pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 const REQUEST_SECONDS: &[f64] = &[
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
     1920.0, 7680.0,
+];
+
+/// vLLM's buckets for first tokens.
+const FIRST_TOKEN_SECONDS: &[f64] = &[
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0, 2560.0,
 ];
 
 /// From a metrics scrape to the longest request that is let through.
@@ -92,13 +101,17 @@ metrics! {
     answers_total: IntCounterVec, labels &["outcome"];
     /// Share of the winning answer among all samples of a question; 0 without a winner.
     majority_ratio: Histogram, buckets TENTHS;
-    /// Seconds from a question's arrival until its answer was stored.
+    /// Choices of completions, by why they ended: `stop` or `length`.
+    completions_total: IntCounterVec, labels &["finish_reason"];
+    /// Seconds from the arrival of a question or a prompt until its answer was stored or its completions were whole.
     e2e_request_latency_seconds: Histogram, buckets REQUEST_SECONDS;
-    /// Seconds that a question waited for its first computation.
+    /// Seconds from the arrival of a question or a prompt to its first token.
+    time_to_first_token_seconds: Histogram, buckets FIRST_TOKEN_SECONDS;
+    /// Seconds that a question or a prompt waited for its first computation.
     request_queue_time_seconds: Histogram, buckets REQUEST_SECONDS;
-    /// Seconds from a question's first computation to its first token.
+    /// Seconds from the first computation of a question or a prompt to its first token.
     request_prefill_time_seconds: Histogram, buckets REQUEST_SECONDS;
-    /// Seconds from a question's first token to the last token of its last sample.
+    /// Seconds from the first token of a question or a prompt to the last token of its last sample.
     request_decode_time_seconds: Histogram, buckets REQUEST_SECONDS;
     /// Requests that are being generated.
     num_requests_running: IntGauge;
@@ -112,6 +125,8 @@ metrics! {
     kv_cache_usage_perc: Gauge;
     /// Prompt tokens that were asked for.
     prompt_tokens_total: IntCounter;
+    /// Prompt tokens that were looked for in the cache.
+    prefix_cache_queries_total: IntCounter;
     /// Prompt tokens that were found in the cache.
     prefix_cache_hits_total: IntCounter;
     /// Tokens that were generated, every sample counted.
@@ -154,6 +169,7 @@ impl Metrics {
         self.kv_cache_usage_perc.set(stats.cache_tokens_used as f64 / stats.cache_tokens_capacity.max(1) as f64);
         let counters = [
             (&self.prompt_tokens_total, stats.prompt_tokens_total),
+            (&self.prefix_cache_queries_total, stats.prompt_tokens_total),
             (&self.prefix_cache_hits_total, stats.cached_prompt_tokens_total),
             (&self.generation_tokens_total, stats.generated_tokens_total),
             (&self.computed_tokens_total, stats.computed_tokens_total),
@@ -161,6 +177,15 @@ impl Metrics {
         for (counter, total) in counters {
             counter.inc_by(total.saturating_sub(counter.get()));
         }
+    }
+
+    /// Counts where the time of a generation for a client went, which is over `elapsed` after it arrived.
+    pub fn observe_generation(&self, timings: &Timings, elapsed: Duration) {
+        self.request_queue_time_seconds.observe(timings.queue.as_secs_f64());
+        self.request_prefill_time_seconds.observe(timings.prefill.as_secs_f64());
+        self.request_decode_time_seconds.observe(timings.decode.as_secs_f64());
+        self.time_to_first_token_seconds.observe((timings.queue + timings.prefill).as_secs_f64());
+        self.e2e_request_latency_seconds.observe(elapsed.as_secs_f64());
     }
 
     /// Says which version answers requests.

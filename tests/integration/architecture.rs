@@ -12,10 +12,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("adapters", &["engine", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
     ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
+    ("completing", &["adapters", "config", "engine", "prompter", "telemetry"]),
     ("config", &["adaptation"]),
     ("engine", &["web"]),
     ("grading", &[]),
-    ("http", &["adaptation", "adapters", "answering", "config", "engine", "store", "telemetry"]),
+    (
+        "http",
+        &["adaptation", "adapters", "answering", "completing", "config", "engine", "prompter", "store", "telemetry"],
+    ),
     ("prompt", &["engine", "grading"]),
     ("prompter", &["engine", "grading", "prompt"]),
     ("shutdown", &[]),
@@ -34,6 +38,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("LocalEngine::start(", &["src/app.rs"]),
     ("Registry::open(", &["src/app.rs"]),
     ("Answering::new(", &["src/app.rs"]),
+    ("Completing::new(", &["src/app.rs"]),
     ("Rounds::new(", &["src/app.rs"]),
     ("store::connect(", &["src/app.rs"]),
 ];
@@ -47,6 +52,9 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/adaptation/schedule.rs", &["tokio", "candle", "store", "async "]),
     ("src/adapters/gate.rs", &["tokio", "candle", "store::", "async "]),
     ("src/engine/prefix_tree.rs", &["tokio", "candle", "async "]),
+    ("src/engine/response.rs", &["tokio", "candle", "async "]),
+    ("src/engine/sampler.rs", &["tokio", "candle", "async "]),
+    ("src/engine/sampling.rs", &["tokio", "candle", "async "]),
     ("src/engine/scheduler.rs", &["tokio", "candle", "async "]),
     ("src/engine/model/", &["tokio", "crate::engine::thread", "crate::engine::scheduler"]),
 ];

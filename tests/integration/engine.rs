@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use candle_core::{Device, Tensor};
 use ttrl::engine::{
-    handle::{Engine, EngineError, FinishReason, GenerateRequest, Group, Lease, ModelInfo, Priority, Sampling},
+    handle::{Engine, EngineError, FinishReason, GenerateRequest, Group, Lease, ModelInfo, Priority, Report, Sampling},
     model::{
         decoder::Decoder,
         lora::{Adapter, Lora, LoraConfig, Projection},
@@ -17,12 +17,12 @@ use ttrl::engine::{
 
 use crate::support::fixture;
 
-struct Tiny {
-    engine: Arc<LocalEngine>,
-    decoder: Arc<Decoder>,
+pub(crate) struct Tiny {
+    pub(crate) engine: Arc<LocalEngine>,
+    pub(crate) decoder: Arc<Decoder>,
 }
 
-fn tiny_with(options: EngineOptions) -> Tiny {
+pub(crate) fn tiny_with(options: EngineOptions) -> Tiny {
     let mut checkpoint = weights::load(&fixture("tiny-llama/tiny.gguf"), &Device::Cpu).unwrap();
     let decoder = Arc::new(Decoder::new(checkpoint.config, &mut checkpoint.tensors, &Device::Cpu).unwrap());
     let info = ModelInfo {
@@ -38,11 +38,11 @@ fn tiny_with(options: EngineOptions) -> Tiny {
     Tiny { engine: Arc::new(engine), decoder }
 }
 
-fn tiny() -> Tiny {
+pub(crate) fn tiny() -> Tiny {
     tiny_with(EngineOptions { cache_tokens: 2048, max_waiting: 64 })
 }
 
-fn adapter_of(version: char) -> Adapter {
+pub(crate) fn adapter_of(version: char) -> Adapter {
     let tensors =
         candle_core::safetensors::load(fixture("tiny-llama-lora/adapter_model.safetensors"), &Device::Cpu).unwrap();
     Adapter {
@@ -52,18 +52,19 @@ fn adapter_of(version: char) -> Adapter {
     }
 }
 
-fn request(lease: Lease, prompt: &[u32], samples: usize, max_tokens: usize, seed: u64) -> GenerateRequest {
+pub(crate) fn request(lease: Lease, prompt: &[u32], samples: usize, max_tokens: usize, seed: u64) -> GenerateRequest {
     GenerateRequest {
         lease,
         prompt: prompt.to_vec(),
         samples,
-        sampling: Sampling { temperature: 0.9, top_k: 0, top_p: 1.0, max_tokens, stop: vec![] },
+        sampling: Sampling { temperature: 0.9, max_tokens, ..Sampling::default() },
         seed,
         priority: Priority::Request,
+        report: Report::default(),
     }
 }
 
-async fn one(engine: &dyn Engine, request: GenerateRequest) -> Group {
+pub(crate) async fn one(engine: &dyn Engine, request: GenerateRequest) -> Group {
     engine.generate(vec![request]).await.unwrap().remove(0)
 }
 
@@ -71,7 +72,7 @@ fn tokens(group: &Group) -> Vec<Vec<u32>> {
     group.rollouts.iter().map(|rollout| rollout.tokens.clone()).collect()
 }
 
-const PROMPT: [u32; 5] = [51, 7, 20, 33, 9];
+pub(crate) const PROMPT: [u32; 5] = [51, 7, 20, 33, 9];
 
 #[tokio::test]
 async fn a_seed_repeats_and_another_differs() {

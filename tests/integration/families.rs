@@ -221,7 +221,8 @@ async fn serving_equals_the_training_pass_in_every_family() {
                 lease: lease.clone(),
                 prompt,
                 samples: 3,
-                sampling: Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, max_tokens: 12, stop: vec![] },
+                sampling: Sampling { max_tokens: 12, ..Sampling::default() },
+                report: Default::default(),
                 seed: 5,
                 priority: Priority::Request,
             };

@@ -20,13 +20,14 @@ use ttrl::{
     adaptation::rounds::RoundError,
     adapters::registry::Registry,
     answering::Answering,
+    completing::Completing,
     config::{AnswerSettings, OperatorKey, ServerSettings},
     engine::{
         handle::{
-            Engine, EngineError, EngineStats, FinishReason, GenerateRequest, Group, Lease, ModelInfo, Rollout, Timings,
-            Version,
+            Engine, EngineError, EngineStats, FinishReason, GenerateRequest, Group, Lease, ModelInfo, Piece, Rollout,
+            Timings, Version,
         },
-        model::{lora::Adapter, tokenizer::Tokenizer},
+        model::{chat_template::ChatTemplate, lora::Adapter, tokenizer::Tokenizer},
     },
     http::{AppState, RoundControl, Scope, scopes, serve},
     prompt::PromptTemplate,
@@ -46,16 +47,18 @@ const OWNER: &str = "test";
 
 /// What the engine does next, until told otherwise.
 #[derive(Clone)]
-enum Script {
+pub(crate) enum Script {
     /// Sample `i` says text `i`; a text that ends in `...` was cut off.
     Say(Vec<&'static str>),
     Fail(fn() -> EngineError),
     Panic,
     /// Says 47 once the token is cancelled.
     Wait(CancellationToken),
+    /// Lets a listener hear the beginning of 47, and then does what it says.
+    Begin(Box<Script>),
 }
 
-struct Scripted {
+pub(crate) struct Scripted {
     info: ModelInfo,
     tokenizer: Tokenizer,
     script: Mutex<Script>,
@@ -92,11 +95,11 @@ impl Scripted {
         Self { info, tokenizer: Tokenizer::from_file(&path).unwrap(), script, running: Arc::default() }
     }
 
-    fn script(&self, script: Script) {
+    pub(crate) fn script(&self, script: Script) {
         *self.script.lock().unwrap() = script;
     }
 
-    async fn wait_until_running(&self, count: usize) {
+    pub(crate) async fn wait_until_running(&self, count: usize) {
         for _ in 0..500 {
             if self.running.load(Ordering::SeqCst) == count {
                 return;
@@ -132,8 +135,14 @@ impl Engine for Scripted {
     async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError> {
         self.running.fetch_add(1, Ordering::SeqCst);
         let _place = Place(self.running.clone());
-        let script = self.script.lock().unwrap().clone();
+        let mut script = self.script.lock().unwrap().clone();
+        if let Script::Begin(next) = script {
+            let piece = Piece { choice: 0, token: 0, score: None, text: "4".into(), finish: None };
+            requests[0].report.listener.iter().for_each(|listener| listener.tell(piece.clone()));
+            script = *next;
+        }
         let texts = match script {
+            Script::Begin(_) => unreachable!("a script begins once"),
             Script::Say(texts) => texts,
             Script::Fail(error) => return Err(error()),
             Script::Panic => panic!("the secret of the engine"),
@@ -148,11 +157,12 @@ impl Engine for Scripted {
                 Some(text) => (text, FinishReason::Length),
                 None => (said, FinishReason::Stop),
             };
-            Rollout { tokens: vec![0, 0], log_probs: vec![-1.0; 2], text: text.into(), finish }
+            Rollout { tokens: vec![0, 0], log_probs: vec![-1.0; 2], scores: vec![], text: text.into(), finish }
         };
         let group = |request: GenerateRequest| Group {
             version: request.lease.version().clone(),
             prompt: request.prompt,
+            prompt_scores: vec![],
             rollouts: (0..request.samples).map(rollout).collect(),
             timings: Timings { decode: Duration::from_millis(1500), ..Timings::default() },
         };
@@ -197,10 +207,11 @@ impl RoundControl for Ledger {
     }
 }
 
-struct Server {
+pub(crate) struct Server<E = Scripted> {
     address: SocketAddr,
-    engine: Arc<Scripted>,
-    store: Arc<Spooled>,
+    pub(crate) engine: Arc<E>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) store: Arc<Spooled>,
     shutdown: CancellationToken,
     task: JoinHandle<std::io::Result<()>>,
     http: reqwest::Client,
@@ -208,11 +219,11 @@ struct Server {
 }
 
 impl Server {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(ServerSettings { max_body_bytes: 4096, ..ServerSettings::default() }).await
     }
 
-    async fn start_with(settings: ServerSettings) -> Self {
+    pub(crate) async fn start_with(settings: ServerSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = format!("sqlite:{}", dir.path().join("t.sqlite").display());
         Self::start_on(dir, &address, MAX_SPOOL_BYTES, settings).await
@@ -221,6 +232,19 @@ impl Server {
     /// A server with another database, or less room in its spool.
     async fn start_on(dir: TempDir, database: &str, spool_bytes: u64, settings: ServerSettings) -> Self {
         let engine = Arc::new(Scripted::new(&dir));
+        Self::start_engine(engine, None, dir, (database, spool_bytes), settings).await
+    }
+}
+
+impl<E: Engine + 'static> Server<E> {
+    /// A server with another engine, perhaps with a chat template.
+    pub(crate) async fn start_engine(
+        engine: Arc<E>,
+        chat: Option<ChatTemplate>,
+        dir: TempDir,
+        (database, spool_bytes): (&str, u64),
+        settings: ServerSettings,
+    ) -> Self {
         let dynamic: Arc<dyn Engine> = engine.clone();
         let database = connect(database).await.unwrap();
         let store = Arc::new(Spooled::open(database, &dir.path().join("spool"), spool_bytes).await.unwrap());
@@ -228,16 +252,24 @@ impl Server {
         let registry = Arc::new(registry);
         let template = "{#- ttrl\nmax_tokens = 6\nanswer = \"first-number\"\n-#}\n{{ question }}";
         let template = PromptTemplate::raw("numbers", template).unwrap();
-        let prompter = Arc::new(Prompter::new(dynamic.clone(), template, None).unwrap());
+        let prompter = Arc::new(Prompter::new(dynamic.clone(), template, chat).unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
         let defaults = AnswerSettings { votes: 4, max_question_chars: 60, ..AnswerSettings::default() };
-        let answering =
-            Answering::new(dynamic.clone(), registry.clone(), store.clone(), prompter, defaults, metrics.clone());
+        let answering = Answering::new(
+            dynamic.clone(),
+            registry.clone(),
+            store.clone(),
+            prompter.clone(),
+            defaults,
+            metrics.clone(),
+        );
+        let completing = Completing::new(dynamic.clone(), registry.clone(), prompter, metrics.clone());
         let deadline = Duration::from_secs(settings.shutdown_deadline_seconds);
         let state = AppState {
             answering: Arc::new(answering),
+            completing: Arc::new(completing),
             engine: dynamic,
-            registry,
+            registry: registry.clone(),
             rounds: Arc::new(Ledger(store.clone())),
             store: store.clone(),
             metrics,
@@ -249,18 +281,18 @@ impl Server {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, state, shutdown.clone(), deadline));
         let http = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
-        Self { address, engine, store, shutdown, task, http, dir }
+        Self { address, engine, registry, store, shutdown, task, http, dir }
     }
 
-    fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.http.request(method, format!("http://{}{path}", self.address))
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub(crate) async fn get(&self, path: &str) -> Response {
         self.request(Method::GET, path).bearer_auth(KEY).send().await.unwrap()
     }
 
-    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+    pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
         self.request(Method::POST, path).bearer_auth(KEY).body(body).send().await.unwrap()
     }
 
@@ -269,12 +301,12 @@ impl Server {
     }
 }
 
-async fn value(response: Response) -> Value {
+pub(crate) async fn value(response: Response) -> Value {
     response.json().await.unwrap()
 }
 
 /// Checks that a response is a failure of the one shape, and returns its code and message.
-async fn failure(response: Response, status: u16) -> (String, String) {
+pub(crate) async fn failure(response: Response, status: u16) -> (String, String) {
     let given = response.status().as_u16();
     let header = response.headers()["x-request-id"].to_str().unwrap().to_owned();
     let body = value(response).await;
@@ -294,6 +326,10 @@ async fn every_route_is_open_to_whom_it_says() {
     let expected = [
         ("POST /v1/answer", Anyone),
         ("GET /v1/answers/{id}", Anyone),
+        ("POST /v1/completions", Anyone),
+        ("POST /v1/chat/completions", Anyone),
+        ("GET /v1/models", Anyone),
+        ("GET /v1/models/{id}", Anyone),
         ("POST /v1/rounds", Operator),
         ("GET /v1/rounds", Operator),
         ("GET /v1/rounds/{id}", Operator),
@@ -354,8 +390,8 @@ async fn a_question_is_answered_by_a_vote_and_can_be_read_again() {
     assert_eq!((&answer["question"], &answer["metadata"]), (&json!(" 38 + 9 ="), &json!({"from": [1]})));
     let mut parameters = answer["parameters"].clone();
     assert!(parameters["seed"].take().as_u64().unwrap() < 1 << 53);
-    let expected = json!({"votes": 4, "max_tokens": 6, "temperature": 0.8, "top_p": 1.0, "seed": null,
-                          "prompt_template": "numbers"});
+    let expected = json!({"votes": 4, "max_tokens": 6, "temperature": 0.8, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
+                          "seed": null, "prompt_template": "numbers"});
     assert_eq!(parameters, expected);
 
     let mut again = value(server.get(&format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await).await;
@@ -369,11 +405,11 @@ async fn a_question_is_answered_by_a_vote_and_can_be_read_again() {
 #[tokio::test]
 async fn a_client_may_choose_its_parameters() {
     let server = Server::start().await;
-    let ask = json!({"question": "q", "votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "seed": 11,
-                     "learn": false});
+    let ask = json!({"question": "q", "votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
+                     "min_p": 0.1, "seed": 11, "learn": false});
     let answer = value(server.ask(ask).await).await;
-    let expected = json!({"votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "seed": 11,
-                          "prompt_template": "numbers"});
+    let expected = json!({"votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
+                          "min_p": 0.1, "seed": 11, "prompt_template": "numbers"});
     assert_eq!((&answer["parameters"], &answer["learn"]), (&expected, &json!(false)));
     assert!(server.store.learnable(10).await.unwrap().is_empty());
 }
@@ -425,6 +461,7 @@ async fn bad_input_gets_one_clear_error() {
         (r#"{"question": "q", "temperature": 1e39}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
         (r#"{"question": "q", "temperature": 1e-40}"#, 422, "out_of_range", "0, or from 0.01 to 2"),
         (r#"{"question": "q", "top_p": 0}"#, 422, "out_of_range", "above 0 and at most 1"),
+        (r#"{"question": "q", "min_p": 1.5}"#, 422, "out_of_range", "`min_p` is 1.5; it must be from 0 to 1"),
         (r#"{"question": "q", "seed": 9007199254740992}"#, 422, "out_of_range", "from 0 to 9007199254740991"),
     ] {
         let (given, message) = failure(server.post("/v1/answer", body.to_owned()).await, status).await;
@@ -683,6 +720,7 @@ async fn health_readiness_and_metrics_tell_how_the_server_is() {
         "ttrl_answers_total{outcome=\"answered\"} 1",
         "ttrl_majority_ratio_sum 0.5",
         "ttrl_request_decode_time_seconds_sum 1.5",
+        "ttrl_time_to_first_token_seconds_sum 0",
         "ttrl_generation_tokens_total 7",
         "ttrl_adapter_info{alias=\"live\",version=\"base\"} 1",
     ] {

@@ -57,6 +57,7 @@ fn graded(problem: &Value) -> Vec<Graded> {
         let rollout = |rollout: &Value| Rollout {
             tokens: ids(&rollout["tokens"]),
             log_probs: floats(&rollout["old_logprobs"]),
+            scores: vec![],
             text: String::new(),
             finish: FinishReason::Stop,
         };
@@ -64,6 +65,7 @@ fn graded(problem: &Value) -> Vec<Graded> {
             group: Group {
                 version: Version::base(),
                 prompt: ids(&question["prompt"]),
+                prompt_scores: vec![],
                 rollouts: rollouts.iter().map(rollout).collect(),
                 timings: Timings::default(),
             },

@@ -91,8 +91,9 @@ impl ChatTemplate {
 
     /// The same text in parts; `specials` are all special tokens of the model, text and id.
     ///
-    /// The template is rendered with a mark in place of each message's content, which is put in afterwards. A
-    /// template that looks into a content or trims it sees the mark: give contents that are trimmed already.
+    /// The template is rendered with a mark in place of each message's content, which is put in afterwards. The white
+    /// space around a content stays around its mark, where the template may trim it; a template that looks further into
+    /// a content sees the mark.
     pub fn segments(
         &self,
         messages: &[Message],
@@ -100,8 +101,11 @@ impl ChatTemplate {
     ) -> Result<Vec<Segment>, ChatTemplateError> {
         let stem = self.unused_text(messages);
         let mark = |index: usize| format!("{stem}{index}x");
-        let marked: Vec<_> =
-            messages.iter().enumerate().map(|(i, m)| Message { role: m.role.clone(), content: mark(i) }).collect();
+        let marked = |(index, message): (usize, &Message)| {
+            let (before, _, after) = around(&message.content);
+            Message { role: message.role.clone(), content: format!("{before}{}{after}", mark(index)) }
+        };
+        let marked: Vec<_> = messages.iter().enumerate().map(marked).collect();
         let rendered = self.render(&marked)?;
 
         let mut segments = Segments::default();
@@ -112,7 +116,7 @@ impl ChatTemplate {
             let Some((message, rest)) = found.and_then(|(index, rest)| Some((messages.get(index)?, rest))) else {
                 return Err(ChatTemplateError { line: None, message: "it changes the content of messages".into() });
             };
-            segments.push_plain(&message.content);
+            segments.push_plain(around(&message.content).1);
             segments.push_template(rest, specials);
         }
         Ok(segments.0)
@@ -132,6 +136,13 @@ impl ChatTemplate {
         }
         stem
     }
+}
+
+/// The white space before a text, the text without it, and the white space behind.
+fn around(text: &str) -> (&str, &str, &str) {
+    let (before, rest) = text.split_at(text.len() - text.trim_start().len());
+    let (inner, after) = rest.split_at(rest.trim_end().len());
+    (before, inner, after)
 }
 
 /// What the reference implementation sets: blocks leave no blank lines, and Python's methods work on strings and maps.
@@ -272,6 +283,17 @@ mod tests {
                 plain("assistant\n"),
             ]
         );
+    }
+
+    #[test]
+    fn a_template_may_trim_contents_or_leave_them() {
+        let messages = [Message::user("\n a  b \n"), Message::user(" \n")];
+        for (filter, expected) in [(" | trim", "[a  b][]"), ("", "[\n a  b \n][ \n]")] {
+            let source = format!("{{% for m in messages %}}[{{{{ m.content{filter} }}}}]{{% endfor %}}");
+            let template = ChatTemplate::parse(&source, None, None).unwrap();
+            assert_eq!(template.render(&messages).unwrap(), expected);
+            assert_eq!(joined(&template.segments(&messages, &[]).unwrap()), expected);
+        }
     }
 
     #[test]

@@ -26,12 +26,8 @@ impl Projection {
         [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
 
     /// Those that a layer computes from the same input, in the order in which it asks for them.
-    pub const OF_ONE_INPUT: [&[Self]; 4] = [
-        &[Self::QProj, Self::KProj, Self::VProj],
-        &[Self::OProj],
-        &[Self::GateProj, Self::UpProj],
-        &[Self::DownProj],
-    ];
+    pub const OF_ONE_INPUT: [&[Self]; 4] =
+        [&[Self::QProj, Self::KProj, Self::VProj], &[Self::OProj], &[Self::GateProj, Self::UpProj], &[Self::DownProj]];
 
     /// The name that PEFT and the model's own files use: `q_proj`, ..., `down_proj`.
     pub fn name(self) -> &'static str {

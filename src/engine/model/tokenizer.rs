@@ -139,6 +139,22 @@ impl Tokenizer {
         self.markup.decode(ids, true).unwrap_or_default()
     }
 
+    /// The text that `id` adds behind `previous`, special tokens written out: decoders may treat the first token of a
+    /// text differently. Bytes that are no whole character become U+FFFD.
+    pub fn text_after(&self, previous: Option<u32>, id: u32) -> String {
+        let decode = |ids: &[u32]| self.markup.decode(ids, false).unwrap_or_default();
+        let behind = previous.and_then(|previous| {
+            let both = decode(&[previous, id]);
+            both.strip_prefix(&decode(&[previous])).map(str::to_owned)
+        });
+        behind.unwrap_or_else(|| decode(&[id]))
+    }
+
+    /// Whether a token is never shown in a text.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.special_tokens.binary_search_by_key(&id, |(_, special)| *special).is_ok()
+    }
+
     /// The token that begins a text, if the model has one.
     pub fn bos(&self) -> Option<u32> {
         self.bos

@@ -11,7 +11,10 @@ use axum::{
     routing::{MethodFilter, MethodRouter, on},
 };
 
-use super::AppState;
+use super::{
+    AppState,
+    openai::{chat, completions, models},
+};
 
 /// Who may use a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,10 @@ pub fn table() -> Vec<Route> {
     vec![
         post(Anyone, "/v1/answer", answers::ask),
         get(Anyone, "/v1/answers/{id}", answers::read),
+        post(Anyone, "/v1/completions", completions::create),
+        post(Anyone, "/v1/chat/completions", chat::create),
+        get(Anyone, "/v1/models", models::list),
+        get(Anyone, "/v1/models/{id}", models::read),
         post(Operator, "/v1/rounds", rounds::start),
         get(Operator, "/v1/rounds", rounds::list),
         get(Operator, "/v1/rounds/{id}", rounds::read),

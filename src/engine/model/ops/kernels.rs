@@ -137,6 +137,28 @@ pub fn softmax_in_place(logits: &mut [f32], temperature: f32) -> Normalised {
     )
 }
 
+/// The token of the largest logit, the first of equals, and the normaliser of softmax(logits): the log-probability of
+/// token `t` is `logits[t] - normaliser`. Reads only.
+pub fn likeliest(logits: &[f32]) -> (u32, f32) {
+    let (top, sum) = vectorised(
+        #[inline(always)]
+        || {
+            let top = max(logits);
+            let mut lanes = [0f32; LANES];
+            let chunks = logits.chunks_exact(LANES);
+            let tail: f32 = chunks.remainder().iter().map(|value| exp(value - top)).sum();
+            for chunk in chunks {
+                for lane in 0..LANES {
+                    lanes[lane] += exp(chunk[lane] - top);
+                }
+            }
+            (top, lanes.into_iter().sum::<f32>() + tail)
+        },
+    );
+    let token = logits.iter().position(|&value| value == top).unwrap_or(0);
+    (token as u32, top + sum.ln())
+}
+
 /// Part by part `x * weight / sqrt(mean(x^2) + eps)`; parts of `weight.len()`.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();

@@ -274,10 +274,7 @@ fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut W
         let runs = weights.chunks_exact_mut(2 * BLOCK / F::GROUPS);
         let codes = codes.chunks_exact(BLOCK / F::GROUPS / F::PER_WORD * registers);
         for (group, (weights, codes)) in runs.zip(codes).enumerate() {
-            let scale = [
-                format.scale(simd, header, group, 2 * part),
-                format.scale(simd, header, group, 2 * part + 1),
-            ];
+            let scale = [format.scale(simd, header, group, 2 * part), format.scale(simd, header, group, 2 * part + 1)];
             for (weights, words) in weights.chunks_exact_mut(2 * F::PER_WORD).zip(codes.chunks_exact(registers)) {
                 for place in 0..F::PER_WORD {
                     for half in 0..2 {
@@ -363,10 +360,8 @@ impl<F: Format, const M: usize> WithSimd for Few<'_, F, M> {
                 let (header, codes) = (S::as_simd_u32s(header).0, S::as_simd_u32s(codes).0);
                 let codes = codes.chunks_exact(BLOCK / F::GROUPS / F::PER_WORD * registers);
                 for (group, (codes, x)) in codes.zip(x.chunks_exact(BLOCK / F::GROUPS)).enumerate() {
-                    let scale = [
-                        format.scale(simd, header, group, 2 * part),
-                        format.scale(simd, header, group, 2 * part + 1),
-                    ];
+                    let scale =
+                        [format.scale(simd, header, group, 2 * part), format.scale(simd, header, group, 2 * part + 1)];
                     for (words, x) in codes.chunks_exact(registers).zip(x.chunks_exact(F::PER_WORD)) {
                         for (place, x) in x.iter().enumerate() {
                             let weights = [
