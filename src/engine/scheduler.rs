@@ -1,6 +1,6 @@
 //! What to compute next: admission, batching and the life of each sample. Pure bookkeeping, no tensors, no threads.
 //!
-//! A step computes a set of nodes of the prefix tree under one adapter version: prompt tokens that are not in the
+//! A step computes a set of nodes of the prefix tree, each under its adapter version: prompt tokens that are not in the
 //! cache yet, and the last token of every sample that waits for its next one. Samples at the same node share one row
 //! and each draw from its distribution, so N answers to one question cost one prefill, and answers that begin alike
 //! cost one row for as long as they agree.
@@ -8,6 +8,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
+    ops::Range,
     sync::Arc,
     time::Instant,
 };
@@ -15,7 +16,7 @@ use std::{
 use rayon::prelude::*;
 
 use crate::engine::{
-    handle::{GenerateRequest, Group, Lease, Priority, Timings, TokenScore, Version},
+    handle::{GenerateRequest, Group, Lease, Priority, Timings, TokenScore},
     model::tokenizer::Tokenizer,
     prefix_tree::{NodeId, PrefixTree},
     response::{Draw, Response},
@@ -84,14 +85,61 @@ struct Waiting {
     arrived: Instant,
 }
 
-/// The nodes of one step, all under one adapter version.
+/// The nodes of one step.
 pub struct Plan {
     pub priority: Priority,
-    pub lease: Lease,
+    /// Each adapter version of the step, and its rows.
+    pub leases: Vec<(Lease, Range<usize>)>,
     /// Each once; ancestors are in the cache or in the same plan.
     pub rows: Vec<NodeId>,
     /// Indices of the rows whose logits are needed, ascending.
     pub outputs: Vec<usize>,
+}
+
+/// A plan in the making.
+#[derive(Default)]
+struct Draft {
+    rows: Vec<NodeId>,
+    row_of: HashMap<NodeId, usize>,
+    outputs: Vec<usize>,
+    scored_rows: usize,
+}
+
+impl Draft {
+    /// The row of a node, new if need be; `None` beyond `max_rows`.
+    fn row(&mut self, node: NodeId, max_rows: usize) -> Option<usize> {
+        if let Some(&row) = self.row_of.get(&node) {
+            return Some(row);
+        }
+        let row = Some(self.rows.len()).filter(|&row| row < max_rows)?;
+        self.row_of.insert(node, row);
+        self.rows.push(node);
+        Some(row)
+    }
+
+    /// Adds what a generation waits for; `None` if not all of it finds a place.
+    fn add(&mut self, running: &Running, tree: &PrefixTree, max_rows: usize) -> Option<()> {
+        for (place, &node) in running.prompt.iter().enumerate().skip(running.ready) {
+            let scored = running.lacks_score(place);
+            if scored && self.scored_rows == MAX_SCORED_ROWS {
+                // It goes on in the next step; what comes after it may still find a place in this one.
+                return Some(());
+            }
+            if !scored && tree.is_computed(node) {
+                continue;
+            }
+            let row = self.row(node, max_rows)?;
+            if scored {
+                self.outputs.push(row);
+                self.scored_rows += 1;
+            }
+        }
+        for tip in running.samples.iter().filter_map(|sample| sample.tip) {
+            let row = self.row(tip, max_rows)?;
+            self.outputs.push(row);
+        }
+        Some(())
+    }
 }
 
 /// Counts since the start.
@@ -249,63 +297,31 @@ impl Scheduler {
         }
     }
 
-    /// The versions that have something to compute for a priority, in order of arrival.
-    pub fn versions(&self, priority: Priority) -> Vec<Version> {
-        let mut versions: Vec<Version> = Vec::new();
-        for running in self.running.iter().filter(|running| running.request.priority == priority) {
-            let version = running.request.lease.version();
-            if !versions.contains(version) {
-                versions.push(version.clone());
+    /// The next step for a priority, of at most `max_rows` rows; `None` if nothing is to be done. Every version has its
+    /// share of the rows, and what those before it leave.
+    pub fn plan(&self, priority: Priority, max_rows: usize) -> Option<Plan> {
+        let running = || self.running.iter().filter(|running| running.request.priority == priority);
+        let mut versions: Vec<&Lease> = Vec::new();
+        for Running { request: GenerateRequest { lease, .. }, .. } in running() {
+            if !versions.iter().any(|known| known.version() == lease.version()) {
+                versions.push(lease);
             }
         }
-        versions
-    }
-
-    /// The next step for one version and priority, of at most `max_rows` rows; `None` if nothing is to be done.
-    pub fn plan(&self, priority: Priority, version: &Version, max_rows: usize) -> Option<Plan> {
-        let mut lease = None;
-        let mut rows = Vec::new();
-        let mut row_of: HashMap<NodeId, usize> = HashMap::new();
-        let mut outputs: Vec<usize> = Vec::new();
-        let mut scored_rows = 0;
-        let chosen =
-            |running: &&Running| running.request.priority == priority && running.request.lease.version() == version;
-        'groups: for running in self.running.iter().filter(chosen) {
-            lease.get_or_insert(&running.request.lease);
-            for (place, &node) in running.prompt.iter().enumerate().skip(running.ready) {
-                let scored = running.lacks_score(place);
-                if scored && scored_rows == MAX_SCORED_ROWS {
-                    continue 'groups;
-                }
-                if (scored || !self.tree.is_computed(node)) && !row_of.contains_key(&node) {
-                    if rows.len() == max_rows {
-                        break 'groups;
-                    }
-                    row_of.insert(node, rows.len());
-                    rows.push(node);
-                }
-                if scored {
-                    outputs.push(row_of[&node]);
-                    scored_rows += 1;
-                }
-            }
-            for tip in running.samples.iter().filter_map(|sample| sample.tip) {
-                let row = match row_of.get(&tip) {
-                    Some(&row) => row,
-                    None if rows.len() == max_rows => break 'groups,
-                    None => {
-                        row_of.insert(tip, rows.len());
-                        rows.push(tip);
-                        rows.len() - 1
-                    }
-                };
-                outputs.push(row);
+        let (mut draft, mut leases) = (Draft::default(), Vec::with_capacity(versions.len()));
+        for (index, lease) in versions.iter().enumerate() {
+            let start = draft.rows.len();
+            let end = start + ((max_rows - start) / (versions.len() - index)).max(1);
+            let mut own = running().filter(|running| running.request.lease.version() == lease.version());
+            // The first that does not fit ends it: a generation is computed before those that came later.
+            let _ = own.try_for_each(|running| draft.add(running, &self.tree, end.min(max_rows)));
+            if start < draft.rows.len() {
+                leases.push(((*lease).clone(), start..draft.rows.len()));
             }
         }
+        let Draft { rows, mut outputs, .. } = draft;
         outputs.sort_unstable();
         outputs.dedup();
-        (!rows.is_empty()).then_some(())?;
-        Some(Plan { priority, lease: lease?.clone(), rows, outputs })
+        (!rows.is_empty()).then_some(Plan { priority, leases, rows, outputs })
     }
 
     /// Takes the logits of a plan's outputs, one vector each, moves every sample that waited for one of them, and
@@ -317,9 +333,6 @@ impl Scheduler {
             plan.outputs.iter().enumerate().map(|(output, &row)| (plan.rows[row], output)).collect();
         let mut readers: Vec<Readers> = plan.outputs.iter().map(|_| Readers::default()).collect();
         for (group, running) in self.running.iter().enumerate() {
-            if running.request.lease.version() != plan.lease.version() {
-                continue;
-            }
             for (sample, tip) in running.samples.iter().enumerate().filter_map(|(i, s)| Some((i, s.tip?))) {
                 if let Some(&output) = output_of.get(&tip) {
                     readers[output].samples.push((group, sample));
@@ -342,22 +355,17 @@ impl Scheduler {
             }
             draws.into_iter().for_each(|(group, sample, draw)| self.advance(group, sample, draw, now));
         }
-        for running in self.running.iter_mut().filter(|running| running.request.lease.version() == plan.lease.version())
-        {
-            running.settle(&self.tree);
-        }
+        self.running.iter_mut().for_each(|running| running.settle(&self.tree));
         self.take_finished(now)
     }
 
     /// Drops the generations that a failed plan was for and returns their jobs.
     pub fn fail(&mut self, plan: &Plan) -> Vec<JobId> {
-        let version = plan.lease.version();
-        let mut jobs: Vec<JobId> = self
-            .running
-            .iter()
-            .filter(|running| running.request.priority == plan.priority && running.request.lease.version() == version)
-            .map(|running| running.job)
-            .collect();
+        let is_of_plan = |running: &&Running| {
+            let version = running.request.lease.version();
+            running.request.priority == plan.priority && plan.leases.iter().any(|(lease, _)| lease.version() == version)
+        };
+        let mut jobs: Vec<JobId> = self.running.iter().filter(is_of_plan).map(|running| running.job).collect();
         jobs.dedup();
         self.cancel(|job| jobs.contains(&job));
         jobs

@@ -22,7 +22,7 @@ use crate::engine::{
         Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, MAX_TOP_TOKENS, ModelInfo, Priority, Version,
     },
     model::{
-        decoder::{Adapted, Decoder},
+        decoder::{Adapted, Decoder, rows_of},
         lora::{Adapter, Lora},
         tokenizer::Tokenizer,
     },
@@ -317,23 +317,17 @@ impl Worker {
         self.scheduler.enqueue(id, job.requests, job.arrived);
     }
 
-    /// One step for each version that requests use, then one for rollouts if it is their turn. Returns whether
-    /// anything was computed.
+    /// One step for requests, then one for rollouts if it is their turn. Returns whether anything was computed.
     fn work(&mut self) -> bool {
         let mut worked = false;
         let turnstile = self.turnstile.clone();
-        let versions = self.scheduler.versions(Priority::Request);
-        let under_load = !versions.is_empty();
-        for version in versions {
-            if let Some(plan) = self.scheduler.plan(Priority::Request, &version, REQUEST_ROWS) {
-                turnstile.request(|| self.step(&plan));
-                worked = true;
-            }
+        let plan = self.scheduler.plan(Priority::Request, REQUEST_ROWS);
+        let rows = if plan.is_some() { ROLLOUT_ROWS_UNDER_LOAD } else { ROLLOUT_ROWS_IDLE };
+        if let Some(plan) = plan {
+            turnstile.request(|| self.step(&plan));
+            worked = true;
         }
-        let rows = if under_load { ROLLOUT_ROWS_UNDER_LOAD } else { ROLLOUT_ROWS_IDLE };
-        if let Some(version) = self.scheduler.versions(Priority::Rollout).first()
-            && let Some(plan) = self.scheduler.plan(Priority::Rollout, version, rows)
-        {
+        if let Some(plan) = self.scheduler.plan(Priority::Rollout, rows) {
             worked |= turnstile.try_background(|| self.step(&plan)).is_some();
         }
         worked
@@ -352,7 +346,8 @@ impl Worker {
                 }
             }
             Err(error) => {
-                error!(%error, version = %plan.lease.version(), "a step failed");
+                let versions: Vec<_> = plan.leases.iter().map(|(lease, _)| lease.version().as_str()).collect();
+                error!(%error, ?versions, "a step failed");
                 for job in self.scheduler.fail(plan) {
                     if let Some(pending) = self.jobs.remove(&job) {
                         // The client may be gone; then nobody needs the error.
@@ -368,22 +363,25 @@ impl Worker {
         let tree = &self.scheduler.tree;
         let tokens: Vec<u32> = plan.rows.iter().map(|&node| tree.token(node)).collect();
         let positions: Vec<u32> = plan.rows.iter().map(|&node| tree.position(node)).collect();
-        let Some(Weights(lora)) = plan.lease.weights() else {
-            candle_core::bail!("version {} was not made by this engine", plan.lease.version())
-        };
+        let mut adapters = Vec::new();
+        for (lease, rows) in &plan.leases {
+            let Some(Weights(lora)) = lease.weights() else {
+                candle_core::bail!("version {} was not made by this engine", lease.version())
+            };
+            adapters.extend(lora.as_ref().map(|lora| Adapted { rows: rows.clone(), lora }));
+        }
         let mut pass = self.cache.pass(tree, &plan.rows)?;
         let angles = self.decoder.angles(&positions)?;
         let mut x = self.decoder.embed(&tokens)?;
-        let adapter = lora.as_ref().map(|lora| Adapted { rows: 0..plan.rows.len(), lora });
         for layer in 0..self.decoder.config().layers.len() {
-            x = self.decoder.layer(layer, &x, &angles, adapter.as_slice(), &mut pass)?;
+            x = self.decoder.layer(layer, &x, &angles, &adapters, &mut pass)?;
         }
         if plan.outputs.is_empty() {
             return Ok(vec![]);
         }
         let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();
         let hidden = x.index_select(&Tensor::new(outputs, self.decoder.device())?, 0)?;
-        self.decoder.logits(&hidden)?.to_vec2()
+        rows_of(&self.decoder.logits(&hidden)?)
     }
 
     fn complete(&mut self, job: JobId, index: usize, group: Group) {

@@ -110,6 +110,30 @@ async fn requests_in_one_batch_get_what_they_get_alone() {
 }
 
 #[tokio::test]
+async fn several_versions_in_one_batch_get_what_they_get_alone() {
+    let tiny = tiny();
+    let mut leases = vec![tiny.engine.base()];
+    for (version, strength) in [('a', 8.0), ('b', 40.0)] {
+        let mut adapter = adapter_of(version);
+        adapter.config.alpha = strength;
+        leases.push(tiny.engine.load_adapter(Arc::new(adapter)).await.unwrap());
+    }
+    // More prompt rows than one step has for all of them, and versions in turn.
+    let prompt = |n: u32| -> Vec<u32> { (0..40).map(|i| (i * 5 + n) % 90 + 3).collect() };
+    let ask = |n: u32| request(leases[n as usize % 3].clone(), &prompt(n / 3), 3, 10, 6);
+    let together = tiny.engine.generate((0..12).map(ask).collect()).await.unwrap();
+    assert_ne!(tokens(&together[0]), tokens(&together[1]), "an adapter changes what is drawn");
+    assert_ne!(tokens(&together[1]), tokens(&together[2]));
+    for (n, together) in (0..12).zip(&together) {
+        let alone = one(&*self::tiny().engine, ask(n)).await;
+        assert_eq!((tokens(&alone), &alone.version), (tokens(together), &together.version), "request {n}");
+        for (alone, together) in alone.rollouts.iter().zip(&together.rollouts) {
+            assert_eq!(alone.log_probs, together.log_probs, "request {n}, to the last bit");
+        }
+    }
+}
+
+#[tokio::test]
 async fn samples_share_their_prompt_and_their_common_beginnings() {
     let tiny = tiny();
     let prompt: Vec<u32> = (0..60).map(|i| i % 90 + 3).collect();

@@ -2,7 +2,8 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 use super::{
     config::{DecoderConfig, Norm},
@@ -228,6 +229,17 @@ impl Decoder {
             Some(cap) => ops::softcap(&logits, cap),
             None => Ok(logits),
         }
+    }
+}
+
+/// The rows of a tensor `[n, width]`, each on its own.
+pub fn rows_of(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let (tensor, width) = (tensor.contiguous()?, tensor.dim(1)?);
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        // Logits are megabytes: copied by all threads.
+        Storage::Cpu(storage) => Ok(ops::slice(storage, layout)?.par_chunks(width).map(<[f32]>::to_vec).collect()),
+        _ => tensor.to_vec2(),
     }
 }
 

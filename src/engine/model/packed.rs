@@ -8,13 +8,15 @@
 mod format;
 mod product;
 mod unpack;
+mod words;
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::quantized::GgmlDType;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+pub use self::words::{Memory, Words};
 use self::{
     format::{BLOCK, Bf16, F16, F32, Format, Halves, Header, PANEL, Quantised, Singles, block_words},
     product::{Added, Rows, backward_panel, panel_product},
@@ -68,7 +70,7 @@ pub struct PackedMatrix {
     encoding: Encoding,
     /// Panel after panel of [`PANEL`] outputs, each block after block of [`BLOCK`] inputs; outputs and inputs that fill
     /// up the last ones have weight 0.
-    words: Vec<u32>,
+    words: Words,
 }
 
 /// Runs `$body` with `$format` standing for the format in which weights of an encoding are packed.
@@ -111,27 +113,24 @@ fn zero(kind: GgmlDType) -> u8 {
 }
 
 impl PackedMatrix {
-    /// Packs a matrix from its rows as they are in a file; `row` gives the bytes of a row, which hold `inputs` weights.
-    pub fn pack<'a>(
-        (outputs, inputs): (usize, usize),
-        encoding: Encoding,
-        row: impl Fn(usize) -> &'a [u8] + Sync,
-    ) -> Self {
-        let words = with_format!(encoding, format => pack_words(format, (outputs, inputs), encoding, &row));
+    /// A matrix in words that [`pack`] has filled.
+    pub fn new((outputs, inputs): (usize, usize), encoding: Encoding, words: Words) -> Self {
         Self { outputs, inputs, encoding, words }
     }
 
     /// Packs `[outputs, inputs]` numbers as they are.
-    pub fn from_f32(values: &[f32], (outputs, inputs): (usize, usize)) -> Self {
-        let mut matrix = Self::pack((outputs, inputs), Encoding::F32, |_| &[]);
-        let panel_words = matrix.words.len() / outputs.div_ceil(PANEL).max(1);
-        for (output, row) in values.chunks_exact(inputs.max(1)).enumerate() {
-            let panel = &mut matrix.words[output / PANEL * panel_words..][..panel_words];
-            for (value, input) in row.iter().zip(panel.chunks_exact_mut(PANEL)) {
-                input[output % PANEL] = value.to_bits();
-            }
-        }
-        matrix
+    pub fn from_f32(values: &[f32], shape @ (_, inputs): (usize, usize)) -> Self {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let row_bytes = inputs * size_of::<f32>();
+        Self::from_rows(shape, Encoding::F32, |row| &bytes[row * row_bytes..][..row_bytes])
+    }
+
+    /// A matrix in memory of its own; see [`pack`].
+    fn from_rows<'a>(shape: (usize, usize), encoding: Encoding, row: impl Fn(usize) -> &'a [u8] + Sync) -> Self {
+        let mut memory = Memory::zeros(packed_words(shape, encoding));
+        pack(shape, encoding, row, &mut memory);
+        let words = 0..memory.len();
+        Self::new(shape, encoding, Words::new(&Arc::new(memory), words))
     }
 
     pub fn outputs(&self) -> usize {
@@ -184,7 +183,7 @@ impl PackedMatrix {
         let y = Rows::pack(y, self.outputs, &[y.len() / self.outputs]);
         let mut panels = y.room(self.blocks());
         panels.par_chunks_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
-            let words = (self.words.as_slice(), self.blocks());
+            let words = (&*self.words, self.blocks());
             with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
         });
         y.unpack(panels, self.inputs)
@@ -265,20 +264,31 @@ fn parts<'a>(rows: usize, ranges: impl Iterator<Item = &'a Range<usize>>) -> Vec
     parts
 }
 
-fn pack_words<'a, F: Format + Packing>(
-    _: F,
+/// How many words the weights of a matrix `[outputs, inputs]` take.
+pub fn packed_words((outputs, inputs): (usize, usize), encoding: Encoding) -> usize {
+    fn words<F: Format>(_: F) -> usize {
+        block_words::<F>()
+    }
+    outputs.div_ceil(PANEL) * inputs.div_ceil(BLOCK) * with_format!(encoding, format => words(format))
+}
+
+/// Packs a matrix from its rows as they are in a file into words that are 0; `row` gives the bytes of a row, which hold
+/// `inputs` weights.
+pub fn pack<'a>(
     (outputs, inputs): (usize, usize),
     encoding: Encoding,
-    row: &(impl Fn(usize) -> &'a [u8] + Sync),
-) -> Vec<u32> {
-    let panel_words = inputs.div_ceil(BLOCK) * block_words::<F>();
-    let mut words = vec![0u32; outputs.div_ceil(PANEL) * panel_words];
+    row: impl Fn(usize) -> &'a [u8] + Sync,
+    words: &mut [u32],
+) {
+    fn pack_row<F: Packing>(_: F, encoding: Encoding, row: &[u8], panel: &mut [u32], column: usize) {
+        F::pack_row(encoding, row, panel, column);
+    }
+    let panel_words = packed_words((PANEL, inputs), encoding);
     words.par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(panel, words)| {
         for output in panel * PANEL..outputs.min((panel + 1) * PANEL) {
-            F::pack_row(encoding, row(output), words, output % PANEL);
+            with_format!(encoding, format => pack_row(format, encoding, row(output), words, output % PANEL));
         }
     });
-    words
 }
 
 /// How a row of a file gets into the words of its panel.
@@ -428,7 +438,7 @@ mod tests {
 
     fn packed(kind: GgmlDType, shape: (usize, usize), bytes: &[u8]) -> PackedMatrix {
         let row_bytes = bytes.len() / shape.0;
-        PackedMatrix::pack(shape, Encoding::Quantised(kind), |row| &bytes[row * row_bytes..][..row_bytes])
+        PackedMatrix::from_rows(shape, Encoding::Quantised(kind), |row| &bytes[row * row_bytes..][..row_bytes])
     }
 
     #[test]
@@ -482,7 +492,7 @@ mod tests {
     fn halves_are_read_exactly() {
         let numbers = [0.0, -0.0, 1.0, -2.5, 65504.0, 6.1e-5, 5.96e-8, -3.0e-7, 0.333_25];
         let exactly = |encoding, bytes: Vec<u8>, expected: Vec<f32>| {
-            let matrix = PackedMatrix::pack((1, numbers.len()), encoding, |_| &bytes);
+            let matrix = PackedMatrix::from_rows((1, numbers.len()), encoding, |_| &bytes);
             let mut row = vec![0.0; numbers.len()];
             matrix.row(0, &mut row);
             assert_eq!(row, expected, "{encoding:?}");

@@ -22,7 +22,7 @@ use super::{
     frozen::Frozen,
     gguf, hf_folder,
     lora::Projection,
-    packed::{self, Encoding, PackedMatrix},
+    packed::{self, Encoding, Memory, PackedMatrix, Words},
     tokenizer::Tokenizer,
 };
 
@@ -96,15 +96,20 @@ pub(super) struct TensorEntry {
 }
 
 impl TensorEntry {
-    /// The weight for a device, in the half-split rotary layout.
+    /// The weight in f32 on a device, in the half-split rotary layout.
     fn read(&self, name: &str, device: &Device) -> Result<Frozen, ModelError> {
+        self.decode(&self.raw()?, device).map_err(|source| self.error(name, source))
+    }
+
+    /// Its bytes in the file.
+    fn raw(&self) -> Result<Vec<u8>, ModelError> {
         let io = |source| ModelError::io(&self.file, source);
         // Opened anew for each tensor, because threads that share a file share its position.
         let mut file = File::open(&self.file).map_err(io)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
         let mut raw = vec![0; self.bytes];
         file.read_exact(&mut raw).map_err(io)?;
-        self.decode(&raw, device).map_err(|source| self.error(name, source))
+        Ok(raw)
     }
 
     /// The values of a vector.
@@ -117,24 +122,32 @@ impl TensorEntry {
         ModelError::Tensor { path: self.file.clone(), name: name.into(), source: source.into() }
     }
 
+    /// The shape, if it is a matrix.
+    fn matrix(&self) -> Option<(usize, usize)> {
+        match self.shape[..] {
+            [outputs, inputs] => Some((outputs, inputs)),
+            _ => None,
+        }
+    }
+
+    /// Packs a matrix into words that are 0.
+    fn pack(&self, shape: (usize, usize), words: &mut [u32]) -> Result<(), ModelError> {
+        let raw = self.raw()?;
+        let row_bytes = raw.len() / shape.0.max(1);
+        let row = |row: usize| &raw[self.stored_row(row, shape.0) * row_bytes..][..row_bytes];
+        packed::pack(shape, self.encoding, row, words);
+        Ok(())
+    }
+
     fn decode(&self, raw: &[u8], device: &Device) -> candle_core::Result<Frozen> {
         // What moves for rotary pairs is a row of a matrix, or a single value of a bias.
         let rows = self.shape.first().copied().unwrap_or(1).max(1);
-        match self.shape[..] {
-            [outputs, inputs] if device.is_cpu() => {
-                let row_bytes = raw.len() / rows;
-                let row = |row: usize| &raw[self.stored_row(row, rows) * row_bytes..][..row_bytes];
-                Ok(Frozen::Packed(Arc::new(PackedMatrix::pack((outputs, inputs), self.encoding, row))))
-            }
-            _ => {
-                let stored = packed::decode(self.encoding, raw);
-                let width = stored.len() / rows;
-                let row = |row: usize| &stored[self.stored_row(row, rows) * width..][..width];
-                let missing = if self.less_one { 1.0 } else { 0.0 };
-                let values = (0..rows).flat_map(row).map(|value| value + missing).collect();
-                Ok(Frozen::Dense(Tensor::from_vec(values, self.shape.as_slice(), device)?))
-            }
-        }
+        let stored = packed::decode(self.encoding, raw);
+        let width = stored.len() / rows;
+        let row = |row: usize| &stored[self.stored_row(row, rows) * width..][..width];
+        let missing = if self.less_one { 1.0 } else { 0.0 };
+        let values = (0..rows).flat_map(row).map(|value| value + missing).collect();
+        Ok(Frozen::Dense(Tensor::from_vec(values, self.shape.as_slice(), device)?))
     }
 
     /// Where a row of the half-split rotary layout is in the file.
@@ -205,13 +218,45 @@ fn check_tensors(opened: &Opened, path: &Path) -> Result<Vec<String>, ModelError
     }
 }
 
-/// Decodes the wanted tensors in parallel; one raw copy per thread is alive at a time.
+/// Reads the wanted tensors in parallel; one raw copy per thread is alive at a time. The matrices for a CPU share one
+/// piece of memory.
 fn read_tensors(
     entries: &HashMap<String, TensorEntry>,
     wanted: &[String],
     device: &Device,
 ) -> Result<HashMap<String, Frozen>, ModelError> {
-    wanted.par_iter().map(|name| Ok((name.clone(), entries[name].read(name, device)?))).collect()
+    let of_matrix = |name| {
+        let entry: &TensorEntry = &entries[name];
+        entry.matrix().filter(|_| device.is_cpu()).map(|shape| (name, entry, shape))
+    };
+    let matrices: Vec<(&String, &TensorEntry, (usize, usize))> = wanted.iter().filter_map(of_matrix).collect();
+    let lengths = matrices.iter().map(|(_, entry, shape)| packed::packed_words(*shape, entry.encoding));
+    let ends: Vec<usize> = lengths
+        .scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        })
+        .collect();
+    let mut memory = Memory::zeros(ends.last().copied().unwrap_or_default());
+    let (mut rest, mut parts, mut start) = (&mut *memory, Vec::with_capacity(matrices.len()), 0);
+    for end in &ends {
+        let (part, others) = rest.split_at_mut(end - start);
+        parts.push(part);
+        (rest, start) = (others, *end);
+    }
+    parts.into_par_iter().zip(&matrices).try_for_each(|(words, (_, entry, shape))| entry.pack(*shape, words))?;
+    let memory = Arc::new(memory);
+    let starts = [0].into_iter().chain(ends.iter().copied());
+    let packed = matrices.into_iter().zip(starts.zip(&ends)).map(|((name, entry, shape), (start, end))| {
+        let matrix = PackedMatrix::new(shape, entry.encoding, Words::new(&memory, start..*end));
+        (name.clone(), Frozen::Packed(Arc::new(matrix)))
+    });
+    let mut tensors: HashMap<String, Frozen> = packed.collect();
+    let others = wanted.par_iter().filter(|name| !tensors.contains_key(*name));
+    let others = others.map(|name| Ok((name.clone(), entries[name].read(name, device)?)));
+    let others = others.collect::<Result<Vec<_>, ModelError>>()?;
+    tensors.extend(others);
+    Ok(tensors)
 }
 
 fn fingerprint(files: &[PathBuf]) -> Result<String, ModelError> {
