@@ -64,6 +64,13 @@ pub(crate) fn request(lease: Lease, prompt: &[u32], samples: usize, max_tokens: 
     }
 }
 
+/// A request whose samples all have 120 tokens.
+pub(crate) fn endless(tiny: &Tiny, samples: usize, seed: u64) -> GenerateRequest {
+    let mut request = request(tiny.engine.base(), &PROMPT, samples, 120, seed);
+    request.sampling.ignore_eos = true;
+    request
+}
+
 pub(crate) async fn one(engine: &dyn Engine, request: GenerateRequest) -> Group {
     engine.generate(vec![request]).await.unwrap().remove(0)
 }
@@ -211,12 +218,17 @@ async fn a_version_leaves_memory_with_its_last_lease() {
 
 #[tokio::test]
 async fn a_request_that_is_dropped_frees_its_place() {
-    let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 64 });
-    let long = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 1)]);
-    assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err(), "it was to be dropped half-way");
-    let next = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 2)]);
-    let groups = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap();
-    assert!(!groups[0].rollouts[0].tokens.is_empty());
+    let tiny = tiny_with(EngineOptions { cache_tokens: 3610, max_waiting: 64 });
+    let (engine, first) = (tiny.engine.clone(), endless(&tiny, 30, 1));
+    let first = tokio::spawn(async move { engine.generate(vec![first]).await });
+    while tiny.engine.stats().generated_tokens_total == 0 {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    let next = tiny.engine.generate(vec![endless(&tiny, 30, 2)]);
+    let groups = tokio::time::timeout(Duration::from_secs(60), next).await.unwrap().unwrap();
+    assert_eq!(tokens(&groups[0]).concat().len(), 30 * 120);
+    assert!(tiny.engine.stats().generated_tokens_total < 2 * 30 * 120, "the first went on to its end");
 }
 
 #[tokio::test]
@@ -275,9 +287,8 @@ async fn too_many_waiting_requests_are_refused() {
     let mut running = tokio::task::JoinSet::new();
     let mut refused = 0;
     for seed in 0..12 {
-        let (engine, lease) = (tiny.engine.clone(), tiny.engine.base());
-        running.spawn(async move { engine.generate(vec![request(lease, &PROMPT, 1, 120, seed)]).await });
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        let (engine, request) = (tiny.engine.clone(), endless(&tiny, 1, seed));
+        running.spawn(async move { engine.generate(vec![request]).await });
     }
     while let Some(result) = running.join_next().await {
         match result.unwrap() {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::{sync::mpsc::UnboundedReceiver, task::JoinHandle};
 use ttrl::engine::{
     handle::{Engine, EngineError, GenerateRequest, Group, Lease, Listener, Piece, Report, Sampling, TokenScore},
     model::{
@@ -12,7 +13,7 @@ use ttrl::engine::{
     thread::EngineOptions,
 };
 
-use crate::engine::{PROMPT, Tiny, adapter_of, one, request, tiny, tiny_with};
+use crate::engine::{PROMPT, Tiny, adapter_of, endless, one, request, tiny, tiny_with};
 
 /// What the training pass says of every token after the first, at temperature 1.
 pub(crate) fn trained_log_probs(decoder: &Decoder, lora: Option<&Lora>, text: &[u32]) -> Vec<f32> {
@@ -178,36 +179,34 @@ async fn the_pieces_of_a_response_are_the_response() {
     assert!(rollouts.iter().any(|rollout| free.rollouts.iter().all(|free| free.text != rollout.text)), "none stopped");
 }
 
-#[tokio::test]
-async fn a_listener_hears_a_token_before_the_last_one_is_drawn() {
-    let tiny = tiny();
-    let (listeners, mut receiver) = Listener::for_requests(1, 1);
-    let mut ask = request(tiny.engine.base(), &PROMPT, 1, 100, 1);
-    ask.sampling.logit_bias = [(2, -100.0)].into();
+/// Starts a long generation with a listener.
+fn start_listening(tiny: &Tiny) -> (JoinHandle<Result<Vec<Group>, EngineError>>, UnboundedReceiver<Piece>) {
+    let (listeners, receiver) = Listener::for_requests(1, 30);
+    let mut ask = endless(tiny, 30, 1);
     ask.report.listener = listeners.into_iter().next();
     let engine = tiny.engine.clone();
-    let generation = tokio::spawn(async move { engine.generate(vec![ask]).await });
+    (tokio::spawn(async move { engine.generate(vec![ask]).await }), receiver)
+}
+
+#[tokio::test]
+async fn a_listener_hears_a_token_before_the_last_one_is_drawn() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 3610, max_waiting: 64 });
+    let (generation, mut receiver) = start_listening(&tiny);
     receiver.recv().await.unwrap();
-    assert!(tiny.engine.stats().generated_tokens_total < 100, "it heard nothing until the end");
-    let groups = generation.await.unwrap().unwrap();
-    let heard = 1 + std::iter::from_fn(|| receiver.try_recv().ok()).count();
-    assert_eq!(groups[0].rollouts[0].tokens.len(), heard);
+    assert!(tiny.engine.stats().generated_tokens_total < 30 * 120, "it heard nothing until the end");
+    generation.await.unwrap().unwrap();
+    assert_eq!(std::iter::from_fn(|| receiver.try_recv().ok()).count(), 30 * 120 - 1);
 }
 
 #[tokio::test]
 async fn a_listener_that_goes_away_with_its_call_frees_its_place() {
-    let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 64 });
-    let (listeners, mut receiver) = Listener::for_requests(1, 1);
-    let mut long = request(tiny.engine.base(), &PROMPT, 1, 120, 1);
-    long.sampling.logit_bias = [(2, -100.0)].into();
-    long.report.listener = listeners.into_iter().next();
-    let engine = tiny.engine.clone();
-    let generation = tokio::spawn(async move { engine.generate(vec![long]).await });
+    let tiny = tiny_with(EngineOptions { cache_tokens: 3610, max_waiting: 64 });
+    let (generation, mut receiver) = start_listening(&tiny);
     receiver.recv().await.unwrap();
     generation.abort();
-    let next = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 2)]);
-    let groups = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap();
-    assert!(!groups[0].rollouts[0].tokens.is_empty());
+    let next = tiny.engine.generate(vec![endless(&tiny, 30, 2)]);
+    let groups = tokio::time::timeout(Duration::from_secs(60), next).await.unwrap().unwrap();
+    assert_eq!(groups[0].rollouts.len(), 30);
     while let Some(piece) = receiver.recv().await {
         assert!(piece.finish.is_none(), "it went on to its end");
     }
