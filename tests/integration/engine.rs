@@ -188,8 +188,13 @@ async fn a_version_leaves_memory_with_its_last_lease() {
 #[tokio::test]
 async fn a_request_that_is_dropped_frees_its_place() {
     let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 64 });
-    let long = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 1)]);
-    assert!(tokio::time::timeout(Duration::from_millis(5), long).await.is_err(), "it was to be dropped half-way");
+    let mut dropped = 0;
+    for seed in 10..30 {
+        // It takes the whole cache, and a few milliseconds; now and then it is done before it is dropped.
+        let long = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, seed)]);
+        dropped += usize::from(tokio::time::timeout(Duration::from_millis(1), long).await.is_err());
+    }
+    assert!(dropped > 0, "one was to be dropped half-way");
     let next = tiny.engine.generate(vec![request(tiny.engine.base(), &PROMPT, 1, 120, 2)]);
     let groups = tokio::time::timeout(Duration::from_secs(20), next).await.unwrap().unwrap();
     assert!(!groups[0].rollouts[0].tokens.is_empty());
