@@ -13,4 +13,5 @@ mod rounds;
 mod store;
 mod support;
 mod tokenizer;
+mod tokenizer_kinds;
 mod weights;
