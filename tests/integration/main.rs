@@ -8,6 +8,7 @@ mod learning;
 mod openai;
 mod ops;
 mod parity;
+mod real_files;
 mod reports;
 mod rounds;
 mod store;

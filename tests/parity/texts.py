@@ -164,3 +164,49 @@ RAW_PROMPTS = [
     ("code", "def fibonacci(n):\n    if n < 2:\n        return n\n    return"),
     ("list", "Monday, Tuesday, Wednesday,"),
 ]
+
+MORE_PROMPTS = [
+    ("counting", "one, two, three, four,", False),
+    ("opposites", "hot -> cold\nbig -> small\nfast ->", False),
+    ("json", '{"name": "Ada", "born": 1815, "languages": ["English", "French"], "field":', False),
+    ("html", "<ul>\n  <li>apples</li>\n  <li>pears</li>\n  <li>", False),
+    ("rust", "/// The greatest common divisor.\nfn gcd(a: u64, b: u64) -> u64 {\n    if b == 0 {", False),
+    ("sql", "SELECT name, COUNT(*) FROM orders GROUP BY", False),
+    ("french", "Il était une fois une petite fille qui habitait", False),
+    ("german", "Die Hauptstadt von Deutschland ist", False),
+    ("chinese", "北京是中国的首都，上海是", False),
+    ("letter", "Dear Sir or Madam,\n\nI am writing to", False),
+    ("chat-capital", "<|im_start|>user\nWhat is the capital of Italy?<|im_end|>\n<|im_start|>assistant\n", True),
+    ("chat-code", "<|im_start|>user\nWrite a Python function that reverses a string.<|im_end|>\n<|im_start|>assistant\n", True),
+    (
+        "chat-sum",
+        "<|im_start|>system\nAnswer with a number.<|im_end|>\n<|im_start|>user\n12 + 30<|im_end|>\n<|im_start|>assistant\n",
+        True,
+    ),
+    ("chat-list", "<|im_start|>user\nName three colours.<|im_end|>\n<|im_start|>assistant\n", True),
+    ("chat-poem", "<|im_start|>user\nBegin a poem about the sea.<|im_end|>\n<|im_start|>assistant\n", True),
+]
+
+PAGE = """The ferry left the island a little after six, when the light was still low and the gulls had not yet begun to \
+quarrel over the nets. There were only nine passengers that morning: a woman with two hens in a basket, three students \
+who slept with their heads on their bags, an old carpenter and his grandson, and a family that had come for a wedding \
+and was going home without the bride. The captain knew all of them but the students. He had crossed this water every \
+day for thirty-one years, and he liked to say that he had travelled round the world four times without ever seeing \
+anything new.
+
+The boy asked the carpenter why the sea was higher at noon than in the morning. The old man thought about it for a \
+while. He explained that the moon pulls at the water as a child pulls at a blanket, and that the earth turns underneath, \
+so that every shore meets the raised water twice in a day and a little more. "How much more?" asked the boy. "About \
+fifty minutes," said the carpenter. "That is why the harbour master keeps a table. If high water is at ten today, it \
+will be at ten to eleven tomorrow, and at twenty to twelve the day after."
+
+One of the students had woken up and was listening. She took a pencil and wrote the numbers in a column: 10:00, 10:50, \
+11:40, 12:30. After a week, she found, the tide would be almost six hours late, and low water would stand where high \
+water had been. She showed the sheet to the boy, who counted on his fingers and found a mistake in the last line. They \
+corrected it together.
+
+When the ferry came round the headland, the town lay in the sun with all its windows open. The hens grew restless. \
+Somebody on the quay waved a red scarf, and the mother of the bride, who had not spoken since they left, began to laugh \
+and could not say why. The captain slowed the engine, looked at the clock, and noted in his book that they had arrived \
+four minutes early, with the tide still rising and no wind at all.
+"""
