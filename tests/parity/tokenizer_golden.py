@@ -44,7 +44,10 @@ class Model:
         silence = llama_cpp.llama_log_callback(lambda level, text, data: None)
         self.silence = silence  # the callback must outlive the library's use of it
         llama_cpp.llama_log_set(silence, ctypes.c_void_p(0))
-        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_model_default_params()
+        # Weights as they lie in the file: the layouts for single kinds of processors round differently.
+        params.use_extra_bufts = False
+        self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         assert self.model, f"cannot load {path}"
         self.vocab = llama_cpp.llama_model_get_vocab(self.model)
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(self.vocab)
@@ -68,9 +71,9 @@ class Model:
 
     def context(self):
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = 512
-        params.n_batch = 512
-        params.n_ubatch = 512
+        params.n_ctx = 1024
+        params.n_batch = 1024
+        params.n_ubatch = 1024
         params.n_threads = 1
         params.n_threads_batch = 1
         params.type_k = llama_cpp.GGML_TYPE_F32

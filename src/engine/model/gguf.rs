@@ -43,14 +43,21 @@ pub(super) fn open(path: &Path) -> Result<Opened, ModelError> {
             return Err(ModelError::damaged(path, format!("tensor {} is in it twice", info.name)));
         }
     }
-    let tokenizer = metadata
-        .text("tokenizer.ggml.model")
-        .is_some()
-        .then(|| Tokenizer::from_gguf(&metadata))
-        .transpose()
-        .map_err(|source| ModelError::Tokenizer { path: path.into(), source })?;
+    let tokenizer = read_tokenizer(path, &metadata)?;
     let chat_template = metadata.text("tokenizer.chat_template").map(String::from);
     Ok(Opened { config, tensors, tokenizer, chat_template, files: vec![path.into()] })
+}
+
+/// Reads the tokenizer of a GGUF file, if it has one, and nothing else.
+pub(super) fn open_tokenizer(path: &Path) -> Result<Option<Tokenizer>, ModelError> {
+    let (metadata, ..) = Reader::open(path)?.header()?;
+    read_tokenizer(path, &metadata)
+}
+
+fn read_tokenizer(path: &Path, metadata: &Metadata) -> Result<Option<Tokenizer>, ModelError> {
+    let described = metadata.text("tokenizer.ggml.model").is_some();
+    let tokenizer = described.then(|| Tokenizer::from_gguf(metadata)).transpose();
+    tokenizer.map_err(|source| ModelError::Tokenizer { path: path.into(), source })
 }
 
 /// The Hugging Face name of a tensor; a name that no family here has stays as it is.

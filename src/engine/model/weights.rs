@@ -68,6 +68,11 @@ pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ModelError> {
     })
 }
 
+/// Reads only the tokenizer of the GGUF file at `path`, if it has one; the file may be a vocabulary without a model.
+pub fn load_tokenizer(path: &Path) -> Result<Option<Tokenizer>, ModelError> {
+    gguf::open_tokenizer(path)
+}
+
 /// A checkpoint of which everything but the tensors' values was read.
 pub(super) struct Opened {
     pub config: DecoderConfig,

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 
 pub mod decoding;
+pub mod gguf;
 pub mod model;
+pub mod packages;
 pub mod postgres;
+pub mod vocabulary;
 
 /// A file or folder under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {

@@ -21,8 +21,9 @@ pub(in crate::engine::model) enum Value {
     Float(f64),
     Text(String),
     Integers(Vec<i64>),
+    Floats(Vec<f32>),
     Texts(Vec<String>),
-    /// An array of floats or booleans; nothing here needs one.
+    /// An array of booleans or 64-bit floats; nothing here needs one.
     Skipped,
 }
 
@@ -48,6 +49,13 @@ impl Metadata {
     pub fn integers(&self, key: &str) -> Option<&[i64]> {
         match self.0.get(key) {
             Some(Value::Integers(integers)) => Some(integers),
+            _ => None,
+        }
+    }
+
+    pub fn floats(&self, key: &str) -> Option<&[f32]> {
+        match self.0.get(key) {
+            Some(Value::Floats(floats)) => Some(floats),
             _ => None,
         }
     }
@@ -240,7 +248,10 @@ impl Reader {
         let length = self.claim(length, size, "array elements")?;
         match kind {
             8 => (0..length).map(|_| self.text()).collect::<Result<_, _>>().map(Value::Texts),
-            6 | 7 | 12 => {
+            6 => {
+                (0..length).map(|_| Ok(f32::from_le_bytes(self.bytes()?))).collect::<Result<_, _>>().map(Value::Floats)
+            }
+            7 | 12 => {
                 for _ in 0..length {
                     self.value(kind)?;
                 }
