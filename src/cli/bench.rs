@@ -1,13 +1,15 @@
 //! `ttrl bench`
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 use super::{
     ModelFlags,
+    client::{Client, ServerFlags},
     model::{progress_bar, show},
     print,
 };
@@ -26,7 +28,8 @@ were measured beside it.
 
 Examples:
   ttrl bench decode --streams 8
-  ttrl bench prefill --tokens 64")]
+  ttrl bench prefill --tokens 64
+  ttrl bench serve --clients 16")]
 pub struct BenchArgs {
     #[command(subcommand)]
     what: Bench,
@@ -36,6 +39,7 @@ pub struct BenchArgs {
 enum Bench {
     Decode(DecodeArgs),
     Prefill(PrefillArgs),
+    Serve(ServeArgs),
 }
 
 /// Tokens drawn each second, when a number of sequences are generated at a time
@@ -75,6 +79,29 @@ struct PrefillArgs {
     common: CommonArgs,
 }
 
+/// What a running server gives to clients that never pause
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ttrl bench serve --clients 16
+  ttrl bench serve --clients 64 --requests 256 --server http://gpu-box:8080")]
+struct ServeArgs {
+    /// Requests under way at a time
+    #[arg(long, default_value_t = 8)]
+    clients: usize,
+    /// Requests of each run
+    #[arg(long, default_value_t = 64)]
+    requests: usize,
+    /// Tokens to draw for each
+    #[arg(long, default_value_t = 32)]
+    tokens: usize,
+    /// How often it is measured
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    #[command(flatten)]
+    server: ServerFlags,
+}
+
 #[derive(Args, Debug)]
 struct CommonArgs {
     /// How often it is measured
@@ -86,31 +113,43 @@ struct CommonArgs {
 
 impl BenchArgs {
     pub(super) fn flags(&self) -> Vec<Flag> {
-        self.common().model.flags()
-    }
-
-    fn common(&self) -> &CommonArgs {
         match &self.what {
-            Bench::Decode(args) => &args.common,
-            Bench::Prefill(args) => &args.common,
+            Bench::Decode(DecodeArgs { common, .. }) | Bench::Prefill(PrefillArgs { common, .. }) => {
+                common.model.flags()
+            }
+            Bench::Serve(_) => vec![],
         }
     }
 }
 
 pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<()> {
-    let runs = args.common().runs;
-    ensure!(runs > 0, "--runs is 0; at least one is needed");
     let started = Instant::now();
+    match args.what {
+        Bench::Decode(args) => {
+            let bench = open(settings).await?;
+            let start = started.elapsed();
+            report(&bench, start, decode(&bench, &args).await?)
+        }
+        Bench::Prefill(args) => {
+            let bench = open(settings).await?;
+            let start = started.elapsed();
+            report(&bench, start, prefill(&bench, &args).await?)
+        }
+        Bench::Serve(args) => serve(&args, &settings).await,
+    }
+}
+
+async fn open(settings: Settings) -> anyhow::Result<Workbench> {
     let bar = progress_bar();
     let shown = bar.clone();
     let open = move || open_workbench(&settings, &move |stage, done, total| show(&shown, stage, done, total));
     let bench = tokio::task::spawn_blocking(open).await??;
     bar.finish_and_clear();
-    let start_seconds = started.elapsed().as_secs_f64();
-    let (name, inputs, speeds) = match &args.what {
-        Bench::Decode(args) => decode(&bench, args).await?,
-        Bench::Prefill(args) => prefill(&bench, args).await?,
-    };
+    Ok(bench)
+}
+
+/// Prints what was measured in this process.
+fn report(bench: &Workbench, start: Duration, (name, inputs, speeds): Report) -> anyhow::Result<()> {
     let info = bench.engine.info();
     let report = json!({
         "benchmark": name,
@@ -118,9 +157,50 @@ pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<(
         "all_tokens_per_second": speeds,
         "inputs": inputs,
         "threads": rayon::current_num_threads(),
-        "start_seconds": start_seconds,
+        "start_seconds": start.as_secs_f64(),
         "model": info.name,
         "fingerprint": info.fingerprint,
+        "version": env!("CARGO_PKG_VERSION"),
+    });
+    print(&report.to_string())?;
+    Ok(())
+}
+
+/// Completions from a running server: each client asks again as soon as it has its answer.
+async fn serve(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
+    ensure!(
+        args.clients > 0 && args.requests > 0 && args.runs > 0,
+        "--clients, --requests and --runs must be at least 1"
+    );
+    let client = Client::new(&args.server, settings)?;
+    let ask = async |run: usize, index: usize| -> anyhow::Result<(f64, f64)> {
+        let started = Instant::now();
+        let body = json!({
+            "model": "live", "prompt": format!("{index} of {run}: once upon a time"), "max_tokens": args.tokens,
+            "temperature": 0, "ignore_eos": true,
+        });
+        let reply = client.post("/v1/completions", &body).await?;
+        let tokens = reply.pointer("/usage/completion_tokens").and_then(Value::as_u64);
+        Ok((tokens.context("the server did not say how many tokens it drew")? as f64, started.elapsed().as_secs_f64()))
+    };
+    let (mut speeds, mut latencies) = (Vec::with_capacity(args.runs), Vec::new());
+    for run in 0..args.runs {
+        let started = Instant::now();
+        let requests = futures::stream::iter((0..args.requests).map(|index| ask(run, index)));
+        let done: Vec<(f64, f64)> = requests.buffer_unordered(args.clients).try_collect().await?;
+        speeds.push(done.iter().map(|(tokens, _)| tokens).sum::<f64>() / started.elapsed().as_secs_f64());
+        latencies.extend(done.into_iter().map(|(_, seconds)| seconds));
+    }
+    latencies.sort_by(f64::total_cmp);
+    let percentile = |part: usize| latencies[(latencies.len() - 1) * part / 100];
+    let report = json!({
+        "benchmark": "serve",
+        "tokens_per_second": median(&speeds),
+        "all_tokens_per_second": speeds,
+        "latency_seconds": {"p50": percentile(50), "p95": percentile(95), "max": percentile(100)},
+        "inputs": {
+            "clients": args.clients, "requests": args.requests, "tokens": args.tokens, "runs": args.runs,
+        },
         "version": env!("CARGO_PKG_VERSION"),
     });
     print(&report.to_string())?;
@@ -133,6 +213,7 @@ type Report = (&'static str, Value, Vec<f64>);
 /// From the first token of all sequences to the last one. The most likely token is always taken, so that every run
 /// draws the same ones.
 async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> {
+    ensure!(args.common.runs > 0, "--runs is 0; at least one is needed");
     ensure!(args.tokens > 1, "--tokens is {}; the time between tokens needs at least 2", args.tokens);
     ensure!(args.streams > 0, "--streams is 0; at least one is needed");
     let mut speeds = Vec::with_capacity(args.common.runs);
@@ -154,7 +235,10 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
 
 /// From the arrival of some prompts to the first token after each. No two prompts begin alike, so nothing is cached.
 async fn prefill(bench: &Workbench, args: &PrefillArgs) -> anyhow::Result<Report> {
-    ensure!(args.prompts > 0 && args.tokens > 0, "--prompts and --tokens must be at least 1");
+    ensure!(
+        args.prompts > 0 && args.tokens > 0 && args.common.runs > 0,
+        "--prompts, --tokens and --runs are at least 1"
+    );
     let mut speeds = Vec::with_capacity(args.common.runs);
     for run in 0..=args.common.runs {
         let requests: Vec<_> = (0..args.prompts).map(|prompt| request(bench, run, prompt, args.tokens, 1)).collect();
