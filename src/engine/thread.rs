@@ -22,7 +22,7 @@ use crate::engine::{
         Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, MAX_TOP_TOKENS, ModelInfo, Priority, Version,
     },
     model::{
-        decoder::{Adapted, Decoder, rows_of},
+        decoder::{Adapted, Decoder},
         lora::{Adapter, Lora},
         tokenizer::Tokenizer,
     },
@@ -359,8 +359,8 @@ impl Worker {
     }
 
     /// The logits of a plan's outputs.
-    fn compute(&self, plan: &Plan) -> candle_core::Result<Vec<Vec<f32>>> {
-        let tree = &self.scheduler.tree;
+    fn compute(&mut self, plan: &Plan) -> candle_core::Result<Vec<Vec<f32>>> {
+        let Self { decoder, cache, scheduler: Scheduler { tree, .. }, .. } = self;
         let tokens: Vec<u32> = plan.rows.iter().map(|&node| tree.token(node)).collect();
         let positions: Vec<u32> = plan.rows.iter().map(|&node| tree.position(node)).collect();
         let mut adapters = Vec::new();
@@ -370,18 +370,17 @@ impl Worker {
             };
             adapters.extend(lora.as_ref().map(|lora| Adapted { rows: rows.clone(), lora }));
         }
-        let mut pass = self.cache.pass(tree, &plan.rows)?;
-        let angles = self.decoder.angles(&positions)?;
-        let mut x = self.decoder.embed(&tokens)?;
-        for layer in 0..self.decoder.config().layers.len() {
-            x = self.decoder.layer(layer, &x, &angles, &adapters, &mut pass)?;
+        let mut pass = cache.pass(tree, &plan.rows);
+        let angles = decoder.angles(&positions)?;
+        let mut x = decoder.embed(&tokens)?;
+        for layer in 0..decoder.config().layers.len() {
+            x = decoder.layer(layer, &x, &angles, &adapters, &mut pass)?;
         }
         if plan.outputs.is_empty() {
             return Ok(vec![]);
         }
         let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();
-        let hidden = x.index_select(&Tensor::new(outputs, self.decoder.device())?, 0)?;
-        rows_of(&self.decoder.logits(&hidden)?)
+        decoder.logit_rows(&x.index_select(&Tensor::new(outputs, decoder.device())?, 0)?)
     }
 
     fn complete(&mut self, job: JobId, index: usize, group: Group) {

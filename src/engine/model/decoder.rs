@@ -2,14 +2,14 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use candle_core::{Device, Result, Storage, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{Device, Result, Tensor, bail};
 
 use super::{
     config::{DecoderConfig, Norm},
     frozen::Frozen,
     lora::{LayerLora, Lora, Projection},
     ops::{self, Angles},
+    packed,
     rope::Rope,
 };
 
@@ -230,16 +230,16 @@ impl Decoder {
             None => Ok(logits),
         }
     }
-}
 
-/// The rows of a tensor `[n, width]`, each on its own.
-pub fn rows_of(tensor: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let (tensor, width) = (tensor.contiguous()?, tensor.dim(1)?);
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        // Logits are megabytes: copied by all threads.
-        Storage::Cpu(storage) => Ok(ops::slice(storage, layout)?.par_chunks(width).map(<[f32]>::to_vec).collect()),
-        _ => tensor.to_vec2(),
+    /// The same logits, a row each. They are megabytes: on a CPU they are not copied.
+    pub fn logit_rows(&self, hidden: &Tensor) -> Result<Vec<Vec<f32>>> {
+        match &self.head {
+            Frozen::Packed(head) if self.config.logit_softcap.is_none() => {
+                let normed = ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?;
+                ops::on_cpu(&normed, |x| packed::multiply_apart(x, head))
+            }
+            _ => self.logits(hidden)?.to_vec2(),
+        }
     }
 }
 

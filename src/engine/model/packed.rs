@@ -253,6 +253,15 @@ pub fn multiply(x: &[f32], matrices: &[&PackedMatrix], adapters: &[(Range<usize>
     matrices.iter().zip(results).map(|(matrix, result)| x.unpack(result, matrix.outputs)).collect()
 }
 
+/// `x W^T`, each row of the result on its own.
+pub fn multiply_apart(x: &[f32], matrix: &PackedMatrix) -> Vec<Vec<f32>> {
+    let x = Rows::pack(x, matrix.inputs, &[x.len() / matrix.inputs]);
+    let mut panels = x.room(matrix.panels());
+    let tasks = panels.par_chunks_exact_mut(x.panel_len()).enumerate();
+    tasks.for_each(|(panel, out)| matrix.multiply_panel(panel, &x, &[], out));
+    x.unpack_apart(&panels, matrix.outputs)
+}
+
 /// How many rows lie in each range, and between them.
 fn parts<'a>(rows: usize, ranges: impl Iterator<Item = &'a Range<usize>>) -> Vec<usize> {
     let (mut parts, mut end) = (Vec::new(), 0);

@@ -11,7 +11,7 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use rayon::prelude::*;
 
-pub use self::attention::{Attention, Heads, attention, attention_backward};
+pub use self::attention::{Attention, Heads, KvRows, attention, attention_backward};
 
 /// Independent partial sums of a dot product: two AVX2 registers hide the latency of an addition.
 const LANES: usize = 16;
@@ -225,8 +225,18 @@ fn gelu_z(g: f32) -> (f32, f32) {
 /// `activation(gate) * up`, element by element.
 pub fn gated(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
     match activation {
-        Activation::Silu => gated_by(gate, up, |g| g),
-        Activation::GeluTanh => gated_by(gate, up, |g| gelu_z(g).0),
+        Activation::Silu => gated_by(
+            gate,
+            up,
+            #[inline(always)]
+            |g| g,
+        ),
+        Activation::GeluTanh => gated_by(
+            gate,
+            up,
+            #[inline(always)]
+            |g| gelu_z(g).0,
+        ),
     }
 }
 
@@ -250,7 +260,11 @@ fn gated_by(gate: &[f32], up: &[f32], z: impl Fn(f32) -> f32 + Sync) -> Vec<f32>
 /// The gradients of [`gated`] with respect to `gate` and `up`.
 pub fn gated_backward(gate: &[f32], up: &[f32], grad: &[f32], activation: Activation) -> (Vec<f32>, Vec<f32>) {
     match activation {
-        Activation::Silu => gated_backward_by([gate, up, grad], |g| (g, 1.0)),
+        Activation::Silu => gated_backward_by(
+            [gate, up, grad],
+            #[inline(always)]
+            |g| (g, 1.0),
+        ),
         Activation::GeluTanh => gated_backward_by([gate, up, grad], gelu_z),
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 
 pub use composed::softcap;
-pub use kernels::{Activation, Attention, Heads};
+pub use kernels::{Activation, Attention, Heads, KvRows};
 
 /// For each query of an attention, the rows of the keys and values that it sees, itself included.
 ///
@@ -60,7 +60,7 @@ impl Paths {
 }
 
 /// The elements of a contiguous f32 tensor.
-pub(super) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor") };
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
@@ -99,9 +99,7 @@ pub fn packed_linears<const N: usize>(
     let (rows, width) = x.dims2()?;
     packed.iter().try_for_each(|matrix| check_width(width, matrix))?;
     let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { bail!("packed weights are for the CPU") };
-    let products = packed::multiply(slice(storage, layout)?, &packed, adapters).into_iter().zip(&packed);
+    let products = on_cpu(&x, |x| packed::multiply(x, &packed, adapters))?.into_iter().zip(&packed);
     let tensor =
         |(product, matrix): (_, &&PackedMatrix)| Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu);
     let products: Vec<Tensor> = products.map(tensor).collect::<Result<_>>()?;
@@ -283,6 +281,25 @@ pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attenti
     }
 }
 
+/// [`attention`] over keys and values outside tensors, for a CPU; no gradient comes through.
+pub fn attention_over(q: &Tensor, kv: [KvRows; 2], paths: &Paths, attention: Attention) -> Result<Tensor> {
+    if paths.len() != q.dim(0)? {
+        bail!("{} queries but {} paths", q.dim(0)?, paths.len());
+    }
+    let q = q.contiguous()?;
+    let out = on_cpu(&q, |q| kernels::attention(q, kv, paths, attention))?;
+    Tensor::from_vec(out, q.shape(), q.device())
+}
+
+/// What a function makes of the elements of a contiguous f32 tensor on the CPU.
+pub fn on_cpu<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(slice(storage, layout)?)),
+        _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
 struct PathAttention {
     paths: Arc<Paths>,
     attention: Attention,
@@ -302,7 +319,10 @@ impl CustomOp3 for PathAttention {
         v: &CpuStorage,
         lv: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = kernels::attention([slice(q, lq)?, slice(k, lk)?, slice(v, lv)?], &self.paths, self.attention);
+        let stride = self.attention.heads.kv_heads * self.attention.heads.head_dim;
+        let rows = |values| KvRows { values, stride, offset: 0 };
+        let kv = [rows(slice(k, lk)?), rows(slice(v, lv)?)];
+        let out = kernels::attention(slice(q, lq)?, kv, &self.paths, self.attention);
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 

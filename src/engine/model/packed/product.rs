@@ -117,12 +117,28 @@ impl Rows {
         let parts = split(&mut out, self.groups.iter().map(|group| group.rows * width));
         parts.into_par_iter().zip(&self.groups).with_min_len(MIN_GROUPS).for_each(|(out, group)| {
             for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                for (out, panel) in out.chunks_mut(PANEL).zip(panels.chunks_exact(self.slots * PANEL)) {
-                    out.copy_from_slice(&panel[(group.slot + row) * PANEL..][..out.len()]);
-                }
+                self.gather(&panels, group.slot + row, out);
             }
         });
         out
+    }
+
+    /// The same, each row on its own.
+    pub fn unpack_apart(&self, panels: &[f32], width: usize) -> Vec<Vec<f32>> {
+        let slots: Vec<usize> = self.groups.iter().flat_map(|group| group.slot..group.slot + group.rows).collect();
+        let row = |&slot: &usize| {
+            let mut out = vec![0f32; width];
+            self.gather(panels, slot, &mut out);
+            out
+        };
+        slots.par_iter().map(row).collect()
+    }
+
+    /// Brings the parts of one row together.
+    fn gather(&self, panels: &[f32], slot: usize, out: &mut [f32]) {
+        for (out, panel) in out.chunks_mut(PANEL).zip(panels.chunks_exact(self.slots * PANEL)) {
+            out.copy_from_slice(&panel[slot * PANEL..][..out.len()]);
+        }
     }
 
     /// Room for the results of a number of panels.

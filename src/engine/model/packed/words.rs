@@ -31,6 +31,17 @@ impl Memory {
     }
 }
 
+/// The same memory as f32 numbers.
+impl Memory {
+    pub fn floats(&self) -> &[f32] {
+        bytemuck::cast_slice(self)
+    }
+
+    pub fn floats_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self)
+    }
+}
+
 impl Deref for Memory {
     type Target = [u32];
 

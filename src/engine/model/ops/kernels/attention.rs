@@ -82,28 +82,54 @@ fn normalise(weights: &mut [f32]) {
     weights.iter_mut().for_each(|weight| *weight *= inverse);
 }
 
-/// Attention of each query row over the key and value rows of its path.
-/// `q` has rows of `heads * head_dim`, `k` and `v` rows of `kv_heads * head_dim`.
-pub fn attention([q, k, v]: [&[f32]; 3], paths: &Paths, attention: Attention) -> Vec<f32> {
-    let heads = attention.heads;
-    let (width, dim) = (heads.width(), heads.head_dim);
+/// Rows of keys or values: `width` numbers from `offset` on in every `stride`.
+#[derive(Clone, Copy)]
+pub struct KvRows<'a> {
+    pub values: &'a [f32],
+    pub stride: usize,
+    pub offset: usize,
+}
+
+impl<'a> KvRows<'a> {
+    #[inline(always)]
+    fn row(self, row: u32, width: usize) -> &'a [f32] {
+        &self.values[row as usize * self.stride + self.offset..][..width]
+    }
+}
+
+/// Attention of each query row over the key and value rows of its path. `q` has rows of `heads * head_dim`, keys and
+/// values have rows of `kv_heads * head_dim`.
+///
+/// The rows of a path lie anywhere in a cache that is larger than the processor's, so each is visited once for all heads.
+pub fn attention(q: &[f32], [k, v]: [KvRows; 2], paths: &Paths, attention: Attention) -> Vec<f32> {
+    let Attention { heads, scale, .. } = attention;
+    let (width, kv_width, dim) = (heads.width(), heads.kv_width(), heads.head_dim);
     let mut out = vec![0f32; q.len()];
     out.par_chunks_mut(width).enumerate().for_each_init(Vec::new, |weights, (query, out)| {
         let path = attention.visible(paths.path(query));
-        weights.resize(path.len(), 0f32);
+        let q = &q[query * width..][..width];
+        // One after another for each head.
+        weights.clear();
+        weights.resize(path.len() * heads.heads, 0f32);
         vectorised(
             #[inline(always)]
             || {
-                for head in 0..heads.heads {
-                    let column = head / heads.shared_by() * dim;
-                    let range = head * dim..(head + 1) * dim;
-                    let q_head = &q[query * width..][range.clone()];
-                    attention_scores(weights, q_head, (k, column), path, attention);
+                for (place, &row) in path.iter().enumerate() {
+                    let k = k.row(row, kv_width);
+                    for head in 0..heads.heads {
+                        let k = &k[head / heads.shared_by() * dim..][..dim];
+                        let product = dot(&q[head * dim..][..dim], k);
+                        weights[head * path.len() + place] = attention.capped(product * scale);
+                    }
+                }
+                for weights in weights.chunks_exact_mut(path.len()) {
                     normalise(weights);
-                    let out_head = &mut out[range];
-                    for (weight, &row) in weights.iter().zip(path) {
-                        let start = row as usize * heads.kv_width() + column;
-                        add_scaled(out_head, *weight, &v[start..start + dim]);
+                }
+                for (place, &row) in path.iter().enumerate() {
+                    let v = v.row(row, kv_width);
+                    for head in 0..heads.heads {
+                        let v = &v[head / heads.shared_by() * dim..][..dim];
+                        add_scaled(&mut out[head * dim..][..dim], weights[head * path.len() + place], v);
                     }
                 }
             },
