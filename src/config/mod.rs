@@ -104,7 +104,7 @@ pub struct EngineSettings {
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { cache_tokens: 32_768, max_waiting: 256, background_share: 0.5 }
+        Self { cache_tokens: 20_480, max_waiting: 256, background_share: 0.5 }
     }
 }
 

@@ -170,6 +170,9 @@ fn most_likely(values: &[f32], count: usize) -> Vec<u32> {
     tokens
 }
 
+/// Tokens that are sorted at first to find those that top-p keeps.
+const FIRST_SORTED: usize = 256;
+
 /// The tokens that top-k, top-p and min-p leave, most likely first (equals by id); at least one.
 fn keep(probabilities: &[f32], sampling: &Sampling) -> Vec<u32> {
     let probability = |token: &u32| probabilities[*token as usize];
@@ -184,14 +187,29 @@ fn keep(probabilities: &[f32], sampling: &Sampling) -> Vec<u32> {
         let least = sampling.min_p * tokens.iter().map(probability).fold(0.0, f32::max);
         tokens.retain(|token| probability(token) >= least);
     }
-    tokens.sort_unstable_by(by_value(probabilities));
-    if sampling.top_p < 1.0 {
+    // Top-p mostly keeps few tokens: more and more of the likeliest are sorted, until they reach it.
+    let mut sorted = if sampling.top_p < 1.0 { FIRST_SORTED } else { tokens.len() };
+    loop {
+        if sorted < tokens.len() {
+            tokens.select_nth_unstable_by(sorted, by_value(probabilities));
+        } else {
+            sorted = tokens.len();
+        }
+        tokens[..sorted].sort_unstable_by(by_value(probabilities));
         let mut sum = 0f32;
-        let reached = tokens.iter().position(|token| {
+        let reached = tokens[..sorted].iter().position(|token| {
             sum += probability(token);
-            sum >= sampling.top_p * total
+            sampling.top_p < 1.0 && sum >= sampling.top_p * total
         });
-        tokens.truncate(reached.map_or(tokens.len(), |last| last + 1));
+        match reached {
+            Some(last) => tokens.truncate(last + 1),
+            None if sorted < tokens.len() => {
+                sorted *= 8;
+                continue;
+            }
+            None => {}
+        }
+        break;
     }
     tokens
 }

@@ -117,13 +117,21 @@ impl Draft {
         Some(row)
     }
 
-    /// Adds what a generation waits for; `None` if not all of it finds a place.
-    fn add(&mut self, running: &Running, tree: &PrefixTree, max_rows: usize) -> Option<()> {
+    /// Adds the places where samples wait for their next token; `None` if not all find one.
+    fn add_samples(&mut self, running: &Running, max_rows: usize) -> Option<()> {
+        for tip in running.samples.iter().filter_map(|sample| sample.tip) {
+            let row = self.row(tip, max_rows)?;
+            self.outputs.push(row);
+        }
+        Some(())
+    }
+
+    /// Adds what is missing of a prompt, as far as there is room, and its samples if nothing is left.
+    fn add_prompt(&mut self, running: &Running, tree: &PrefixTree, max_rows: usize) -> Option<()> {
         for (place, &node) in running.prompt.iter().enumerate().skip(running.ready) {
             let scored = running.lacks_score(place);
             if scored && self.scored_rows == MAX_SCORED_ROWS {
-                // It goes on in the next step; what comes after it may still find a place in this one.
-                return Some(());
+                return None;
             }
             if !scored && tree.is_computed(node) {
                 continue;
@@ -134,11 +142,7 @@ impl Draft {
                 self.scored_rows += 1;
             }
         }
-        for tip in running.samples.iter().filter_map(|sample| sample.tip) {
-            let row = self.row(tip, max_rows)?;
-            self.outputs.push(row);
-        }
-        Some(())
+        self.add_samples(running, max_rows)
     }
 }
 
@@ -216,8 +220,13 @@ impl Scheduler {
 
     /// Lets in what fits: requests in order of arrival, then rollouts. The first that does not fit holds back those
     /// behind it, so that a large one is not passed over for ever, and that no rollout takes the place that a request
-    /// waits for.
-    pub fn admit(&mut self, now: Instant) {
+    /// waits for. Returns the generations for which nothing is left to do.
+    pub fn admit(&mut self, now: Instant) -> Vec<(JobId, usize, Group)> {
+        self.let_in(now);
+        self.take_finished(now)
+    }
+
+    fn let_in(&mut self, now: Instant) {
         for priority in [Priority::Request, Priority::Rollout] {
             while let Some(place) = self.waiting.iter().position(|waiting| waiting.request.priority == priority) {
                 let rows = worst_case_rows(&self.waiting[place].request);
@@ -311,9 +320,17 @@ impl Scheduler {
         for (index, lease) in versions.iter().enumerate() {
             let start = draft.rows.len();
             let end = start + ((max_rows - start) / (versions.len() - index)).max(1);
-            let mut own = running().filter(|running| running.request.lease.version() == lease.version());
-            // The first that does not fit ends it: a generation is computed before those that came later.
-            let _ = own.try_for_each(|running| draft.add(running, &self.tree, end.min(max_rows)));
+            let end = end.min(max_rows);
+            let own = || running().filter(|running| running.request.lease.version() == lease.version());
+            let (ready, others): (Vec<_>, Vec<_>) = own().partition(|running| running.ready == running.prompt.len());
+            // Those that draw go on, whoever else has a long prompt; the first that finds no place ends it.
+            let _ = ready.into_iter().try_for_each(|running| draft.add_samples(running, end));
+            for (place, running) in others.iter().enumerate() {
+                // A long prompt leaves half of the room to those behind it.
+                let room = end.saturating_sub(draft.rows.len());
+                let own = if place + 1 == others.len() { room } else { room.div_ceil(2) };
+                let _ = draft.add_prompt(running, &self.tree, draft.rows.len() + own);
+            }
             if start < draft.rows.len() {
                 leases.push(((*lease).clone(), start..draft.rows.len()));
             }
@@ -451,4 +468,78 @@ fn read(running: &[Running], logits: Vec<f32>, readers: &Readers) -> Read {
         }
     }
     Read { draws, scores }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::{handle::Version, model::weights, sampling::Sampling};
+
+    fn scheduler() -> Scheduler {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama/tiny.gguf");
+        Scheduler::new(Arc::new(weights::load_tokenizer(&file).unwrap().unwrap()), 1024)
+    }
+
+    fn request(version: &Version, first: u32, length: u32, samples: usize) -> GenerateRequest {
+        GenerateRequest {
+            lease: Lease::new(version.clone(), ()),
+            prompt: (first..first + length).collect(),
+            samples,
+            sampling: Sampling { max_tokens: 4, ..Sampling::default() },
+            report: Default::default(),
+            seed: 0,
+            priority: Priority::Request,
+        }
+    }
+
+    /// Computes a plan with logits that make every token as likely as another.
+    fn step(scheduler: &mut Scheduler, rows: usize) -> Plan {
+        let plan = scheduler.plan(Priority::Request, rows).unwrap();
+        let logits = plan.outputs.iter().map(|_| vec![0.0; 96]).collect();
+        scheduler.accept(&plan, logits, Instant::now());
+        plan
+    }
+
+    fn start(scheduler: &mut Scheduler, requests: Vec<GenerateRequest>) {
+        scheduler.enqueue(0, requests, Instant::now());
+        assert!(scheduler.admit(Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn a_short_prompt_passes_a_long_one() {
+        let mut scheduler = scheduler();
+        let base = Version::base();
+        start(&mut scheduler, vec![request(&base, 0, 90, 1), request(&base, 200, 3, 1)]);
+        let plan = step(&mut scheduler, 16);
+        assert_eq!(
+            (plan.rows.len(), plan.outputs.len()),
+            (8 + 3, 1),
+            "half for the long one, and all of the short one"
+        );
+    }
+
+    #[test]
+    fn samples_go_on_beside_a_long_prompt() {
+        let mut scheduler = scheduler();
+        let base = Version::base();
+        start(&mut scheduler, vec![request(&base, 0, 90, 1), request(&base, 200, 3, 2)]);
+        step(&mut scheduler, 16);
+        for _ in 0..2 {
+            let plan = step(&mut scheduler, 16);
+            assert_eq!(plan.rows.len(), 16, "what the samples leave is the long prompt's");
+            assert!((1..=2).contains(&plan.outputs.len()));
+        }
+    }
+
+    #[test]
+    fn every_version_has_its_share_of_a_step() {
+        let mut scheduler = scheduler();
+        let versions = [Version::base(), "a".repeat(64).parse().unwrap()];
+        start(&mut scheduler, versions.iter().map(|version| request(version, 0, 90, 1)).collect());
+        let plan = step(&mut scheduler, 16);
+        let shares: Vec<_> = plan.leases.iter().map(|(lease, rows)| (lease.version(), rows.clone())).collect();
+        assert_eq!(shares, [(&versions[0], 0..8), (&versions[1], 8..16)]);
+    }
 }

@@ -53,7 +53,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache_tokens: 32_768, max_waiting: 256 }
+        Self { cache_tokens: 20_480, max_waiting: 256 }
     }
 }
 
@@ -192,7 +192,7 @@ impl Engine for LocalEngine {
         if let Some(token) = biased.find(|&&token| token as usize >= self.info.vocab_size) {
             return unservable(format!("the bias is for token {token}, the model has {}", self.info.vocab_size));
         }
-        let length = request.prompt.len() + request.sampling.max_tokens;
+        let length = request.prompt.len().saturating_add(request.sampling.max_tokens);
         if length > self.info.context_tokens {
             return unservable(format!(
                 "the prompt has {} tokens and up to {} are to be generated, the model's context has {}",
@@ -286,7 +286,9 @@ impl Worker {
             receiver.try_iter().for_each(|job| self.accept_job(job));
             self.scheduler.cancel(|job| self.jobs.get(&job).is_none_or(|pending| pending.reply.is_closed()));
             self.jobs.retain(|_, pending| !pending.reply.is_closed());
-            self.scheduler.admit(Instant::now());
+            for (job, index, group) in self.scheduler.admit(Instant::now()) {
+                self.complete(job, index, group);
+            }
             let requests = self.scheduler.load(Priority::Request);
             // One that only waits, for rollouts to leave their places, must not hold those rollouts up.
             self.turnstile.set_requests_present(requests.1 > 0);

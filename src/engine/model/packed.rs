@@ -1,8 +1,9 @@
 //! Frozen weight matrices as the CPU multiplies with them: compact, and laid out for vector registers.
 //!
 //! A general matrix product would want the weights in f32 and rearrange them at every call. Here they are rearranged once,
-//! when the model is loaded, and stay in (about) the bytes of the file: quantised codes are turned into numbers in
-//! registers, right where they are multiplied. The arithmetic is f32 throughout, with the same numbers as a matrix that
+//! when the model is loaded, and stay small: Q4 and Q8 types in the bytes of the file, others in the next larger of 4 and 8
+//! bits with scales in f32 (Q4_K takes 6 bits a weight, Q6_K 12). Codes are turned into numbers in registers, right where
+//! they are multiplied. The arithmetic is f32 throughout, with the same numbers as a matrix that
 //! was dequantised beforehand (a fused multiply-add may round once where that rounds twice).
 
 mod format;
@@ -180,13 +181,17 @@ impl PackedMatrix {
 
     /// `y W`: rows of `outputs` numbers to rows of `inputs` numbers.
     pub fn multiply_backward(&self, y: &[f32]) -> Vec<f32> {
+        if y.is_empty() {
+            return vec![];
+        }
         let y = Rows::pack(y, self.outputs, &[y.len() / self.outputs]);
-        let mut panels = y.room(self.blocks());
-        panels.par_chunks_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
-            let words = (&*self.words, self.blocks());
-            with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
-        });
-        y.unpack(panels, self.inputs)
+        y.with_room(self.blocks(), |panels| {
+            panels.par_chunks_exact_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
+                let words = (&*self.words, self.blocks());
+                with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
+            });
+            y.unpack(panels, self.inputs)
+        })
     }
 }
 
@@ -229,7 +234,7 @@ impl LowRank {
 /// `x W^T` for several matrices with the same inputs: rows of `inputs` numbers to rows of `outputs` numbers each.
 /// Adapters are for rows of ranges that do not overlap, in ascending order.
 pub fn multiply(x: &[f32], matrices: &[&PackedMatrix], adapters: &[(Range<usize>, &LowRank)]) -> Vec<Vec<f32>> {
-    let Some(first) = matrices.first() else { return vec![] };
+    let Some(first) = matrices.first().filter(|_| !x.is_empty()) else { return vec![vec![]; matrices.len()] };
     let width = first.inputs;
     let mut added: Vec<Vec<Added>> = matrices.iter().map(|_| vec![]).collect();
     for (rows, adapter) in adapters.iter().filter(|(_, adapter)| adapter.a.outputs > 0) {
@@ -239,27 +244,35 @@ pub fn multiply(x: &[f32], matrices: &[&PackedMatrix], adapters: &[(Range<usize>
         }
     }
     let x = Rows::pack(x, width, &parts(x.len() / width, adapters.iter().map(|(rows, _)| rows)));
-    let mut results: Vec<Vec<f32>> = matrices.iter().map(|matrix| x.room(matrix.panels())).collect();
-    let tasks: Vec<_> = matrices
-        .iter()
-        .zip(&added)
-        .zip(&mut results)
-        .flat_map(|((matrix, added), result)| {
-            let panels = result.chunks_exact_mut(x.panel_len()).enumerate();
-            panels.map(move |(panel, out)| (*matrix, panel, added, out))
-        })
-        .collect();
-    tasks.into_par_iter().for_each(|(matrix, panel, added, out)| matrix.multiply_panel(panel, &x, added, out));
-    matrices.iter().zip(results).map(|(matrix, result)| x.unpack(result, matrix.outputs)).collect()
+    x.with_room(matrices.iter().map(|matrix| matrix.panels()).sum(), |room| {
+        let tasks: Vec<_> = matrices
+            .iter()
+            .zip(&added)
+            .flat_map(|(matrix, added)| (0..matrix.panels()).map(move |panel| (*matrix, panel, added)))
+            .zip(room.chunks_exact_mut(x.panel_len()))
+            .collect();
+        tasks.into_par_iter().for_each(|((matrix, panel, added), out)| matrix.multiply_panel(panel, &x, added, out));
+        let mut rest = &*room;
+        let unpack = |matrix: &&PackedMatrix| {
+            let (own, others) = rest.split_at(matrix.panels() * x.panel_len());
+            rest = others;
+            x.unpack(own, matrix.outputs)
+        };
+        matrices.iter().map(unpack).collect()
+    })
 }
 
 /// `x W^T`, each row of the result on its own.
 pub fn multiply_apart(x: &[f32], matrix: &PackedMatrix) -> Vec<Vec<f32>> {
+    if x.is_empty() {
+        return vec![];
+    }
     let x = Rows::pack(x, matrix.inputs, &[x.len() / matrix.inputs]);
-    let mut panels = x.room(matrix.panels());
-    let tasks = panels.par_chunks_exact_mut(x.panel_len()).enumerate();
-    tasks.for_each(|(panel, out)| matrix.multiply_panel(panel, &x, &[], out));
-    x.unpack_apart(&panels, matrix.outputs)
+    x.with_room(matrix.panels(), |panels| {
+        let tasks = panels.par_chunks_exact_mut(x.panel_len()).enumerate();
+        tasks.for_each(|(panel, out)| matrix.multiply_panel(panel, &x, &[], out));
+        x.unpack_apart(panels, matrix.outputs)
+    })
 }
 
 /// How many rows lie in each range, and between them.

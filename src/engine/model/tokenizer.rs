@@ -79,6 +79,7 @@ impl Tokenizer {
         let end_tokens: BTreeSet<u32> = marks.ends.into_iter().chain(named.map(|(_, id)| *id)).collect();
         let mut vocab: Vec<(u32, String)> = markup.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect();
         vocab.sort_unstable();
+        vocab.dedup_by_key(|(id, _)| *id);
         let (mut bytes, read) = (TokenBytes::default(), spelling.reader());
         for (id, token) in vocab {
             // Ids that no token has stand for nothing.

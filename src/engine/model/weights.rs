@@ -114,6 +114,10 @@ impl TensorEntry {
         file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
         let mut raw = vec![0; self.bytes];
         file.read_exact(&mut raw).map_err(io)?;
+        let is_infinite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 == 0x7c00;
+        if self.encoding == Encoding::F16 && raw.as_chunks().0.iter().any(is_infinite) {
+            return Err(ModelError::damaged(&self.file, "a tensor in F16 has a number that is not finite"));
+        }
         Ok(raw)
     }
 

@@ -131,7 +131,10 @@ impl<'a> Header<'a> {
     /// The rope of layers that see everything.
     fn rope(&self, divisors: Option<Vec<f32>>) -> Result<Rope, ModelError> {
         let theta = self.float("rope.freq_base").unwrap_or(10_000.0);
-        let kind = self.metadata.text(&self.key("rope.scaling.type")).unwrap_or("none");
+        // llama.cpp takes a factor without a kind for linear scaling.
+        let has_factor = self.float("rope.scaling.factor").is_some_and(|factor| factor != 1.0 && factor != 0.0);
+        let default = if has_factor { "linear" } else { "none" };
+        let kind = self.metadata.text(&self.key("rope.scaling.type")).unwrap_or(default);
         let scaling = match (kind, divisors) {
             ("none", None) => RopeScaling::None,
             ("none", Some(divisors)) => RopeScaling::Divisors(divisors),
@@ -153,7 +156,9 @@ impl<'a> Header<'a> {
     }
 
     fn layers(&self, full: Rope) -> Result<Vec<LayerConfig>, ModelError> {
-        let window = self.size("attention.sliding_window").filter(|window| *window > 0);
+        // Gemma 2's window was always this, and older files do not say so.
+        let default = (self.family == Family::Gemma2).then_some(4096);
+        let window = self.size("attention.sliding_window").or(default).filter(|window| *window > 0);
         let period = self.period()?;
         let sliding = |index: usize| match self.family {
             Family::Llama | Family::Mistral => true,

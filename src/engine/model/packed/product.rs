@@ -5,7 +5,7 @@
 //! For few rows the decoded weights stay in registers. Either way each element of the result is one chain of fused
 //! multiply-adds along the inputs, so it depends neither on the other rows nor on the number of threads.
 
-use std::ops::Range;
+use std::{cell::Cell, ops::Range};
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -107,17 +107,13 @@ impl Rows {
     }
 
     /// Brings the results of panels, `[slots, PANEL]` each, into rows of `width`.
-    pub fn unpack(&self, mut panels: Vec<f32>, width: usize) -> Vec<f32> {
-        if self.slots == 1 {
-            panels.truncate(width);
-            return panels;
-        }
+    pub fn unpack(&self, panels: &[f32], width: usize) -> Vec<f32> {
         let count: usize = self.groups.iter().map(|group| group.rows).sum();
         let mut out = vec![0f32; count * width];
         let parts = split(&mut out, self.groups.iter().map(|group| group.rows * width));
         parts.into_par_iter().zip(&self.groups).with_min_len(MIN_GROUPS).for_each(|(out, group)| {
             for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                self.gather(&panels, group.slot + row, out);
+                self.gather(panels, group.slot + row, out);
             }
         });
         out
@@ -141,9 +137,20 @@ impl Rows {
         }
     }
 
-    /// Room for the results of a number of panels.
-    pub fn room(&self, panels: usize) -> Vec<f32> {
-        vec![0f32; panels * self.slots * PANEL]
+    /// Lends room for the results of a number of panels to `f`. What is in it is left from before: the room stays with
+    /// the thread, because the system takes longer to find memory for the logits of many rows than to move them.
+    pub fn with_room<R>(&self, panels: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        thread_local! {
+            static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+        }
+        let mut room = ROOM.take();
+        let len = panels * self.panel_len();
+        if room.len() < len {
+            room.resize(len, 0.0);
+        }
+        let result = f(&mut room[..len]);
+        ROOM.set(room);
+        result
     }
 
     /// Elements of one panel's results.
@@ -163,13 +170,14 @@ pub struct Added<'a> {
 /// Weights of a panel while they are multiplied with: `[PANEL / width][DEPTH][width]`, two registers to a `width`.
 type Weights = [f32; DEPTH * PANEL];
 
-/// One panel of `x W^T`: `words` are the panel's blocks, `out` is `[slots, PANEL]`, 0 before.
+/// One panel of `x W^T`: `words` are the panel's blocks, `out` is `[slots, PANEL]`.
 pub fn panel_product<F: Format>(format: F, words: &[u32], x: &Rows, out: &mut [f32]) {
     match x.groups[..] {
         [group @ RowGroup { size: 1, .. }] => dispatch(Few::<F, 1> { format, words, x: x.group(group), out }),
         [group @ RowGroup { size: 2, .. }] => dispatch(Few::<F, 2> { format, words, x: x.group(group), out }),
         [group @ RowGroup { size: 4, .. }] => dispatch(Few::<F, 4> { format, words, x: x.group(group), out }),
         _ => {
+            out.fill(0.0);
             let mut weights = [0f32; DEPTH * PANEL];
             for (chunk, words) in words.chunks(DEPTH / BLOCK * block_words::<F>()).enumerate() {
                 let start = chunk * DEPTH;
@@ -197,7 +205,7 @@ impl Added<'_> {
 }
 
 /// One panel of `y W`: the inputs of the block column `column` of a matrix of `blocks` block columns. `words` are those
-/// of the whole matrix, `out` is `[slots, PANEL]`, 0 before.
+/// of the whole matrix, `out` is `[slots, PANEL]`.
 pub fn backward_panel<F: Format>(
     format: F,
     (words, blocks): (&[u32], usize),
@@ -205,6 +213,7 @@ pub fn backward_panel<F: Format>(
     y: &Rows,
     out: &mut [f32],
 ) {
+    out.fill(0.0);
     let lanes = lanes();
     let (mut decoded, mut weights) = ([0f32; DEPTH * PANEL], [0f32; DEPTH * PANEL]);
     let panels = y.depth / PANEL;

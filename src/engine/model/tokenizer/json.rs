@@ -8,6 +8,9 @@ use tokenizers::{DecoderWrapper, decoders::metaspace::PrependScheme};
 
 use super::{Marks, Spelling, Tokenizer, TokenizerError, damaged};
 
+/// Larger than any real vocabulary; the bytes of all tokens up to the last id are kept.
+const MAX_TOKEN_ID: u32 = 1 << 24;
+
 /// Reads a `tokenizer.json`; `tokenizer_config.json` and `generation_config.json` beside it, where they exist, say which
 /// tokens begin and end a text.
 pub(super) fn read(path: &Path) -> Result<Tokenizer, TokenizerError> {
@@ -28,6 +31,9 @@ pub(super) fn read(path: &Path) -> Result<Tokenizer, TokenizerError> {
     };
     let ends = eos.into_iter().chain(generation.eos_token_id.map(OneOrMany::into_vec).unwrap_or_default()).collect();
     let spelling = spelling(inner.get_decoder())?;
+    if let Some((token, id)) = inner.get_vocab(true).into_iter().find(|(_, id)| *id > MAX_TOKEN_ID) {
+        return Err(TokenizerError::Damaged(format!("its token {token:?} has the id {id}")));
+    }
     Ok(Tokenizer::new(inner, spelling, Marks { bos, add_bos, ends }))
 }
 
