@@ -337,10 +337,12 @@ impl Worker {
 
     fn step(&mut self, plan: &Plan) {
         // Inside the thread pool, so that its threads stay awake between one operation and the next.
-        let logits = rayon::scope(|_| self.compute(plan));
-        match logits {
-            Ok(logits) => {
-                let finished = self.scheduler.accept(plan, logits, Instant::now());
+        let finished = rayon::scope(|_| {
+            let logits = self.compute(plan)?;
+            candle_core::Result::Ok(self.scheduler.accept(plan, logits, Instant::now()))
+        });
+        match finished {
+            Ok(finished) => {
                 // Whoever has an answer finds it counted.
                 self.publish_stats();
                 for (job, index, group) in finished {

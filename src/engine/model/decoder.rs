@@ -213,13 +213,13 @@ impl Decoder {
         let k = ops::rope(&norm(Norm::Keys, &k)?, &angles[layer.rope])?;
         let attended = attend.attend(index, self.config.attention(index), [q, k, v])?;
         let [output] = layer.project(&attended, [Projection::OProj], adapters)?;
-        let x = (x + norm(Norm::AfterAttention, &output)?)?;
+        let x = ops::add(x, &norm(Norm::AfterAttention, &output)?)?;
 
         let normed = norm(Norm::BeforeMlp, &x)?;
         let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], adapters)?;
         let inner = ops::gated(&gate, &up, self.config.activation)?;
         let [down] = layer.project(&inner, [Projection::DownProj], adapters)?;
-        x + norm(Norm::AfterMlp, &down)?
+        ops::add(&x, &norm(Norm::AfterMlp, &down)?)
     }
 
     /// The final norm and the output head: hidden states `[n, hidden]` to logits `[n, vocab]`.

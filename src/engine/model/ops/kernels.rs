@@ -203,6 +203,18 @@ pub fn rms_norm_backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> V
 /// Elements given to a thread at a time in elementwise loops.
 const MIN_ELEMENTS: usize = 4096;
 
+/// `a + b`, element by element.
+pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    let mut out = a.to_vec();
+    out.par_chunks_mut(MIN_ELEMENTS).zip(b.par_chunks(MIN_ELEMENTS)).for_each(|(out, b)| {
+        vectorised(
+            #[inline(always)]
+            || add_scaled(out, 1.0, b),
+        );
+    });
+    out
+}
+
 /// What a gate goes through, in the form `g * sigmoid(z(g))` that all of them have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {

@@ -83,3 +83,22 @@ impl Deref for Words {
         &self.memory[self.range.clone()]
     }
 }
+
+/// Words that memory moves at a time.
+pub const LINE: usize = 16;
+
+/// Asks for the memory that lies `distance` words behind the beginning of `words`, which may be beyond their end. Only
+/// x86 has a stable instruction for it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there is no instruction for it"))]
+pub fn prefetch(words: &[u32], distance: usize) {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(
+        unsafe_code,
+        reason = "a hint that reads nothing, never faults, whatever the address, and has no safe form"
+    )]
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().wrapping_add(distance).cast());
+    }
+}
