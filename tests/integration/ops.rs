@@ -1,6 +1,6 @@
 //! The fused operations against the same ones composed of candle's, forwards and backwards.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{Device, Result, Tensor, Var};
 use proptest::prelude::*;
@@ -172,6 +172,109 @@ proptest! {
             ],
             |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
             |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
+        );
+    }
+}
+
+/// Queries whose paths begin alike: the last rows of a trunk, as of a prompt, and the last rows of branches, as of
+/// samples. The rows lie anywhere.
+#[derive(Clone, Debug)]
+struct Branches {
+    trunk: usize,
+    /// How many of the trunk's last rows are queries.
+    asked: usize,
+    branches: usize,
+    /// Rows of a branch, of which the last two are queries.
+    own: usize,
+}
+
+impl Branches {
+    fn any() -> impl Strategy<Value = Self> {
+        (1usize..260, 0usize..40, 0usize..20, 1usize..40).prop_map(|(trunk, asked, branches, own)| Self {
+            trunk,
+            asked: asked.min(trunk - 1),
+            branches,
+            own,
+        })
+    }
+
+    fn rows(&self) -> usize {
+        self.trunk + self.branches * self.own
+    }
+
+    fn paths(&self) -> Vec<Vec<u32>> {
+        // 7919 is a prime beyond the number of rows: each row has a place of its own.
+        let place = |row: usize| (row * 7919 % self.rows()) as u32;
+        let trunk: Vec<u32> = (0..self.trunk).map(place).collect();
+        let mut paths: Vec<Vec<u32>> =
+            (self.trunk - self.asked..=self.trunk).map(|end| trunk[..end].to_vec()).collect();
+        for branch in 0..self.branches {
+            let mut path = trunk.clone();
+            path.extend((0..self.own).map(|row| place(self.trunk + branch * self.own + row)));
+            paths.extend((self.own.saturating_sub(2).max(1)..=self.own).map(|own| path[..self.trunk + own].to_vec()));
+        }
+        paths
+    }
+}
+
+/// Heads of some sizes, windows that end inside and outside of blocks, and caps.
+fn any_attention() -> impl Strategy<Value = Attention> {
+    let dims = prop::sample::select(vec![3usize, 16, 33, 64, 80]);
+    let heads = prop::sample::select(vec![(1usize, 1usize), (1, 4), (2, 1), (3, 3), (2, 7)]);
+    (heads, dims, prop::option::of(1usize..200), prop::option::of(0.5f32..4.0)).prop_map(
+        |((kv_heads, shared), dim, window, softcap)| Attention {
+            window,
+            softcap,
+            ..plain(kv_heads * shared, kv_heads, dim)
+        },
+    )
+}
+
+/// Queries, keys and values of some paths over a number of rows.
+fn inputs(paths: &[Vec<u32>], rows: usize, heads: Heads) -> [Tensor; 3] {
+    let [width, kv_width] = [heads.heads, heads.kv_heads].map(|count| count * heads.head_dim);
+    [tensor((paths.len(), width), 1), tensor((rows, kv_width), 2), tensor((rows, kv_width), 3)]
+}
+
+fn collect(paths: &[Vec<u32>]) -> Arc<Paths> {
+    let mut collected = Paths::default();
+    paths.iter().for_each(|path| collected.push(path.iter().copied()));
+    Arc::new(collected)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// In one pass with others, alone, or in chunks of a prompt; with few threads or many.
+    #[test]
+    fn a_query_comes_out_the_same_to_the_last_bit_whatever_else_is_in_the_pass(
+        branches in Branches::any(), attention in any_attention(), cut in 0usize..1000, threads in 1usize..4,
+    ) {
+        let paths = branches.paths();
+        let [q, k, v] = inputs(&paths, branches.rows(), attention.heads);
+        let bits = |queries: Range<usize>| {
+            let q = q.narrow(0, queries.start, queries.len()).unwrap().contiguous().unwrap();
+            let rows = ops::attention([&q, &k, &v], &collect(&paths[queries]), attention).unwrap().to_vec2::<f32>();
+            rows.unwrap().iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect::<Vec<Vec<u32>>>()
+        };
+        let together = bits(0..paths.len());
+        let cut = cut % paths.len();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let chunks = pool.install(|| [bits(0..cut), bits(cut..paths.len())].concat());
+        prop_assert_eq!(&chunks, &together, "in two passes");
+        for query in (0..paths.len()).step_by(3) {
+            prop_assert_eq!(&bits(query..query + 1)[0], &together[query], "query {} alone", query);
+        }
+    }
+
+    #[test]
+    fn attention_over_long_paths_equals_masked_attention(branches in Branches::any(), attention in any_attention()) {
+        let paths = branches.paths();
+        let of_queries = collect(&paths);
+        check(
+            &inputs(&paths, branches.rows(), attention.heads),
+            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention),
+            |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention),
         );
     }
 }

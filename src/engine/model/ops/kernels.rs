@@ -45,14 +45,6 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes[0] + tail
 }
 
-/// `y += a * x`.
-#[inline(always)]
-fn add_scaled(y: &mut [f32], a: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y += a * x;
-    }
-}
-
 /// `e^x` to 2 units in the last place for x in [-87, 88], clamped outside; branch-free, so that it vectorises.
 ///
 /// Range reduction by ln 2 in two parts and a degree-6 polynomial (Cephes `expf`, Moshier).
@@ -61,7 +53,8 @@ fn exp(x: f32) -> f32 {
     let x = x.clamp(-87.0, 88.0);
     // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
     const ROUND: f32 = 12_582_912.0;
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let p = 1.987_569_1e-4_f32;
     let p = p * r + 1.398_199_9e-3;
@@ -70,7 +63,24 @@ fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_6e-1;
     let p = p * r + 0.5;
     let p = p * r * r + r + 1.0;
-    p * f32::from_bits(((n as i32 + 127) as u32) << 23)
+    // The last bits of `rounded` are those of `n`: there is no vector instruction for a cast that saturates.
+    p * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
+}
+
+/// The hyperbolic tangent to a few units in the last place; branch-free, so that it vectorises.
+///
+/// Near 0 a polynomial of odd degrees up to 11 (Cephes `tanhf`, Moshier), otherwise `1 - 2 / (e^(2 x) + 1)`.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    let z = x * x;
+    let p = -5.704_988_7e-3_f32;
+    let p = p * z + 2.063_908_8e-2;
+    let p = p * z - 5.373_971_6e-2;
+    let p = p * z + 1.333_144_2e-1;
+    let p = p * z - 3.333_328_2e-1;
+    let near = p * z * x + x;
+    let far = (1.0 - 2.0 / (exp(2.0 * x.abs()) + 1.0)).copysign(x);
+    if x.abs() < 0.625 { near } else { far }
 }
 
 #[inline(always)]

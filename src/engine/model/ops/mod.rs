@@ -34,13 +34,23 @@ pub use kernels::{Activation, Attention, Heads, KvRows};
 pub struct Paths {
     rows: Vec<u32>,
     ends: Vec<usize>,
+    /// Of each path, how many rows at its start are those of the path before.
+    shared: Vec<usize>,
 }
 
 impl Paths {
     /// Adds the path of the next query.
     pub fn push(&mut self, rows: impl IntoIterator<Item = u32>) {
+        let start = self.rows.len();
         self.rows.extend(rows);
+        let before = self.len().checked_sub(1).map_or(&[][..], |query| self.path(query));
+        self.shared.push(before.iter().zip(&self.rows[start..]).take_while(|(a, b)| a == b).count());
         self.ends.push(self.rows.len());
+    }
+
+    /// How many rows at the start of a query's path are at the start of the path before, too.
+    pub fn shared(&self, query: usize) -> usize {
+        self.shared[query]
     }
 
     /// The rows that a query sees.

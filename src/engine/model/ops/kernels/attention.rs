@@ -1,9 +1,37 @@
 //! Attention of rows over the rows of their paths.
+//!
+//! The keys and values of a long path are more than a processor's cache holds, so queries that see the same rows visit
+//! them together ([`columns`]). What a query sees alone it visits alone ([`blocks`]), with the same result to the last
+//! bit.
 
+mod backward;
+mod blocks;
+mod columns;
+
+use std::ops::Range;
+
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{add_scaled, dot, exp_sums, max, vectorised};
+pub use self::backward::attention_backward;
+use self::{
+    blocks::{BLOCK, KeyHead, QueryHeads, Softmax},
+    columns::Columns,
+};
+use super::tanh;
 use crate::engine::model::ops::Paths;
+
+/// Products of a query and a key that are worth waking another thread for: some 20 µs.
+const MIN_PRODUCTS: usize = 4096;
+
+/// Query heads that visit rows together, at most: as many as three registers of AVX-512 have lanes.
+const MAX_TOGETHER: usize = 48;
+
+/// And at least: fewer are faster one by one than in a register that they do not fill.
+const MIN_TOGETHER: usize = 8;
+
+/// Rows that are worth bringing query heads together for.
+const MIN_ROWS: usize = 2 * BLOCK;
 
 /// How the heads of an attention lie in a row.
 #[derive(Clone, Copy, Debug)]
@@ -43,43 +71,32 @@ pub struct Attention {
 impl Attention {
     /// The part of a path that is inside the window.
     pub fn visible(self, path: &[u32]) -> &[u32] {
-        &path[path.len() - self.window.map_or(path.len(), |window| window.min(path.len()))..]
+        &path[self.seen(path)]
     }
 
+    /// The places of a path that are inside the window.
+    fn seen(self, path: &[u32]) -> Range<usize> {
+        path.len() - self.window.map_or(path.len(), |window| window.min(path.len()))..path.len()
+    }
+
+    /// Turns products of queries and keys into scores.
     #[inline(always)]
-    fn capped(self, score: f32) -> f32 {
-        self.softcap.map_or(score, |cap| cap * (score / cap).tanh())
+    fn score(self, products: &mut [f32]) {
+        for product in &mut *products {
+            *product *= self.scale;
+        }
+        if let Some(cap) = self.softcap {
+            for product in products {
+                *product = cap * tanh(*product / cap);
+            }
+        }
     }
 
-    /// The derivative of a score that is capped already with respect to the product of query and key.
+    /// The derivative of a score with respect to the product of query and key.
     #[inline(always)]
-    fn slope(self, capped: f32) -> f32 {
-        self.scale * self.softcap.map_or(1.0, |cap| 1.0 - (capped / cap) * (capped / cap))
+    fn slope(self, score: f32) -> f32 {
+        self.scale * self.softcap.map_or(1.0, |cap| 1.0 - (score / cap) * (score / cap))
     }
-}
-
-/// The scores of one query head over the rows of its path, into `scores` (as long as the path).
-#[inline(always)]
-fn attention_scores(
-    scores: &mut [f32],
-    query: &[f32],
-    (keys, column): (&[f32], usize),
-    path: &[u32],
-    attention: Attention,
-) {
-    let (width, dim) = (attention.heads.kv_width(), attention.heads.head_dim);
-    for (score, &row) in scores.iter_mut().zip(path) {
-        let start = row as usize * width + column;
-        *score = attention.capped(dot(query, &keys[start..start + dim]) * attention.scale);
-    }
-}
-
-/// Turns scores into weights: softmax.
-#[inline(always)]
-fn normalise(weights: &mut [f32]) {
-    let top = max(weights);
-    let inverse = 1.0 / exp_sums(weights, top).0;
-    weights.iter_mut().for_each(|weight| *weight *= inverse);
 }
 
 /// Rows of keys or values: `width` numbers from `offset` on in every `stride`.
@@ -91,6 +108,11 @@ pub struct KvRows<'a> {
 }
 
 impl<'a> KvRows<'a> {
+    /// The same rows from their number `column` on.
+    fn column(self, column: usize) -> Self {
+        Self { offset: self.offset + column, ..self }
+    }
+
     #[inline(always)]
     fn row(self, row: u32, width: usize) -> &'a [f32] {
         &self.values[row as usize * self.stride + self.offset..][..width]
@@ -100,129 +122,96 @@ impl<'a> KvRows<'a> {
 /// Attention of each query row over the key and value rows of its path. `q` has rows of `heads * head_dim`, keys and
 /// values have rows of `kv_heads * head_dim`.
 ///
-/// The rows of a path lie anywhere in a cache that is larger than the processor's, so each is visited once for all heads.
-pub fn attention(q: &[f32], [k, v]: [KvRows; 2], paths: &Paths, attention: Attention) -> Vec<f32> {
-    let Attention { heads, scale, .. } = attention;
-    let (width, kv_width, dim) = (heads.width(), heads.kv_width(), heads.head_dim);
+/// A row of the result depends on its own query and path alone, to the last bit.
+pub fn attention(q: &[f32], kv: [KvRows; 2], paths: &Paths, attention: Attention) -> Vec<f32> {
+    forward(q, kv, paths, attention).0
+}
+
+/// [`attention`], and the softmax of each head of each query.
+fn forward(q: &[f32], kv: [KvRows; 2], paths: &Paths, attention: Attention) -> (Vec<f32>, Vec<Softmax>) {
+    let heads = attention.heads;
+    let (shared, width) = (heads.shared_by(), heads.shared_by() * heads.head_dim);
     let mut out = vec![0f32; q.len()];
-    out.par_chunks_mut(width).enumerate().for_each_init(Vec::new, |weights, (query, out)| {
-        let path = attention.visible(paths.path(query));
-        let q = &q[query * width..][..width];
-        // One after another for each head.
-        weights.clear();
-        weights.resize(path.len() * heads.heads, 0f32);
-        vectorised(
-            #[inline(always)]
-            || {
-                for (place, &row) in path.iter().enumerate() {
-                    let k = k.row(row, kv_width);
-                    for head in 0..heads.heads {
-                        let k = &k[head / heads.shared_by() * dim..][..dim];
-                        let product = dot(&q[head * dim..][..dim], k);
-                        weights[head * path.len() + place] = attention.capped(product * scale);
-                    }
-                }
-                for weights in weights.chunks_exact_mut(path.len()) {
-                    normalise(weights);
-                }
-                for (place, &row) in path.iter().enumerate() {
-                    let v = v.row(row, kv_width);
-                    for head in 0..heads.heads {
-                        let v = &v[head / heads.shared_by() * dim..][..dim];
-                        add_scaled(&mut out[head * dim..][..dim], weights[head * path.len() + place], v);
-                    }
-                }
-            },
-        )
-    });
-    out
-}
-
-/// The gradients of one key head and of the query heads that share it, each contiguous.
-struct HeadGradient {
-    /// `[queries, shared_by * head_dim]`.
-    q: Vec<f32>,
-    /// `[rows, head_dim]`.
-    k: Vec<f32>,
-    v: Vec<f32>,
-}
-
-/// The gradients of [`attention`] with respect to `q`, `k` and `v`.
-pub fn attention_backward(
-    [q, k, v]: [&[f32]; 3],
-    grad: &[f32],
-    paths: &Paths,
-    attention: Attention,
-) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let heads = attention.heads;
-    let parts: Vec<HeadGradient> = (0..heads.kv_heads)
-        .into_par_iter()
-        .map(|kv_head| {
-            vectorised(
-                #[inline(always)]
-                || head_gradient([q, k, v], grad, paths, attention, kv_head),
-            )
-        })
-        .collect();
-    let group = heads.shared_by() * heads.head_dim;
-    let join = |len: usize, part_width: usize, part: fn(&HeadGradient) -> &[f32]| {
-        let mut joined = vec![0f32; len];
-        for (row, out) in joined.chunks_exact_mut(part_width * heads.kv_heads).enumerate() {
-            for (out, gradient) in out.chunks_exact_mut(part_width).zip(&parts) {
-                out.copy_from_slice(&part(gradient)[row * part_width..][..part_width]);
-            }
-        }
-        joined
+    let mut softmax = vec![Softmax::EMPTY; paths.len() * heads.heads];
+    let parts = q.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(softmax.chunks_exact_mut(shared));
+    let query_heads = |(index, ((q, out), softmax))| {
+        let (query, kv_head) = (index / heads.kv_heads, index % heads.kv_heads);
+        QueryHeads { query, kv_head, path: paths.path(query), q, out, softmax }
     };
-    (
-        join(q.len(), group, |part| &part.q),
-        join(k.len(), heads.head_dim, |part| &part.k),
-        join(v.len(), heads.head_dim, |part| &part.v),
-    )
+    let mut queries: Vec<QueryHeads> = parts.enumerate().map(query_heads).collect();
+    let products: usize = queries.iter().map(|query| attention.seen(query.path).len() * shared).sum();
+    let tasks = tasks(&mut queries, paths, heads);
+    let together = tasks.len() * MIN_PRODUCTS / products.max(1);
+    tasks.into_par_iter().with_min_len(together.max(1)).for_each_init(Columns::default, |columns, queries| {
+        pulp::Arch::new().dispatch(Task { kv, paths, attention, queries, columns });
+    });
+    (out, softmax)
 }
 
-#[inline(always)]
-fn head_gradient(
-    [q, k, v]: [&[f32]; 3],
-    grad: &[f32],
-    paths: &Paths,
+/// Sorts the key heads of queries into tasks: one key head of consecutive queries, each of which has most of its path
+/// in common with the one before.
+fn tasks<'a, 'b>(mut queries: &'a mut [QueryHeads<'b>], paths: &Paths, heads: Heads) -> Vec<&'a mut [QueryHeads<'b>]> {
+    // Enough tasks that threads which are done early take one of another.
+    let runs = (2 * rayon::current_num_threads()).div_ceil(heads.kv_heads);
+    let most = paths.len().div_ceil(runs).min(MAX_TOGETHER / heads.shared_by()).max(1);
+    let alike = |query: &usize| 2 * paths.shared(*query) >= paths.path(*query).len();
+    let mut tasks = Vec::with_capacity(queries.len());
+    let mut start = 0;
+    while start < paths.len() {
+        let count = 1 + (start + 1..paths.len()).take(most - 1).take_while(alike).count();
+        let (run, rest) = queries.split_at_mut(count * heads.kv_heads);
+        run.sort_by_key(|query| query.kv_head);
+        tasks.extend(run.chunks_exact_mut(count));
+        (queries, start) = (rest, start + count);
+    }
+    tasks
+}
+
+/// The work on one key head of consecutive queries.
+struct Task<'a, 'b> {
+    kv: [KvRows<'a>; 2],
+    paths: &'a Paths,
     attention: Attention,
-    kv_head: usize,
-) -> HeadGradient {
-    let heads = attention.heads;
-    let (dim, shared) = (heads.head_dim, heads.shared_by());
-    let (width, kv_width, column) = (heads.width(), heads.kv_width(), kv_head * heads.head_dim);
-    let (queries, rows) = (q.len() / width, k.len() / kv_width);
-    let mut out =
-        HeadGradient { q: vec![0.0; queries * shared * dim], k: vec![0.0; rows * dim], v: vec![0.0; rows * dim] };
-    let (mut weights, mut slopes, mut d_weights) = (Vec::new(), Vec::new(), Vec::new());
-    for query in 0..queries {
-        let path = attention.visible(paths.path(query));
-        weights.resize(path.len(), 0f32);
-        d_weights.resize(path.len(), 0f32);
-        for member in 0..shared {
-            let start = query * width + (kv_head * shared + member) * dim;
-            let (q_head, grad_head) = (&q[start..start + dim], &grad[start..start + dim]);
-            attention_scores(&mut weights, q_head, (k, column), path, attention);
-            slopes.clear();
-            slopes.extend(weights.iter().map(|&score| attention.slope(score)));
-            normalise(&mut weights);
-            for (d_weight, &row) in d_weights.iter_mut().zip(path) {
-                let start = row as usize * kv_width + column;
-                *d_weight = dot(grad_head, &v[start..start + dim]);
+    queries: &'a mut [QueryHeads<'b>],
+    columns: &'a mut Columns,
+}
+
+impl Task<'_, '_> {
+    /// The places of whole blocks that all queries see, if it is faster to visit them together.
+    fn seen_by_all(&self) -> Option<Range<usize>> {
+        if self.queries.len() * self.attention.heads.shared_by() < MIN_TOGETHER {
+            return None;
+        }
+        let (first, others) = self.queries.split_first().filter(|(_, others)| !others.is_empty())?;
+        let mut places = self.attention.seen(first.path);
+        for query in others {
+            let start = self.attention.seen(query.path).start;
+            places = places.start.max(start)..places.end.min(self.paths.shared(query.query));
+        }
+        let blocks = places.start.next_multiple_of(BLOCK)..places.end / BLOCK * BLOCK;
+        (blocks.len() >= MIN_ROWS).then_some(blocks)
+    }
+}
+
+impl WithSimd for Task<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let together = self.seen_by_all();
+        let Self { kv, attention, queries, columns, .. } = self;
+        let [keys, values] = kv.map(|rows| rows.column(queries[0].kv_head * attention.heads.head_dim));
+        let key_head = KeyHead { keys, values, attention };
+        if let Some(places) = &together {
+            for query in &mut *queries {
+                key_head.visit(simd, query, attention.seen(query.path).start..places.start);
             }
-            let mean = dot(&weights, &d_weights);
-            let d_q = &mut out.q[(query * shared + member) * dim..][..dim];
-            let weighted = weights.iter().zip(&d_weights).zip(&slopes);
-            for (((&weight, &d_weight), &slope), &row) in weighted.zip(path) {
-                let row = row as usize;
-                let d_score = weight * (d_weight - mean) * slope;
-                let start = row * kv_width + column;
-                add_scaled(d_q, d_score, &k[start..start + dim]);
-                add_scaled(&mut out.k[row * dim..][..dim], d_score, q_head);
-                add_scaled(&mut out.v[row * dim..][..dim], weight, grad_head);
-            }
+            columns.visit(simd, key_head, queries, places.clone());
+        }
+        for query in queries {
+            let seen = attention.seen(query.path);
+            key_head.visit(simd, query, together.as_ref().map_or(seen.start, |places| places.end)..seen.end);
+            query.finish();
         }
     }
-    out
 }
