@@ -15,11 +15,11 @@ use crate::{
     adapters::registry::Registry,
     config::{AnswerSettings, MAX_VOTES},
     engine::{
-        handle::{Engine, EngineError, GenerateRequest, Group, Priority, Report, Sampling},
-        sampling::{OutOfRange, SEED_LIMIT, ensure, random_seed},
+        handle::{Engine, EngineError, GenerateRequest, Group, Place, Priority, Report, Sampling},
+        sampling::{OutOfRange, check_seed, ensure, random_seed},
     },
     grading::Tally,
-    prompter::{Prompter, PrompterError},
+    prompter::{Prompt, Prompter, PrompterError},
     store::{Answer, Question, SharedStore, StoreError, Vote},
     telemetry::Metrics,
 };
@@ -79,7 +79,6 @@ struct Plan {
     votes: u32,
     seed: u64,
     sampling: Sampling,
-    prompt: Vec<u32>,
 }
 
 impl Answering {
@@ -99,7 +98,11 @@ impl Answering {
         let started = Instant::now();
         let created_at = Utc::now();
         let plan = self.plan(&ask)?;
-        let mut groups = self.engine.generate(vec![self.request(&plan)]).await?;
+        // Whoever finds no place makes no work. It is kept until the answer is stored.
+        let place = self.engine.line().enter()?;
+        let mut prompts = self.prompter.encode_all(vec![Prompt::Question(ask.question.clone())]).await?;
+        let request = self.request(&plan, prompts.pop().unwrap_or_default(), Some(place.clone()))?;
+        let mut groups = self.engine.generate(vec![request]).await?;
         let whole = groups.pop().filter(|group| groups.is_empty() && group.rollouts.len() == plan.votes as usize);
         let group = whole.ok_or_else(|| EngineError::Compute("it returned another number of samples".into()))?;
         let tally = self.prompter.tally(&group);
@@ -121,23 +124,27 @@ impl Answering {
     /// # Errors
     /// If even that could not be answered: every client would get this error.
     pub fn check_defaults(&self) -> Result<(), AskError> {
-        let plan = self.plan(&Ask { question: "1 + 1 =".into(), ..Ask::default() })?;
-        Ok(self.engine.check(&self.request(&plan))?)
+        let question = "1 + 1 =";
+        let plan = self.plan(&Ask { question: question.into(), ..Ask::default() })?;
+        Ok(self.engine.check(&self.request(&plan, self.prompter.encode(question)?, None)?)?)
     }
 
-    fn request(&self, plan: &Plan) -> GenerateRequest {
-        GenerateRequest {
+    /// What is asked of the engine, if the prompt leaves room for it.
+    fn request(&self, plan: &Plan, prompt: Vec<u32>, place: Option<Place>) -> Result<GenerateRequest, AskError> {
+        check_length(prompt.len(), plan.sampling.max_tokens, self.engine.info().context_tokens)?;
+        Ok(GenerateRequest {
             lease: self.registry.live(),
-            prompt: plan.prompt.clone(),
+            prompt,
             samples: plan.votes as usize,
             sampling: plan.sampling.clone(),
             seed: plan.seed,
             priority: Priority::Request,
             report: Report::default(),
-        }
+            place,
+        })
     }
 
-    /// Checks a question and fills in what it leaves open.
+    /// Checks a question as far as it can be without encoding it, and fills in what it leaves open.
     fn plan(&self, ask: &Ask) -> Result<Plan, AskError> {
         check_text(&ask.question, self.defaults.max_question_chars)?;
         let votes = ask.votes.unwrap_or(self.defaults.votes);
@@ -147,9 +154,7 @@ impl Answering {
         if let Some(tokens) = max_tokens {
             ensure((1..=context).contains(&tokens), "max_tokens", tokens, format!("from 1 to {context}"))?;
         }
-        if let Some(seed) = ask.seed {
-            ensure(seed < SEED_LIMIT, "seed", seed, format!("from 0 to {}", SEED_LIMIT - 1))?;
-        }
+        ask.seed.map_or(Ok(()), check_seed)?;
         // A single sample is the answer, so it is the likeliest one; a vote needs samples that differ.
         let default_temperature = if votes == 1 { 0.0 } else { self.defaults.temperature };
         let temperature = ask.temperature.unwrap_or(default_temperature);
@@ -160,10 +165,8 @@ impl Answering {
             ..self.prompter.sampling(temperature, max_tokens.or(self.defaults.max_tokens))
         };
         sampling.check()?;
-        let prompt = self.prompter.encode(&ask.question)?;
-        check_length(prompt.len(), sampling.max_tokens, context)?;
         let seed = ask.seed.map_or_else(random_seed, Ok)?;
-        Ok(Plan { votes, seed, sampling, prompt })
+        Ok(Plan { votes, seed, sampling })
     }
 
     fn answer(&self, question_id: Uuid, plan: &Plan, group: &Group, tally: &Tally, started: Instant) -> Answer {
@@ -180,7 +183,7 @@ impl Answering {
             votes: tally.classes.iter().map(vote).collect(),
             samples: count(tally.total),
             majority_ratio: tally.majority_ratio(),
-            prompt_tokens: count(plan.prompt.len()),
+            prompt_tokens: count(group.prompt.len()),
             completion_tokens: count(completion_tokens),
             timings: json!({
                 "queue_seconds": group.timings.queue.as_secs_f64(),

@@ -5,19 +5,21 @@
 use std::{sync::Arc, time::Instant};
 
 use rand::rngs::SysError;
-use tokio::{sync::mpsc::UnboundedReceiver, task::JoinError};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::JoinError;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing::Instrument;
 
 use crate::{
     adapters::registry::{Registry, RegistryError},
     config::MAX_VOTES,
     engine::{
-        handle::{Engine, EngineError, GenerateRequest, Group, Listener, Piece, Priority, Report, Sampling, Version},
-        model::chat_template::Message,
-        sampling::{OutOfRange, SEED_LIMIT, ensure, random_seed},
+        handle::{
+            Engine, EngineError, GenerateRequest, Group, Listener, Piece, Pieces, Place, Priority, Report, Sampling,
+            Version,
+        },
+        sampling::{OutOfRange, check_seed, ensure, random_seed},
     },
-    prompter::{Prompter, PrompterError},
+    prompter::{Prompt, Prompter, PrompterError},
     telemetry::Metrics,
 };
 
@@ -27,17 +29,6 @@ pub const DEFAULT_REPLY_TOKENS: usize = 512;
 
 /// The most continuations of one call, all prompts together: it takes as many places in the engine as a vote.
 pub const MAX_CHOICES: usize = MAX_VOTES as usize;
-
-/// What is to be continued.
-#[derive(Clone, Debug)]
-pub enum Prompt {
-    /// A text, in which the texts of special tokens are those tokens.
-    Text(String),
-    /// Token ids, special tokens included.
-    Tokens(Vec<u32>),
-    /// A conversation, in the words of the model's chat template; messages cannot speak as special tokens.
-    Chat(Vec<Message>),
-}
 
 /// One call.
 #[derive(Clone, Debug)]
@@ -76,9 +67,10 @@ pub enum CompletingError {
     Interrupted(#[from] JoinError),
 }
 
-/// A call that can be served, with its place in no queue yet.
+/// A call that can be served, with its place in the engine's line.
 pub struct Prepared {
     requests: Vec<GenerateRequest>,
+    place: Place,
     started: Instant,
 }
 
@@ -131,7 +123,8 @@ impl Completing {
         Self { engine, registry, prompter, metrics }
     }
 
-    /// Checks a call, takes its lease and encodes its prompts.
+    /// Checks a call, takes its place in the line and its lease, and only then encodes its prompts: whoever finds no
+    /// place makes no work.
     pub async fn prepare(&self, call: Call) -> Result<Prepared, CompletingError> {
         let started = Instant::now();
         call.sampling.check()?;
@@ -139,14 +132,10 @@ impl Completing {
         let all = call.choices.saturating_mul(call.prompts.len());
         let range = || format!("from 1 to {MAX_CHOICES}, all prompts together");
         ensure((1..=MAX_CHOICES).contains(&all), "n", all, range())?;
-        if let Some(seed) = call.seed {
-            ensure(seed < SEED_LIMIT, "seed", seed, format!("from 0 to {}", SEED_LIMIT - 1))?;
-        }
+        call.seed.map_or(Ok(()), check_seed)?;
+        let place = self.engine.line().enter()?;
         let lease = self.registry.named(call.model.as_deref()).await?;
-        let (prompter, prompts) = (self.prompter.clone(), call.prompts);
-        // Encoding a body that is as large as may be takes longer than others should wait.
-        let encode = move || prompts.into_iter().map(|prompt| encode(&prompter, prompt)).collect::<Result<Vec<_>, _>>();
-        let prompts = tokio::task::spawn_blocking(encode).await??;
+        let prompts = self.prompter.encode_all(call.prompts).await?;
         let context = self.engine.info().context_tokens;
         let mut requests = Vec::with_capacity(prompts.len());
         for prompt in prompts {
@@ -160,21 +149,23 @@ impl Completing {
                 seed: call.seed.map_or_else(random_seed, Ok)?,
                 priority: Priority::Request,
                 report: Report { tokens: call.token_scores, prompt: call.prompt_scores, listener: None },
+                place: Some(place.clone()),
             };
             self.engine.check(&request)?;
             requests.push(request);
         }
-        Ok(Prepared { requests, started })
+        Ok(Prepared { requests, place, started })
     }
 
     /// Generates all at once: one group for each prompt. Dropping the future gives up the call's place in the engine.
     pub async fn complete(&self, prepared: Prepared) -> Result<Vec<Group>, CompletingError> {
-        let groups = self.engine.generate(prepared.requests).await?;
-        observe(&self.metrics, &groups, prepared.started);
+        let Prepared { requests, place: _place, started } = prepared;
+        let groups = self.engine.generate(requests).await?;
+        observe(&self.metrics, &groups, started);
         Ok(groups)
     }
 
-    /// Generates piece by piece; comes back with the first. Dropping what comes back gives up the call's place.
+    /// Generates piece by piece; comes back with the first. What comes back has the call's place until it is dropped.
     ///
     /// # Errors
     /// Whatever keeps the generation from beginning.
@@ -184,21 +175,15 @@ impl Completing {
         for (request, listener) in prepared.requests.iter_mut().zip(listeners) {
             request.report.listener = Some(listener);
         }
-        let (engine, requests) = (self.engine.clone(), prepared.requests);
+        let Prepared { requests, place, started } = prepared;
+        let engine = self.engine.clone();
         let generate = async move { engine.generate(requests).await }.in_current_span();
         let generation = AbortOnDropHandle::new(tokio::spawn(generate));
-        let (metrics, started) = (self.metrics.clone(), prepared.started);
-        let mut streaming = Streaming { first: None, pieces, generation, metrics, started, usage: Usage::default() };
+        let metrics = self.metrics.clone();
+        let usage = Usage::default();
+        let mut streaming = Streaming { first: None, pieces, generation, _place: place, metrics, started, usage };
         streaming.first = streaming.next().await?;
         Ok(streaming)
-    }
-}
-
-fn encode(prompter: &Prompter, prompt: Prompt) -> Result<Vec<u32>, PrompterError> {
-    match prompt {
-        Prompt::Text(text) => prompter.encode_text(&text),
-        Prompt::Tokens(tokens) => Ok(tokens),
-        Prompt::Chat(messages) => prompter.encode_chat(&messages),
     }
 }
 
@@ -214,8 +199,10 @@ fn observe(metrics: &Metrics, groups: &[Group], started: Instant) {
 /// A generation under way.
 pub struct Streaming {
     first: Option<Piece>,
-    pieces: UnboundedReceiver<Piece>,
+    pieces: Pieces,
     generation: AbortOnDropHandle<Result<Vec<Group>, EngineError>>,
+    /// Kept until the pieces are sent: they take memory until then.
+    _place: Place,
     metrics: Arc<Metrics>,
     started: Instant,
     usage: Usage,
@@ -230,7 +217,7 @@ impl Streaming {
         if let Some(piece) = self.first.take() {
             return Ok(Some(piece));
         }
-        if let Some(piece) = self.pieces.recv().await {
+        if let Some(piece) = self.pieces.next().await {
             return Ok(Some(piece));
         }
         // The engine has let go of the requests: it is done with them, or never began.
@@ -238,6 +225,11 @@ impl Streaming {
         observe(&self.metrics, &groups, self.started);
         self.usage = Usage::of(&groups);
         Ok(None)
+    }
+
+    /// Cancelled when the pieces were not read fast enough, and some are lost.
+    pub fn overrun(&self) -> CancellationToken {
+        self.pieces.overrun().clone()
     }
 
     /// What was used, once all choices are finished.

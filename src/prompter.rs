@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinError;
+
 use crate::{
     engine::{
         handle::{Engine, FinishReason, Group, Sampling},
@@ -27,6 +29,23 @@ pub enum PrompterError {
     Conversation(#[from] ChatTemplateError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// Encoding panicked, or the program is stopping.
+    #[error("interrupted: {0}")]
+    Interrupted(#[from] JoinError),
+}
+
+/// What is to be continued.
+#[derive(Clone, Debug)]
+pub enum Prompt {
+    /// A question, which the prompt template puts to the model.
+    Question(String),
+    /// A text as it is, in which the texts of special tokens are those tokens.
+    Text(String),
+    /// Token ids, special tokens included.
+    Tokens(Vec<u32>),
+    /// A conversation up to where the model's next turn begins, in the words of the model's chat template; messages
+    /// cannot speak as special tokens.
+    Chat(Vec<Message>),
 }
 
 /// A template with the model's tokenizer and chat template.
@@ -57,18 +76,28 @@ impl Prompter {
         self.encode_segments(self.template.render(question, self.chat.as_ref(), specials)?)
     }
 
-    /// The token ids of a conversation up to where the model's next turn begins, whatever the template.
+    /// The token ids of the prompts of a call, made where work may take long: a body that is as large as may be takes
+    /// longer than others should wait.
     ///
     /// # Errors
-    /// If the model has no chat template, or it refuses the conversation.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>, PrompterError> {
-        let chat = self.chat.as_ref().ok_or(PrompterError::NoChatTemplate)?;
-        self.encode_segments(chat.segments(messages, self.engine.tokenizer().special_tokens())?)
+    /// Of the first prompt that has one, such as a conversation for a model without a chat template.
+    pub async fn encode_all(self: &Arc<Self>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, PrompterError> {
+        let prompter = self.clone();
+        let encode = move || prompts.into_iter().map(|prompt| prompter.encode_prompt(prompt)).collect();
+        tokio::task::spawn_blocking(encode).await?
     }
 
-    /// The token ids of a text as it is, whatever the template; texts of special tokens in it are those tokens.
-    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>, PrompterError> {
-        Ok(self.engine.tokenizer().encode(text, true)?)
+    fn encode_prompt(&self, prompt: Prompt) -> Result<Vec<u32>, PrompterError> {
+        let tokenizer = self.engine.tokenizer();
+        match prompt {
+            Prompt::Question(question) => self.encode(&question),
+            Prompt::Text(text) => Ok(tokenizer.encode(&text, true)?),
+            Prompt::Tokens(tokens) => Ok(tokens),
+            Prompt::Chat(messages) => {
+                let chat = self.chat.as_ref().ok_or(PrompterError::NoChatTemplate)?;
+                self.encode_segments(chat.segments(&messages, tokenizer.special_tokens())?)
+            }
+        }
     }
 
     fn encode_segments(&self, segments: Vec<Segment>) -> Result<Vec<u32>, PrompterError> {

@@ -118,6 +118,7 @@ fn request(
         seed,
         priority: Priority::Rollout,
         report: Report::default(),
+        place: None,
     })
 }
 

@@ -348,7 +348,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{
-            handle::{EngineStats, GenerateRequest, Group, ModelInfo},
+            handle::{EngineStats, GenerateRequest, Group, Line, ModelInfo},
             model::{
                 lora::{LoraConfig, Projection, peft_name},
                 tokenizer::Tokenizer,
@@ -425,6 +425,10 @@ mod tests {
             self.resident.fetch_add(1, Ordering::SeqCst);
             let version = adapter.version.clone();
             Ok(Lease::new(version.clone(), Weights { version, resident: self.resident.clone() }))
+        }
+
+        fn line(&self) -> &Line {
+            unimplemented!("a registry does not ask")
         }
 
         fn info(&self) -> &ModelInfo {

@@ -269,6 +269,7 @@ fn request(bench: &Workbench, run: usize, stream: usize, prompt_tokens: usize, m
         seed: 0,
         priority: Priority::Request,
         report: Default::default(),
+        place: None,
     }
 }
 

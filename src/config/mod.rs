@@ -96,7 +96,7 @@ pub struct EngineSettings {
     /// Positions of the key-value cache, for all sequences together. The default is 1.5 GB with the default model,
     /// touched as it comes into use.
     pub cache_tokens: usize,
-    /// Requests that may wait; one more is refused.
+    /// Calls of clients that may be unanswered at a time; one more is refused.
     pub max_waiting: usize,
     /// The share of the engine's time that a round may take while clients wait.
     pub background_share: f64,

@@ -14,7 +14,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use crate::engine::{
-    report::{Listener, MAX_TOP_TOKENS, Piece, Report, TokenScore},
+    line::{Line, Place},
+    report::{Listener, MAX_TOP_TOKENS, Piece, Pieces, Report, TokenScore},
     sampling::Sampling,
 };
 
@@ -149,6 +150,8 @@ pub struct GenerateRequest {
     pub seed: u64,
     pub priority: Priority,
     pub report: Report,
+    /// The call's place in [`Engine::line`], if it took one: what asks for itself, such as a round, needs none.
+    pub place: Option<Place>,
 }
 
 /// Why a rollout ended.
@@ -272,6 +275,9 @@ pub trait Engine: Send + Sync {
     fn tokenizer(&self) -> &Tokenizer;
 
     fn stats(&self) -> EngineStats;
+
+    /// Where calls of clients take their places.
+    fn line(&self) -> &Line;
 
     /// A lease on the model without an adapter.
     fn base(&self) -> Lease;

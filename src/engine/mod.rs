@@ -2,6 +2,7 @@
 
 mod cache;
 pub mod handle;
+pub mod line;
 pub mod model;
 mod prefix_tree;
 pub mod report;

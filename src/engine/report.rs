@@ -1,6 +1,7 @@
 //! What an engine tells besides the responses: scores of tokens, and pieces of a response as they come.
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::handle::FinishReason;
 
@@ -42,28 +43,60 @@ pub struct Piece {
     pub finish: Option<FinishReason>,
 }
 
-/// Passes the pieces of one request on.
-///
-/// The queue has no bound of its own, so that a slow reader never stops the engine; a request bounds what is in it, by
-/// its samples times their `max_tokens`.
+impl Piece {
+    /// Whether it has anything to show besides its token: some text, or the end.
+    pub fn shows(&self) -> bool {
+        !self.text.is_empty() || self.finish.is_some()
+    }
+}
+
+/// The most pieces of one call that may wait to be read: with all the scores that can be asked for they take 1 MB, and
+/// a reader has fallen seconds behind.
+pub const MAX_UNREAD_PIECES: usize = 4096;
+
+/// Passes the pieces of one request on. It never waits: one for which there is no room is lost, and the reader is told.
 #[derive(Clone, Debug)]
 pub struct Listener {
-    pieces: UnboundedSender<Piece>,
+    pieces: Sender<Piece>,
+    overrun: CancellationToken,
     first_choice: usize,
 }
 
+/// The pieces of one call, as they come.
+#[derive(Debug)]
+pub struct Pieces {
+    pieces: Receiver<Piece>,
+    overrun: CancellationToken,
+}
+
 impl Listener {
-    /// One listener for each of the requests of a call, `samples` responses each; the receiver ends when all requests have.
-    pub fn for_requests(requests: usize, samples: usize) -> (Vec<Self>, UnboundedReceiver<Piece>) {
-        let (pieces, receiver) = unbounded_channel();
-        let listener = |index| Self { pieces: pieces.clone(), first_choice: index * samples };
-        ((0..requests).map(listener).collect(), receiver)
+    /// One listener for each of the requests of a call, `samples` responses each.
+    pub fn for_requests(requests: usize, samples: usize) -> (Vec<Self>, Pieces) {
+        let (sender, pieces) = channel(MAX_UNREAD_PIECES);
+        let overrun = CancellationToken::new();
+        let listener = |index| Self { pieces: sender.clone(), overrun: overrun.clone(), first_choice: index * samples };
+        ((0..requests).map(listener).collect(), Pieces { pieces, overrun })
     }
 
     /// Passes a piece on, with the index of its sample as its choice. Nobody may be listening any more: the engine
     /// learns of that otherwise.
     pub fn tell(&self, piece: Piece) {
         let choice = self.first_choice + piece.choice;
-        let _ = self.pieces.send(Piece { choice, ..piece });
+        if let Err(TrySendError::Full(_)) = self.pieces.try_send(Piece { choice, ..piece }) {
+            self.overrun.cancel();
+        }
+    }
+}
+
+impl Pieces {
+    /// The next piece; `None` when the engine has let go of all requests of the call.
+    pub async fn next(&mut self) -> Option<Piece> {
+        self.pieces.recv().await
+    }
+
+    /// Cancelled when more than [`MAX_UNREAD_PIECES`] would have waited: some are missing, so that the call is of no
+    /// use any more.
+    pub fn overrun(&self) -> &CancellationToken {
+        &self.overrun
     }
 }

@@ -129,6 +129,14 @@ pub fn ensure(
     if holds { Ok(()) } else { Err(OutOfRange { name, value: value.to_string(), range: range.into() }) }
 }
 
+/// Checks a seed that a client chose.
+///
+/// # Errors
+/// If it is not below [`SEED_LIMIT`].
+pub fn check_seed(seed: u64) -> Result<(), OutOfRange> {
+    ensure(seed < SEED_LIMIT, "seed", seed, format!("from 0 to {}", SEED_LIMIT - 1))
+}
+
 /// A seed that nobody can guess.
 ///
 /// # Errors

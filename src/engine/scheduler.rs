@@ -489,6 +489,7 @@ mod tests {
             samples,
             sampling: Sampling { max_tokens: 4, ..Sampling::default() },
             report: Default::default(),
+            place: None,
             seed: 0,
             priority: Priority::Request,
         }

@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
@@ -19,7 +18,8 @@ use tracing::{Span, error};
 use crate::engine::{
     cache::KvCache,
     handle::{
-        Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, MAX_TOP_TOKENS, ModelInfo, Priority, Version,
+        Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, Line, MAX_TOP_TOKENS, ModelInfo, Priority,
+        Version,
     },
     model::{
         decoder::{Adapted, Decoder},
@@ -46,7 +46,7 @@ const BACKGROUND_POLL: Duration = Duration::from_millis(1);
 pub struct EngineOptions {
     /// Token positions in the key-value cache. The default model takes 46 kB for each.
     pub cache_tokens: usize,
-    /// Calls for requests that may be unanswered at a time; more are refused. At a second each, the last of 256 waits
+    /// Calls of clients that may be unanswered at a time; more are refused. At a second each, the last of 256 waits
     /// four minutes.
     pub max_waiting: usize,
 }
@@ -63,16 +63,6 @@ struct Job {
     reply: oneshot::Sender<Result<Vec<Group>, EngineError>>,
     span: Span,
     arrived: Instant,
-    place: Option<Place>,
-}
-
-/// A place among the requests that are not answered yet, given back when dropped.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// The weights behind a lease of this engine; `None` for the base model.
@@ -86,7 +76,7 @@ pub struct LocalEngine {
     options: EngineOptions,
     base: Lease,
     stats: Arc<Mutex<EngineStats>>,
-    unanswered: Arc<AtomicUsize>,
+    line: Line,
     /// `None` only while dropping.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -124,19 +114,13 @@ impl LocalEngine {
             info,
             decoder,
             tokenizer,
-            options,
             base: Lease::new(Version::base(), Weights(None)),
             stats,
-            unanswered: Arc::default(),
+            line: Line::new(options.max_waiting),
+            options,
             jobs: Some(sender),
             thread: Some(thread),
         })
-    }
-
-    fn take_place(&self) -> Result<Place, EngineError> {
-        let waiting = self.unanswered.fetch_add(1, Ordering::Relaxed);
-        let place = Place(self.unanswered.clone());
-        if waiting >= self.options.max_waiting { Err(EngineError::Busy { waiting }) } else { Ok(place) }
     }
 }
 
@@ -167,6 +151,10 @@ impl Engine for LocalEngine {
 
     fn stats(&self) -> EngineStats {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn line(&self) -> &Line {
+        &self.line
     }
 
     fn base(&self) -> Lease {
@@ -217,13 +205,8 @@ impl Engine for LocalEngine {
 
     async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError> {
         requests.iter().try_for_each(|request| self.check(request))?;
-        let place = if requests.first().is_some_and(|request| request.priority == Priority::Request) {
-            Some(self.take_place()?)
-        } else {
-            None
-        };
         let (reply, answer) = oneshot::channel();
-        let job = Job { requests, reply, span: Span::current(), arrived: Instant::now(), place };
+        let job = Job { requests, reply, span: Span::current(), arrived: Instant::now() };
         let jobs = self.jobs.as_ref().ok_or(EngineError::Stopped)?;
         jobs.send(job).map_err(|_| EngineError::Stopped)?;
         answer.await.map_err(|_| EngineError::Stopped)?
@@ -247,8 +230,6 @@ struct Pending {
     reply: oneshot::Sender<Result<Vec<Group>, EngineError>>,
     span: Span,
     groups: Vec<Option<Group>>,
-    /// Given back when the call is over, however it ends.
-    _place: Option<Place>,
 }
 
 /// What the thread owns.
@@ -315,7 +296,7 @@ impl Worker {
         let id = self.next_job;
         self.next_job += 1;
         let groups = (0..job.requests.len()).map(|_| None).collect();
-        self.jobs.insert(id, Pending { reply: job.reply, span: job.span, groups, _place: job.place });
+        self.jobs.insert(id, Pending { reply: job.reply, span: job.span, groups });
         self.scheduler.enqueue(id, job.requests, job.arrived);
     }
 

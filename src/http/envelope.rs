@@ -19,9 +19,15 @@ use uuid::Uuid;
 
 use super::{AppState, error::ApiError};
 
-/// A request's id, for those who say something after its response has begun.
+/// What those need to know who say something after the response has begun.
 #[derive(Clone, Debug)]
-pub struct RequestId(pub String);
+pub struct Envelope {
+    /// The request's id.
+    pub id: String,
+    /// How long it may take in all, and until when that is.
+    pub limit: Duration,
+    pub deadline: tokio::time::Instant,
+}
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -41,15 +47,16 @@ const HEADERS: [(HeaderName, &str); 5] = [
 pub async fn seal(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = request_id(request.headers());
-    request.extensions_mut().insert(RequestId(id.clone()));
+    let limit = Duration::from_secs(state.settings.request_timeout_seconds);
+    let deadline = tokio::time::Instant::now() + limit;
+    request.extensions_mut().insert(Envelope { id: id.clone(), limit, deadline });
     let method = method_label(request.method());
     // The pattern, not the path: there are few of them.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let span = tracing::info_span!("request", id, method, route);
 
-    let limit = Duration::from_secs(state.settings.request_timeout_seconds);
     let work = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let response = match tokio::time::timeout(limit, work).await {
+    let response = match tokio::time::timeout_at(deadline, work).await {
         Ok(Ok(response)) => response,
         Ok(Err(panic)) => ApiError::internal(panic_text(&*panic)).into_response(),
         Err(_) => ApiError::timeout(limit).into_response(),

@@ -65,6 +65,12 @@ impl ApiError {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "timeout", message)
     }
 
+    /// The client was slower than what is made for it.
+    pub fn unread(limit: usize) -> Self {
+        let message = format!("more than {limit} tokens were not read in time; read faster, or ask for fewer choices");
+        Self::new(StatusCode::REQUEST_TIMEOUT, "unread", message)
+    }
+
     /// What a client reads of it.
     pub fn body(&self, request_id: &str) -> Value {
         json!({"code": self.code, "message": self.message, "request_id": request_id})

@@ -61,6 +61,7 @@ pub(crate) fn request(lease: Lease, prompt: &[u32], samples: usize, max_tokens: 
         seed,
         priority: Priority::Request,
         report: Report::default(),
+        place: None,
     }
 }
 
@@ -282,22 +283,18 @@ async fn what_can_never_be_served_is_refused_with_the_numbers() {
 }
 
 #[tokio::test]
-async fn too_many_waiting_requests_are_refused() {
-    let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 2 });
-    let mut running = tokio::task::JoinSet::new();
-    let mut refused = 0;
-    for seed in 0..12 {
-        let (engine, request) = (tiny.engine.clone(), endless(&tiny, 1, seed));
-        running.spawn(async move { engine.generate(vec![request]).await });
+async fn a_call_keeps_its_place_until_the_engine_has_let_go_of_it() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 130, max_waiting: 1 });
+    let place = Some(tiny.engine.line().enter().unwrap());
+    let (engine, request) = (tiny.engine.clone(), GenerateRequest { place, ..endless(&tiny, 1, 0) });
+    let generation = tokio::spawn(async move { engine.generate(vec![request]).await });
+    while tiny.engine.stats().requests_running == 0 {
+        assert!(!generation.is_finished(), "it was too fast to be seen");
+        tokio::task::yield_now().await;
     }
-    while let Some(result) = running.join_next().await {
-        match result.unwrap() {
-            Ok(_) => {}
-            Err(EngineError::Busy { waiting }) => refused += usize::from(waiting >= 2),
-            Err(other) => panic!("{other}"),
-        }
-    }
-    assert!(refused > 0, "nobody was refused");
+    assert!(matches!(tiny.engine.line().enter(), Err(EngineError::Busy { waiting: 1 })));
+    generation.await.unwrap().unwrap();
+    assert!(tiny.engine.line().enter().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -223,6 +223,7 @@ async fn serving_equals_the_training_pass_in_every_family() {
                 samples: 3,
                 sampling: Sampling { max_tokens: 12, ..Sampling::default() },
                 report: Default::default(),
+                place: None,
                 seed: 5,
                 priority: Priority::Request,
             };

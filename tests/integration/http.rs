@@ -24,8 +24,8 @@ use ttrl::{
     config::{AnswerSettings, OperatorKey, ServerSettings},
     engine::{
         handle::{
-            Engine, EngineError, EngineStats, FinishReason, GenerateRequest, Group, Lease, ModelInfo, Piece, Rollout,
-            Timings, Version,
+            Engine, EngineError, EngineStats, FinishReason, GenerateRequest, Group, Lease, Line, ModelInfo, Piece,
+            Rollout, Timings, Version,
         },
         model::{chat_template::ChatTemplate, lora::Adapter, tokenizer::Tokenizer},
     },
@@ -54,8 +54,8 @@ pub(crate) enum Script {
     Panic,
     /// Says 47 once the token is cancelled.
     Wait(CancellationToken),
-    /// Lets a listener hear the beginning of 47, and then does what it says.
-    Begin(Box<Script>),
+    /// Lets a listener hear so many pieces of such a text, and then does what it says.
+    Tell(usize, String, Box<Script>),
 }
 
 pub(crate) struct Scripted {
@@ -63,7 +63,11 @@ pub(crate) struct Scripted {
     tokenizer: Tokenizer,
     script: Mutex<Script>,
     running: Arc<AtomicUsize>,
+    line: Line,
 }
+
+/// Calls that the scripted engine lets wait.
+pub(crate) const PLACES: usize = 4;
 
 /// Counts a generation for as long as its future lives.
 struct Place(Arc<AtomicUsize>);
@@ -92,7 +96,13 @@ impl Scripted {
             parameters: 0,
         };
         let script = Mutex::new(Script::Say(vec!["47", "46", "47", "47 and..."]));
-        Self { info, tokenizer: Tokenizer::from_file(&path).unwrap(), script, running: Arc::default() }
+        Self {
+            info,
+            tokenizer: Tokenizer::from_file(&path).unwrap(),
+            script,
+            running: Arc::default(),
+            line: Line::new(PLACES),
+        }
     }
 
     pub(crate) fn script(&self, script: Script) {
@@ -124,6 +134,10 @@ impl Engine for Scripted {
         EngineStats { generated_tokens_total: 7, ..EngineStats::default() }
     }
 
+    fn line(&self) -> &Line {
+        &self.line
+    }
+
     fn check(&self, _: &GenerateRequest) -> Result<(), EngineError> {
         Ok(())
     }
@@ -136,13 +150,14 @@ impl Engine for Scripted {
         self.running.fetch_add(1, Ordering::SeqCst);
         let _place = Place(self.running.clone());
         let mut script = self.script.lock().unwrap().clone();
-        if let Script::Begin(next) = script {
-            let piece = Piece { choice: 0, token: 0, score: None, text: "4".into(), finish: None };
-            requests[0].report.listener.iter().for_each(|listener| listener.tell(piece.clone()));
+        if let Script::Tell(pieces, text, next) = script {
+            let piece = Piece { choice: 0, token: 0, score: None, text, finish: None };
+            let listener = requests[0].report.listener.iter();
+            listener.for_each(|listener| (0..pieces).for_each(|_| listener.tell(piece.clone())));
             script = *next;
         }
         let texts = match script {
-            Script::Begin(_) => unreachable!("a script begins once"),
+            Script::Tell(..) => unreachable!("a script tells once"),
             Script::Say(texts) => texts,
             Script::Fail(error) => return Err(error()),
             Script::Panic => panic!("the secret of the engine"),
@@ -566,6 +581,30 @@ async fn a_request_that_takes_too_long_is_given_up() {
     let (code, message) = failure(server.ask(json!({"question": "q"})).await, 504).await;
     assert!(code == "timeout" && message.contains("longer than 1 s"), "{message}");
     server.engine.wait_until_running(0).await;
+}
+
+#[tokio::test]
+async fn whoever_finds_no_place_is_refused_before_anything_is_read() {
+    let server = Server::start().await;
+    let go = CancellationToken::new();
+    server.engine.script(Script::Wait(go.clone()));
+    let asked = futures::future::join_all((0..PLACES).map(|_| server.ask(json!({"question": "q"}))));
+    let refused = async {
+        server.engine.wait_until_running(PLACES).await;
+        // The last one could not be put to this model, which nobody finds out.
+        let conversation = json!({"messages": [{"role": "user", "content": "a"}]});
+        for (path, body) in [
+            ("/v1/answer", json!({"question": "q"})),
+            ("/v1/completions", json!({"prompt": "a", "stream": true})),
+            ("/v1/chat/completions", conversation),
+        ] {
+            assert_eq!(failure(server.post(path, body.to_string()).await, 429).await.0, "busy");
+        }
+        go.cancel();
+    };
+    let (answers, ()) = tokio::join!(asked, refused);
+    assert!(answers.iter().all(|answer| answer.status() == 200));
+    assert_eq!(server.ask(json!({"question": "q"})).await.status(), 200, "places are free again");
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The routes in the shape of OpenAI's API: a tiny model behind real HTTP, beside its engine and its training pass.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::Utc;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use ttrl::{
     engine::{
         handle::{Engine, EngineError, Sampling, Version},
         model::{chat_template::ChatTemplate, lora::Lora},
+        report::MAX_UNREAD_PIECES,
         thread::{EngineOptions, LocalEngine},
     },
     store::{AdapterRecord, ModelId, Store, spool::MAX_SPOOL_BYTES},
@@ -18,7 +19,7 @@ use ttrl::{
 
 use crate::{
     engine::{Tiny, adapter_of, one, request, tiny_with},
-    http::{Script, Server, failure, value},
+    http::{PLACES, Script, Server, failure, value},
     reports::trained_log_probs,
 };
 
@@ -467,7 +468,7 @@ async fn what_fails_later_is_told_by_an_event() {
         (Script::Panic, "internal"),
         (Script::Wait(CancellationToken::new()), "timeout"),
     ] {
-        server.engine.script(Script::Begin(Box::new(next)));
+        server.engine.script(Script::Tell(1, "4".into(), Box::new(next)));
         let response = server.post("/v1/completions", json!({"prompt": "a", "stream": true}).to_string()).await;
         assert_eq!(response.status(), 200);
         let id = response.headers()["x-request-id"].to_str().unwrap().to_owned();
@@ -483,11 +484,51 @@ async fn what_fails_later_is_told_by_an_event() {
 #[tokio::test]
 async fn a_client_that_goes_away_in_a_stream_gives_up_its_place() {
     let server = Server::start().await;
-    server.engine.script(Script::Begin(Box::new(Script::Wait(CancellationToken::new()))));
+    server.engine.script(Script::Tell(1, "4".into(), Box::new(Script::Wait(CancellationToken::new()))));
     let mut response = server.post("/v1/completions", json!({"prompt": "a", "stream": true}).to_string()).await;
     assert!(response.chunk().await.unwrap().unwrap().starts_with(b"data: {"));
     server.engine.wait_until_running(1).await;
     drop(response);
+    server.engine.wait_until_running(0).await;
+}
+
+#[tokio::test]
+async fn a_stream_keeps_its_place_until_it_is_sent_or_its_time_is_over() {
+    let settings = ServerSettings { request_timeout_seconds: 2, ..ServerSettings::default() };
+    let server = Server::start_with(settings).await;
+    // More than the sockets in between hold: nobody reads these, so they cannot be sent.
+    let piece = "4".repeat(16 << 10);
+    server.engine.script(Script::Tell(2000, piece.clone(), Box::new(Script::Say(vec!["47"]))));
+    let ask = json!({"prompt": "a", "stream": true}).to_string();
+    let mut unread = Vec::new();
+    for _ in 0..PLACES {
+        unread.push(server.post("/v1/completions", ask.clone()).await);
+    }
+    server.engine.wait_until_running(0).await;
+    server.engine.script(Script::Say(vec!["47"]));
+    assert_eq!(failure(server.post("/v1/completions", ask.clone()).await, 429).await.0, "busy");
+    let free = async {
+        while server.post("/v1/completions", json!({"prompt": "a"}).to_string()).await.status() != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), free).await.expect("the places are given back");
+    for response in unread {
+        let events = events(&response.text().await.unwrap());
+        let (last, before) = events.split_last().unwrap();
+        assert_eq!(last["error"]["code"], "timeout");
+        assert!(before.len() < 2000 && before.iter().all(|event| event["choices"][0]["text"] == piece));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_falls_too_far_behind_is_cut_off() {
+    let server = Server::start().await;
+    let wait = Box::new(Script::Wait(CancellationToken::new()));
+    server.engine.script(Script::Tell(MAX_UNREAD_PIECES + 1, "4".into(), wait));
+    let response = server.post("/v1/completions", json!({"prompt": "a", "stream": true}).to_string()).await;
+    let events = events(&response.text().await.unwrap());
+    assert_eq!(events.last().unwrap()["error"]["code"], "unread");
     server.engine.wait_until_running(0).await;
 }
 

@@ -85,6 +85,7 @@ impl Model {
             seed: 0,
             priority: Priority::Request,
             report: Report::default(),
+            place: None,
         }
     }
 

@@ -2,14 +2,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc::UnboundedReceiver, task::JoinHandle};
+use tokio::task::JoinHandle;
 use ttrl::engine::{
-    handle::{Engine, EngineError, GenerateRequest, Group, Lease, Listener, Piece, Report, Sampling, TokenScore},
+    handle::{
+        Engine, EngineError, GenerateRequest, Group, Lease, Listener, Piece, Pieces, Report, Sampling, TokenScore,
+    },
     model::{
         decoder::Decoder,
         lora::Lora,
         training::{Pass, Target, TokenForest},
     },
+    report::MAX_UNREAD_PIECES,
     thread::EngineOptions,
 };
 
@@ -152,7 +155,7 @@ async fn listened(tiny: &Tiny, requests: Vec<GenerateRequest>) -> (Vec<Vec<Piece
         request
     };
     let groups = tiny.engine.generate(requests.into_iter().zip(listeners).map(with).collect()).await.unwrap();
-    while let Some(piece) = receiver.recv().await {
+    while let Some(piece) = receiver.next().await {
         pieces[piece.choice].push(piece);
     }
     (pieces, groups)
@@ -184,7 +187,7 @@ async fn the_pieces_of_a_response_are_the_response() {
 }
 
 /// Starts a long generation with a listener.
-fn start_listening(tiny: &Tiny) -> (JoinHandle<Result<Vec<Group>, EngineError>>, UnboundedReceiver<Piece>) {
+fn start_listening(tiny: &Tiny) -> (JoinHandle<Result<Vec<Group>, EngineError>>, Pieces) {
     let (listeners, receiver) = Listener::for_requests(1, 30);
     let mut ask = endless(tiny, 30, 1);
     ask.report.listener = listeners.into_iter().next();
@@ -196,22 +199,40 @@ fn start_listening(tiny: &Tiny) -> (JoinHandle<Result<Vec<Group>, EngineError>>,
 async fn a_listener_hears_a_token_before_the_last_one_is_drawn() {
     let tiny = tiny_with(EngineOptions { cache_tokens: 3610, max_waiting: 64 });
     let (generation, mut receiver) = start_listening(&tiny);
-    receiver.recv().await.unwrap();
+    receiver.next().await.unwrap();
     assert!(tiny.engine.stats().generated_tokens_total < 30 * 120, "it heard nothing until the end");
     generation.await.unwrap().unwrap();
-    assert_eq!(std::iter::from_fn(|| receiver.try_recv().ok()).count(), 30 * 120 - 1);
+    for _ in 1..30 * 120 {
+        receiver.next().await.expect("every token is heard");
+    }
+    assert!(receiver.next().await.is_none() && !receiver.overrun().is_cancelled());
+}
+
+#[tokio::test]
+async fn a_listener_that_nobody_reads_keeps_no_more_than_its_bound_and_does_not_hold_the_engine_up() {
+    let tiny = tiny_with(EngineOptions { cache_tokens: 4810, max_waiting: 64 });
+    let (listeners, mut pieces) = Listener::for_requests(1, 40);
+    let mut ask = endless(&tiny, 40, 1);
+    ask.report.listener = listeners.into_iter().next();
+    assert_eq!(one(&*tiny.engine, ask).await.rollouts.len(), 40);
+    assert!(pieces.overrun().is_cancelled());
+    let mut kept = 0;
+    while pieces.next().await.is_some() {
+        kept += 1;
+    }
+    assert_eq!(kept, MAX_UNREAD_PIECES);
 }
 
 #[tokio::test]
 async fn a_listener_that_goes_away_with_its_call_frees_its_place() {
     let tiny = tiny_with(EngineOptions { cache_tokens: 3610, max_waiting: 64 });
     let (generation, mut receiver) = start_listening(&tiny);
-    receiver.recv().await.unwrap();
+    receiver.next().await.unwrap();
     generation.abort();
     let next = tiny.engine.generate(vec![endless(&tiny, 30, 2)]);
     let groups = tokio::time::timeout(Duration::from_secs(60), next).await.unwrap().unwrap();
     assert_eq!(groups[0].rollouts.len(), 30);
-    while let Some(piece) = receiver.recv().await {
+    while let Some(piece) = receiver.next().await {
         assert!(piece.finish.is_none(), "it went on to its end");
     }
 }

@@ -1,28 +1,24 @@
 //! `POST /v1/chat/completions`: the next turn of a conversation.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{Extension, extract::State, response::Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    super::{AppState, envelope::RequestId, error::ApiError, extract::Body},
-    fields::{Fields, StreamOptions, refused, top_tokens},
+    super::{AppState, envelope::Envelope, error::ApiError, extract::Body},
+    fields::{Fields, refused, top_tokens},
     log_probs::{self, Place, Scored},
-    reply::{self, Head},
-    stream::{self, Shape},
+    reply::{self, Asked, View},
 };
 use crate::{
-    completing::{Call, Prompt, Usage},
+    completing::Call,
     engine::{
-        handle::{Group, Piece, Rollout},
-        model::{chat_template::Message, tokenizer::Tokenizer},
+        handle::{Engine, Group, Piece, Rollout},
+        model::chat_template::Message,
     },
+    prompter::Prompt,
 };
 
 #[derive(Deserialize)]
@@ -38,12 +34,7 @@ struct Part {
     text: Option<String>,
 }
 
-struct Request {
-    call: Call,
-    stream: Option<StreamOptions>,
-}
-
-fn read(mut fields: Fields) -> Result<Request, ApiError> {
+fn read(mut fields: Fields, engine: Arc<dyn Engine>) -> Result<Asked<Turns>, ApiError> {
     let messages = fields.require::<Vec<Fields>>("messages")?;
     if messages.is_empty() {
         return Err(refused("`messages` is empty; write at least one"));
@@ -70,7 +61,7 @@ fn read(mut fields: Fields) -> Result<Request, ApiError> {
         prompt_scores: None,
     };
     fields.finish()?;
-    Ok(Request { call, stream })
+    Ok(Asked { call, view: Turns { engine, scored: told }, stream })
 }
 
 /// One message; what assistants of other servers send along empty is let through.
@@ -108,62 +99,53 @@ fn read_message(index: usize, mut fields: Fields) -> Result<Message, ApiError> {
 /// `POST /v1/chat/completions`
 pub async fn create(
     State(state): State<AppState>,
-    Extension(request_id): Extension<RequestId>,
+    Extension(envelope): Extension<Envelope>,
     Body(fields): Body<Fields>,
 ) -> Result<Response, ApiError> {
-    let Request { call, stream } = read(fields)?;
-    let model = call.model.clone().unwrap_or_else(|| state.engine.info().name.clone());
-    let (choices, scored) = (call.choices, call.token_scores.is_some());
-    let prepared = state.completing.prepare(call).await?;
-    let head = Head::new("chatcmpl", model, &prepared);
-    let Some(options) = stream else {
-        let groups = state.completing.complete(prepared).await?;
-        let choices = groups.iter().flat_map(|group| {
-            let rollouts = group.rollouts.iter().enumerate();
-            rollouts.map(|(index, rollout)| choice(state.engine.tokenizer(), index, group, rollout, scored))
-        });
-        let mut reply = head.json("chat.completion", choices.collect());
-        reply["usage"] = reply::usage(Usage::of(&groups));
-        return Ok(Json(reply).into_response());
-    };
-    let opening = (0..choices).map(opening).collect();
-    let place = |previous| vec![Place { previous, offset: 0 }; choices];
-    let mut places: Vec<Place> = prepared.last_tokens().flat_map(place).collect();
-    let engine = state.engine.clone();
-    let choice = move |piece: Piece| {
-        let told = !piece.text.is_empty() || piece.finish.is_some() || scored;
+    let asked = read(fields, state.engine.clone())?;
+    reply::respond(state, envelope, asked).await
+}
+
+/// How responses become turns of an assistant.
+struct Turns {
+    engine: Arc<dyn Engine>,
+    scored: bool,
+}
+
+impl View for Turns {
+    const ID: &str = "chatcmpl";
+    const OBJECT: &str = "chat.completion";
+    const EVENT: &str = "chat.completion.chunk";
+
+    fn choice(&self, index: usize, _prompt: usize, group: &Group, rollout: &Rollout) -> Value {
+        let objects = || {
+            let mut place = Place { previous: group.prompt.last().copied(), offset: 0 };
+            let tokens = rollout.tokens.iter().copied().zip(rollout.scores.iter().map(Some));
+            log_probs::objects(self.engine.tokenizer(), &mut place, &tokens.collect::<Vec<Scored<'_>>>())
+        };
+        json!({
+            "index": index,
+            "message": {"role": "assistant", "content": rollout.text, "refusal": null},
+            "logprobs": self.scored.then(objects),
+            "finish_reason": rollout.finish,
+        })
+    }
+
+    fn opening(&self, index: usize, _prompt: usize) -> Option<Value> {
+        let delta = json!({"role": "assistant", "content": ""});
+        Some(json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null}))
+    }
+
+    fn piece(&self, piece: &Piece, place: &mut Place) -> Option<Value> {
         let tokens = [(piece.token, piece.score.as_ref())];
-        told.then(|| {
-            let objects = || log_probs::objects(engine.tokenizer(), &mut places[piece.choice], &tokens);
+        let objects = || log_probs::objects(self.engine.tokenizer(), place, &tokens);
+        (self.scored || piece.shows()).then(|| {
             json!({
                 "index": piece.choice,
                 "delta": {"content": piece.text},
-                "logprobs": scored.then(objects),
+                "logprobs": self.scored.then(objects),
                 "finish_reason": piece.finish,
             })
         })
-    };
-    let limit = Duration::from_secs(state.settings.request_timeout_seconds);
-    let shape = Shape { head, object: "chat.completion.chunk", options, limit, request_id };
-    Ok(stream::respond(state.completing.stream(prepared).await?, shape, opening, choice))
-}
-
-/// The first event of each choice.
-fn opening(index: usize) -> Value {
-    let delta = json!({"role": "assistant", "content": ""});
-    json!({"index": index, "delta": delta, "logprobs": null, "finish_reason": null})
-}
-
-fn choice(tokenizer: &Tokenizer, index: usize, group: &Group, rollout: &Rollout, scored: bool) -> Value {
-    let objects = || {
-        let mut place = Place { previous: group.prompt.last().copied(), offset: 0 };
-        let tokens = rollout.tokens.iter().copied().zip(rollout.scores.iter().map(Some));
-        log_probs::objects(tokenizer, &mut place, &tokens.collect::<Vec<Scored<'_>>>())
-    };
-    json!({
-        "index": index,
-        "message": {"role": "assistant", "content": rollout.text, "refusal": null},
-        "logprobs": scored.then(objects),
-        "finish_reason": rollout.finish,
-    })
+    }
 }

@@ -1,33 +1,25 @@
 //! `POST /v1/completions`: texts that go on.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use axum::{
-    Extension, Json,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{Extension, extract::State, response::Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    super::{AppState, envelope::RequestId, error::ApiError, extract::Body},
-    fields::{Fields, StreamOptions, refused, top_tokens},
+    super::{AppState, envelope::Envelope, error::ApiError, extract::Body},
+    fields::{Fields, refused, top_tokens},
     log_probs::{self, Place, Scored},
-    reply::{self, Head},
-    stream::{self, Shape},
+    reply::{self, Asked, View},
 };
 use crate::{
-    completing::{Call, Prompt, Usage},
+    completing::Call,
     engine::{
-        handle::{Group, Piece, Rollout},
-        model::tokenizer::Tokenizer,
+        handle::{Engine, Group, Piece, Rollout},
         sampling::ensure,
     },
+    prompter::Prompt,
 };
-
-/// `object` of a reply.
-const OBJECT: &str = "text_completion";
 
 /// Tokens of a completion if nobody says, as OpenAI has it.
 const DEFAULT_TOKENS: usize = 16;
@@ -41,14 +33,7 @@ enum PromptField {
     ManyTokens(Vec<Vec<u32>>),
 }
 
-struct Request {
-    call: Call,
-    /// Whether each text begins with its prompt.
-    echo: bool,
-    stream: Option<StreamOptions>,
-}
-
-fn read(mut fields: Fields) -> Result<Request, ApiError> {
+fn read(mut fields: Fields, engine: Arc<dyn Engine>) -> Result<Asked<Texts>, ApiError> {
     let prompts = match serde_json::from_value(fields.require::<Value>("prompt")?) {
         Ok(PromptField::Text(text)) => vec![Prompt::Text(text)],
         Ok(PromptField::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
@@ -77,6 +62,7 @@ fn read(mut fields: Fields) -> Result<Request, ApiError> {
     }
     // A prompt that is only scored has to be asked for, even if nobody wants to see the scores.
     let prompt_scores = if max_tokens == 0 { Some(log_probs.unwrap_or(0)) } else { log_probs.filter(|_| echo) };
+    let view = Texts { engine, scored: log_probs.is_some(), echoes: echo.then(|| prompts.clone()) };
     let call = Call {
         model: fields.take("model")?,
         prompts,
@@ -88,104 +74,81 @@ fn read(mut fields: Fields) -> Result<Request, ApiError> {
         prompt_scores,
     };
     fields.finish()?;
-    Ok(Request { call, echo, stream })
+    Ok(Asked { call, view, stream })
 }
 
 /// `POST /v1/completions`
 pub async fn create(
     State(state): State<AppState>,
-    Extension(request_id): Extension<RequestId>,
+    Extension(envelope): Extension<Envelope>,
     Body(fields): Body<Fields>,
 ) -> Result<Response, ApiError> {
-    let Request { call, echo, stream } = read(fields)?;
-    let model = call.model.clone().unwrap_or_else(|| state.engine.info().name.clone());
-    let echoes = echo.then(|| echoes(state.engine.tokenizer(), &call.prompts));
-    let (choices, scored) = (call.choices, call.token_scores.is_some());
-    let prepared = state.completing.prepare(call).await?;
-    let head = Head::new("cmpl", model, &prepared);
-    let Some(options) = stream else {
-        let groups = state.completing.complete(prepared).await?;
-        let view = View { tokenizer: state.engine.tokenizer(), scored, echoes };
-        let mut reply = head.json(OBJECT, view.choices(&groups, choices));
-        reply["usage"] = reply::usage(Usage::of(&groups));
-        return Ok(Json(reply).into_response());
-    };
-    let opening = opening(echoes.as_deref().unwrap_or_default(), choices);
-    let place = |previous| vec![Place { previous, offset: 0 }; choices];
-    let mut places: Vec<Place> = prepared.last_tokens().flat_map(place).collect();
-    let engine = state.engine.clone();
-    let choice = move |piece: Piece| {
-        let told = !piece.text.is_empty() || piece.finish.is_some() || scored;
-        let tokens = [(piece.token, piece.score.as_ref())];
-        told.then(|| {
-            let lists = || log_probs::lists(engine.tokenizer(), &mut places[piece.choice], &tokens);
-            json!({
-                "index": piece.choice,
-                "text": piece.text,
-                "logprobs": scored.then(lists),
-                "finish_reason": piece.finish,
-            })
-        })
-    };
-    let limit = Duration::from_secs(state.settings.request_timeout_seconds);
-    let shape = Shape { head, object: OBJECT, options, limit, request_id };
-    Ok(stream::respond(state.completing.stream(prepared).await?, shape, opening, choice))
+    let asked = read(fields, state.engine.clone())?;
+    reply::respond(state, envelope, asked).await
 }
 
-/// The texts of prompts as they are shown.
-fn echoes(tokenizer: &Tokenizer, prompts: &[Prompt]) -> Vec<String> {
-    let text = |prompt: &Prompt| match prompt {
-        Prompt::Text(text) => text.clone(),
-        Prompt::Tokens(tokens) => tokenizer.decode(tokens),
-        Prompt::Chat(_) => String::new(),
-    };
-    prompts.iter().map(text).collect()
-}
-
-/// The first event of each choice, if prompts are shown.
-fn opening(echoes: &[String], choices: usize) -> Vec<Value> {
-    let texts = echoes.iter().flat_map(|echo| std::iter::repeat_n(echo, choices));
-    let choice = |(index, text)| json!({"index": index, "text": text, "logprobs": null, "finish_reason": null});
-    texts.enumerate().map(choice).collect()
-}
-
-/// How groups become choices.
-struct View<'a> {
-    tokenizer: &'a Tokenizer,
+/// How responses become texts.
+struct Texts {
+    engine: Arc<dyn Engine>,
     scored: bool,
-    echoes: Option<Vec<String>>,
+    /// The prompts as they were given, if each text is to begin with its own.
+    echoes: Option<Vec<Prompt>>,
 }
 
-impl View<'_> {
-    fn choices(&self, groups: &[Group], samples: usize) -> Vec<Value> {
-        let mut choices = Vec::with_capacity(groups.len() * samples);
-        for (prompt, group) in groups.iter().enumerate() {
-            let echo = self.echoes.as_ref().map(|echoes| echoes[prompt].as_str());
-            let rollouts = (prompt * samples..).zip(&group.rollouts);
-            choices.extend(rollouts.map(|(index, rollout)| self.choice(index, group, rollout, echo)));
+impl Texts {
+    /// A prompt as it is shown.
+    fn echo(&self, prompt: usize) -> Option<String> {
+        match self.echoes.as_ref()?.get(prompt)? {
+            Prompt::Text(text) => Some(text.clone()),
+            Prompt::Tokens(tokens) => Some(self.engine.tokenizer().decode(tokens)),
+            Prompt::Question(_) | Prompt::Chat(_) => None,
         }
-        choices
     }
+}
 
-    fn choice(&self, index: usize, group: &Group, rollout: &Rollout, echo: Option<&str>) -> Value {
+impl View for Texts {
+    const ID: &str = "cmpl";
+    const OBJECT: &str = "text_completion";
+    const EVENT: &str = Self::OBJECT;
+
+    fn choice(&self, index: usize, prompt: usize, group: &Group, rollout: &Rollout) -> Value {
         let generated = rollout.tokens.iter().copied().zip(rollout.scores.iter().map(Some));
-        let lists = || match echo {
+        let tokenizer = self.engine.tokenizer();
+        let lists = || match self.echoes {
             None => {
                 let mut place = Place { previous: group.prompt.last().copied(), offset: 0 };
-                log_probs::lists(self.tokenizer, &mut place, &generated.collect::<Vec<Scored<'_>>>())
+                log_probs::lists(tokenizer, &mut place, &generated.collect::<Vec<Scored<'_>>>())
             }
             Some(_) => {
                 // Nothing comes before the first token, so it has no score.
                 let scores = [None].into_iter().chain(group.prompt_scores.iter().map(Some));
                 let prompt = group.prompt.iter().copied().zip(scores);
-                log_probs::lists(self.tokenizer, &mut Place::default(), &prompt.chain(generated).collect::<Vec<_>>())
+                log_probs::lists(tokenizer, &mut Place::default(), &prompt.chain(generated).collect::<Vec<_>>())
             }
         };
         json!({
             "index": index,
-            "text": format!("{}{}", echo.unwrap_or_default(), rollout.text),
+            "text": format!("{}{}", self.echo(prompt).unwrap_or_default(), rollout.text),
             "logprobs": self.scored.then(lists),
             "finish_reason": rollout.finish,
+        })
+    }
+
+    fn opening(&self, index: usize, prompt: usize) -> Option<Value> {
+        let text = self.echo(prompt)?;
+        Some(json!({"index": index, "text": text, "logprobs": null, "finish_reason": null}))
+    }
+
+    fn piece(&self, piece: &Piece, place: &mut Place) -> Option<Value> {
+        let tokens = [(piece.token, piece.score.as_ref())];
+        let lists = || log_probs::lists(self.engine.tokenizer(), place, &tokens);
+        (self.scored || piece.shows()).then(|| {
+            json!({
+                "index": piece.choice,
+                "text": piece.text,
+                "logprobs": self.scored.then(lists),
+                "finish_reason": piece.finish,
+            })
         })
     }
 }

@@ -1,24 +1,41 @@
 //! Replies that come as they are made: server-sent events, each a reply of its own, and `[DONE]` at the end.
+//!
+//! A task of its own makes the events and keeps the call's place, so that a client that does not read cannot keep
+//! anything beyond the request's deadline.
 
-use std::{collections::VecDeque, convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
 use axum::response::{
     IntoResponse, Response,
     sse::{Event, KeepAlive, Sse},
 };
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::mpsc::{self, OwnedPermit, Sender},
+    time::sleep_until,
+};
+use tracing::Instrument;
 
 use super::{
-    super::{envelope::RequestId, error::ApiError},
+    super::{envelope::Envelope, error::ApiError},
     fields::StreamOptions,
     reply::{self, Head},
 };
-use crate::{completing::Streaming, engine::handle::Piece};
+use crate::{
+    completing::{CompletingError, Streaming},
+    engine::{handle::Piece, report::MAX_UNREAD_PIECES},
+};
 
 /// The last event.
 const DONE: &str = "[DONE]";
+
+/// Events that wait to be sent, besides what the connection holds itself: enough that the task and the connection need
+/// not take turns. One place is kept for how the stream ends.
+const MAX_READY_EVENTS: usize = 16;
+
+/// Data of events that are sent one after the other.
+type Events = Vec<String>;
 
 /// What a stream is sent with.
 pub struct Shape {
@@ -26,9 +43,8 @@ pub struct Shape {
     /// `object` of its events.
     pub object: &'static str,
     pub options: StreamOptions,
-    /// A stream that takes longer ends with an error.
-    pub limit: Duration,
-    pub request_id: RequestId,
+    /// A stream that is not sent by its deadline ends with an error.
+    pub envelope: Envelope,
 }
 
 /// Streams choices: first those of `opening`, then what `choice` makes of each piece, which may be nothing.
@@ -38,17 +54,53 @@ pub fn respond(
     opening: Vec<Value>,
     choice: impl FnMut(Piece) -> Option<Value> + Send + 'static,
 ) -> Response {
-    let opening = opening.into_iter().map(|choice| shape.event(vec![choice])).collect();
-    let deadline = Instant::now() + shape.limit;
-    let events = Events { streaming: Some(streaming), shape, ready: opening, choice: Box::new(choice), deadline };
-    let stream = stream::unfold(events, |mut events| async {
-        let text = events.next().await?;
-        Some((Ok::<_, Infallible>(Event::default().data(text)), events))
-    });
-    Sse::new(stream).keep_alive(KeepAlive::default()).into_response()
+    let (sender, receiver) = mpsc::channel(MAX_READY_EVENTS);
+    tokio::spawn(send(streaming, shape, opening, choice, sender).in_current_span());
+    let groups = stream::unfold(receiver, async |mut receiver| Some((receiver.recv().await?, receiver)));
+    let events = groups.flat_map(|events: Events| stream::iter(events));
+    let events = events.map(|data| Ok::<_, Infallible>(Event::default().data(data)));
+    Sse::new(events).keep_alive(KeepAlive::default()).into_response()
+}
+
+/// Sends a stream to its end, its deadline, or until nobody listens. What it holds is given up then.
+async fn send(
+    mut streaming: Streaming,
+    shape: Shape,
+    opening: Vec<Value>,
+    choice: impl FnMut(Piece) -> Option<Value> + Send,
+    events: Sender<Events>,
+) {
+    let Ok(last) = events.clone().reserve_owned().await else { return };
+    let overrun = streaming.overrun();
+    let deadline = shape.envelope.deadline;
+    let failed = tokio::select! {
+        biased;
+        () = events.closed() => return,
+        () = overrun.cancelled() => Some(ApiError::unread(MAX_UNREAD_PIECES)),
+        () = sleep_until(deadline) => Some(ApiError::timeout(shape.envelope.limit)),
+        sent = shape.send_pieces(&mut streaming, opening, choice, &events) => sent.err().map(ApiError::from),
+    };
+    shape.end(&streaming, failed, last);
 }
 
 impl Shape {
+    async fn send_pieces(
+        &self,
+        streaming: &mut Streaming,
+        opening: Vec<Value>,
+        mut choice: impl FnMut(Piece) -> Option<Value>,
+        events: &Sender<Events>,
+    ) -> Result<(), CompletingError> {
+        // Nobody may be listening any more, which ends this soon.
+        let _ = events.send(opening.into_iter().map(|choice| self.event(vec![choice])).collect()).await;
+        while let Some(piece) = streaming.next().await? {
+            if let Some(choice) = choice(piece) {
+                let _ = events.send(vec![self.event(vec![choice])]).await;
+            }
+        }
+        Ok(())
+    }
+
     fn event(&self, choices: Vec<Value>) -> String {
         let mut event = self.head.json(self.object, choices);
         if self.options.include_usage {
@@ -56,52 +108,24 @@ impl Shape {
         }
         event.to_string()
     }
-}
 
-struct Events {
-    /// `None` once it has ended.
-    streaming: Option<Streaming>,
-    shape: Shape,
-    /// Events that wait to be sent.
-    ready: VecDeque<String>,
-    choice: Box<dyn FnMut(Piece) -> Option<Value> + Send>,
-    deadline: Instant,
-}
-
-impl Events {
-    async fn next(&mut self) -> Option<String> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
+    /// Says how the stream ended.
+    fn end(&self, streaming: &Streaming, failed: Option<ApiError>, last: OwnedPermit<Events>) {
+        let mut events = Events::new();
+        match failed {
+            Some(error) => {
+                let Envelope { id, .. } = &self.envelope;
+                tracing::error!(id, code = error.code, cause = error.cause, "a stream was cut off");
+                events.push(json!({"error": error.body(id)}).to_string());
             }
-            let streaming = self.streaming.as_mut()?;
-            match timeout_at(self.deadline, streaming.next()).await {
-                Ok(Ok(Some(piece))) => {
-                    let choice = (self.choice)(piece);
-                    self.ready.extend(choice.map(|choice| self.shape.event(vec![choice])));
-                }
-                Ok(Ok(None)) => self.end(),
-                Ok(Err(error)) => self.fail(&error.into()),
-                Err(_) => self.fail(&ApiError::timeout(self.shape.limit)),
+            None if self.options.include_usage => {
+                let mut event = self.head.json(self.object, vec![]);
+                event["usage"] = reply::usage(streaming.usage());
+                events.push(event.to_string());
             }
+            None => {}
         }
-    }
-
-    fn end(&mut self) {
-        let Some(streaming) = self.streaming.take() else { return };
-        if self.shape.options.include_usage {
-            let mut event = self.shape.head.json(self.shape.object, vec![]);
-            event["usage"] = reply::usage(streaming.usage());
-            self.ready.push_back(event.to_string());
-        }
-        self.ready.push_back(DONE.into());
-    }
-
-    /// Dropping the generation gives up its place.
-    fn fail(&mut self, error: &ApiError) {
-        self.streaming = None;
-        let RequestId(id) = &self.shape.request_id;
-        tracing::error!(request_id = id, code = error.code, cause = error.cause, "a stream was cut off");
-        self.ready.extend([json!({"error": error.body(id)}).to_string(), DONE.into()]);
+        events.push(DONE.into());
+        last.send(events);
     }
 }
