@@ -80,9 +80,9 @@ impl Prepared {
         self.requests.first().map(|request| request.lease.version())
     }
 
-    /// The last token of each prompt.
-    pub fn last_tokens(&self) -> impl Iterator<Item = Option<u32>> {
-        self.requests.iter().map(|request| request.prompt.last().copied())
+    /// The token ids of each prompt.
+    pub fn prompts(&self) -> impl Iterator<Item = &[u32]> {
+        self.requests.iter().map(|request| request.prompt.as_slice())
     }
 }
 

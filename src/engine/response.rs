@@ -32,15 +32,16 @@ pub struct Response {
 }
 
 impl Response {
-    /// The response of a sample after the node `tip`, without a token yet.
-    pub fn new(tip: Option<NodeId>, seed: u64, sample: usize) -> Self {
+    /// The response of a sample after the node `tip`, without a token yet; `text` has nothing but its beginning behind
+    /// the prompt.
+    pub fn new(tip: Option<NodeId>, text: TextStream, seed: u64, sample: usize) -> Self {
         Self {
             tip,
             rng: sampler::stream(seed, sample as u64),
             tokens: Vec::new(),
             log_probs: Vec::new(),
             scores: Vec::new(),
-            text: Text::default(),
+            text: Text { stream: text, end: None, shown: 0 },
             finish: None,
         }
     }
@@ -89,7 +90,7 @@ impl Response {
 }
 
 /// A text that grows by tokens, up to the first stop text.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Text {
     stream: TextStream,
     /// Where it ends, if a stop text was found.

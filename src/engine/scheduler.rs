@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use crate::engine::{
     handle::{GenerateRequest, Group, Lease, Priority, Timings, TokenScore},
-    model::tokenizer::Tokenizer,
+    model::tokenizer::{TextStream, Tokenizer},
     prefix_tree::{NodeId, PrefixTree},
     response::{Draw, Response},
     sampler::{Distribution, History, Scorer},
@@ -266,9 +266,10 @@ impl Scheduler {
             prompt.push(node);
         }
         let tip = prompt.last().copied().filter(|_| request.sampling.max_tokens > 0);
+        let text = TextStream::after(&self.tokenizer, &request.prompt);
         let sample = |sample| {
             tip.into_iter().for_each(|tip| self.tree.hold_again(tip));
-            Response::new(tip, request.seed, sample)
+            Response::new(tip, text.clone(), request.seed, sample)
         };
         let samples = (0..request.samples).map(sample).collect();
         let scores = if request.report.prompt.is_some() { prompt.len() - 1 } else { 0 };

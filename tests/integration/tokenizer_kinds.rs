@@ -193,6 +193,24 @@ fn the_space_that_is_put_before_a_text_is_no_part_of_it() {
     assert_eq!(stream.text(), "a b");
 }
 
+/// A vocabulary, the ids of a prompt, those of a reply, and the text of the reply.
+type ReplyText = (String, Vec<u32>, Vec<u32>, String);
+
+#[test]
+fn the_text_of_a_reply_is_what_it_adds_to_the_text_of_its_prompt() {
+    let rows: Vec<ReplyText> = json("reply-texts.json");
+    for (name, prompt, reply, expected) in &rows {
+        let tokenizer: &Tokenizer = if name == "llama" { &LLAMA } else { &GEMMA };
+        let mut stream = TextStream::after(tokenizer, prompt);
+        for &id in reply {
+            stream.push(tokenizer, id);
+        }
+        assert_eq!(stream.text(), expected, "{name}: {reply:?} behind {prompt:?}");
+    }
+    let first_spaces = rows.iter().filter(|(_, _, _, text)| text.starts_with(' ')).count();
+    assert!((1..rows.len()).contains(&first_spaces));
+}
+
 #[test]
 fn bytes_that_no_character_begins_with_do_not_swallow_what_follows() {
     // The bytes of a SentencePiece vocabulary are its tokens 3 to 258 (after <unk>, <s> and </s>, and two marks).

@@ -126,15 +126,19 @@ impl Tokenizer {
         }
     }
 
-    /// The text that `id` adds behind `previous`, special tokens written out. The first token of a text may lose a space
-    /// there. Bytes that are no whole character become U+FFFD.
-    pub fn text_after(&self, previous: Option<u32>, id: u32) -> String {
-        if let Some(special) = self.special(id) {
-            return special.into();
+    /// The bytes that `id` is shown with, which may be part of a character; those of a special token write it out. The
+    /// first token with a text, before which nothing has `begun`, may lose a space.
+    pub fn shown_bytes(&self, begun: bool, id: u32) -> &[u8] {
+        match self.special(id) {
+            Some(special) => special.as_bytes(),
+            None if begun => self.token_bytes(id),
+            None => self.without_first_space(self.token_bytes(id)),
         }
-        let bytes = self.token_bytes(id);
-        let bytes = if previous.is_some() { bytes } else { self.without_first_space(bytes) };
-        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    /// Whether a text has begun with these tokens: special ones are no text.
+    pub fn has_begun(&self, ids: &[u32]) -> bool {
+        ids.iter().any(|&id| !self.token_bytes(id).is_empty())
     }
 
     /// Whether a token is never shown in a text.

@@ -119,7 +119,7 @@ impl View for Turns {
 
     fn choice(&self, index: usize, _prompt: usize, group: &Group, rollout: &Rollout) -> Value {
         let objects = || {
-            let mut place = Place { previous: group.prompt.last().copied(), offset: 0 };
+            let mut place = Place::behind(self.engine.tokenizer(), &group.prompt);
             let tokens = rollout.tokens.iter().copied().zip(rollout.scores.iter().map(Some));
             log_probs::objects(self.engine.tokenizer(), &mut place, &tokens.collect::<Vec<Scored<'_>>>())
         };

@@ -116,7 +116,7 @@ impl View for Texts {
         let tokenizer = self.engine.tokenizer();
         let lists = || match self.echoes {
             None => {
-                let mut place = Place { previous: group.prompt.last().copied(), offset: 0 };
+                let mut place = Place::behind(tokenizer, &group.prompt);
                 log_probs::lists(tokenizer, &mut place, &generated.collect::<Vec<Scored<'_>>>())
             }
             Some(_) => {

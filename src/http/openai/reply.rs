@@ -63,8 +63,8 @@ pub async fn respond<V: View>(state: AppState, envelope: Envelope, asked: Asked<
         return Ok(Json(reply).into_response());
     };
     let opening = (0..prompts * choices).filter_map(|index| view.opening(index, index / choices)).collect();
-    let place = |previous| vec![Place { previous, offset: 0 }; choices];
-    let mut places: Vec<Place> = prepared.last_tokens().flat_map(place).collect();
+    let place = |prompt: &[u32]| vec![Place::behind(state.engine.tokenizer(), prompt); choices];
+    let mut places: Vec<Place> = prepared.prompts().flat_map(place).collect();
     let choice = move |piece: Piece| view.piece(&piece, &mut places[piece.choice]);
     let shape = Shape { head, object: V::EVENT, options, envelope };
     Ok(stream::respond(state.completing.stream(prepared).await?, shape, opening, choice))
