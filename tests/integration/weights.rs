@@ -237,6 +237,18 @@ fn a_file_of_another_kind_says_what_would_work() {
 }
 
 #[test]
+fn a_number_that_is_not_finite_is_named_with_its_tensor() {
+    let temp = TempDir::new().unwrap();
+    let path = temp.path().join("infinite.gguf");
+    let mut bytes = fs::read(fixture("tiny-llama/tiny.gguf")).unwrap();
+    // The end of the file is the end of its last tensor, which is in f32.
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+    fs::write(&path, bytes).unwrap();
+    assert_says(&error_of(&path), &["infinite.gguf is damaged", "lm_head.weight", "not finite", "download"]);
+}
+
+#[test]
 fn flipped_header_bytes_never_panic() {
     let bytes = fs::read(fixture("tiny-llama/tiny.gguf")).unwrap();
     let temp = TempDir::new().unwrap();

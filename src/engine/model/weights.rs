@@ -12,7 +12,8 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Tensor, quantized::GgmlDType};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -103,22 +104,23 @@ pub(super) struct TensorEntry {
 impl TensorEntry {
     /// The weight in f32 on a device, in the half-split rotary layout.
     fn read(&self, name: &str, device: &Device) -> Result<Frozen, ModelError> {
-        self.decode(&self.raw()?, device).map_err(|source| self.error(name, source))
+        self.decode(&self.raw(name)?, device).map_err(|source| self.error(name, source))
     }
 
-    /// Its bytes in the file.
-    fn raw(&self) -> Result<Vec<u8>, ModelError> {
+    /// Its bytes in the file, in which every number is finite.
+    fn raw(&self, name: &str) -> Result<Vec<u8>, ModelError> {
         let io = |source| ModelError::io(&self.file, source);
         // Opened anew for each tensor, because threads that share a file share its position.
         let mut file = File::open(&self.file).map_err(io)?;
         file.seek(SeekFrom::Start(self.offset)).map_err(io)?;
         let mut raw = vec![0; self.bytes];
         file.read_exact(&mut raw).map_err(io)?;
-        let is_infinite = |half: &[u8; 2]| u16::from_le_bytes(*half) & 0x7c00 == 0x7c00;
-        if self.encoding == Encoding::F16 && raw.as_chunks().0.iter().any(is_infinite) {
-            return Err(ModelError::damaged(&self.file, "a tensor in F16 has a number that is not finite"));
+        if is_finite(self.encoding, &raw) {
+            Ok(raw)
+        } else {
+            let problem = format!("its tensor {name} has a number that is not finite");
+            Err(ModelError::damaged(&self.file, problem))
         }
-        Ok(raw)
     }
 
     /// The values of a vector.
@@ -140,8 +142,8 @@ impl TensorEntry {
     }
 
     /// Packs a matrix into words that are 0.
-    fn pack(&self, shape: (usize, usize), words: &mut [u32]) -> Result<(), ModelError> {
-        let raw = self.raw()?;
+    fn pack(&self, name: &str, shape: (usize, usize), words: &mut [u32]) -> Result<(), ModelError> {
+        let raw = self.raw(name)?;
         let row_bytes = raw.len() / shape.0.max(1);
         let row = |row: usize| &raw[self.stored_row(row, shape.0) * row_bytes..][..row_bytes];
         packed::pack(shape, self.encoding, row, words);
@@ -166,6 +168,24 @@ impl TensorEntry {
         let (head, i) = (row / dim, row % dim);
         head * dim + if i < dim / 2 { 2 * i } else { 2 * (i - dim / 2) + 1 }
     }
+}
+
+/// Whether all floating-point numbers of an encoding, values or scales, are finite: one that is not would spread to
+/// every answer.
+fn is_finite(encoding: Encoding, raw: &[u8]) -> bool {
+    use GgmlDType as Kind;
+    // Where a block has its half-precision numbers (`packed/unpack.rs` says where the layouts come from).
+    let halves: &[usize] = match encoding {
+        Encoding::F32 => return raw.as_chunks().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite()),
+        Encoding::Bf16 => return raw.as_chunks().0.iter().all(|bytes| bf16::from_le_bytes(*bytes).is_finite()),
+        Encoding::Quantised(Kind::Q4_1 | Kind::Q5_1 | Kind::Q4K | Kind::Q5K) => &[0, 2],
+        Encoding::Quantised(Kind::Q2K) => &[80, 82],
+        Encoding::Quantised(Kind::Q3K) => &[108],
+        Encoding::Quantised(Kind::Q6K) => &[208],
+        Encoding::F16 | Encoding::Quantised(_) => &[0],
+    };
+    let half = |block: &[u8], at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
+    raw.chunks_exact(encoding.block().1).all(|block| halves.iter().all(|&at| half(block, at).is_finite()))
 }
 
 /// The name and shape of every tensor of a decoder: projections are `[out, in]`, the embedding `[vocab, hidden]`.
@@ -253,7 +273,9 @@ fn read_tensors(
         parts.push(part);
         (rest, start) = (others, *end);
     }
-    parts.into_par_iter().zip(&matrices).try_for_each(|(words, (_, entry, shape))| entry.pack(*shape, words))?;
+    let pack =
+        |(words, (name, entry, shape)): (&mut [u32], &(&String, &TensorEntry, _))| entry.pack(name, *shape, words);
+    parts.into_par_iter().zip(&matrices).try_for_each(pack)?;
     let memory = Arc::new(memory);
     let starts = [0].into_iter().chain(ends.iter().copied());
     let packed = matrices.into_iter().zip(starts.zip(&ends)).map(|((name, entry, shape), (start, end))| {
@@ -295,4 +317,24 @@ fn hexadecimal(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_not_finite_is_found_wherever_a_block_has_it() {
+        for encoding in (0..=30).filter_map(Encoding::of_gguf) {
+            let (_, bytes) = encoding.block();
+            for at in (0..bytes).step_by(2) {
+                // Small numbers and codes; an infinity may also come to lie on codes, which are none of them.
+                let mut blocks = vec![0x11; 3 * bytes];
+                assert!(is_finite(encoding, &blocks), "{encoding:?}");
+                blocks[bytes + at..][..2].copy_from_slice(&[0x80, 0x7f]);
+                let found = packed::decode(encoding, &blocks).into_iter().all(f32::is_finite);
+                assert_eq!(is_finite(encoding, &blocks), found, "{encoding:?} with an infinity at {at}");
+            }
+        }
+    }
 }
