@@ -158,6 +158,7 @@ impl Server {
     /// # Errors
     /// Whatever is missing or wrong, before anything is served.
     pub async fn start(settings: Settings, progress: impl Progress + Send + 'static) -> Result<Self, AppError> {
+        let started = Instant::now();
         let path = settings.data_dir.clone();
         fs::create_dir_all(&path).map_err(|source| AppError::DataDir { path, source })?;
         let bind = settings.server.bind;
@@ -204,6 +205,7 @@ impl Server {
             operator_key,
             settings: Arc::new(settings.server),
         };
+        state.metrics.start_seconds.set(started.elapsed().as_secs_f64());
         Ok(Self { listener, state, rounds, schedule, deadline })
     }
 

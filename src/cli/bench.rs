@@ -1,15 +1,16 @@
 //! `ttrl bench`
 
+mod adapters;
+mod serve;
+
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use clap::{Args, Subcommand};
-use futures::{StreamExt as _, TryStreamExt as _};
 use serde_json::{Value, json};
 
 use super::{
     ModelFlags,
-    client::{Client, ServerFlags},
     model::{progress_bar, show},
     print,
 };
@@ -17,7 +18,7 @@ use crate::{
     adaptation::round::Workbench,
     app::open_workbench,
     config::{Flag, Settings},
-    engine::handle::{GenerateRequest, Group, Priority, Sampling},
+    engine::handle::{GenerateRequest, Group, Lease, Priority, Sampling},
 };
 
 /// Measure how fast this machine runs the model
@@ -39,7 +40,7 @@ pub struct BenchArgs {
 enum Bench {
     Decode(DecodeArgs),
     Prefill(PrefillArgs),
-    Serve(ServeArgs),
+    Serve(serve::ServeArgs),
 }
 
 /// Tokens drawn each second, when a number of sequences are generated at a time
@@ -47,7 +48,8 @@ enum Bench {
 #[command(after_help = "\
 Examples:
   ttrl bench decode --streams 1
-  ttrl bench decode --streams 64 --tokens 64 --model ./my-model.gguf")]
+  ttrl bench decode --streams 64 --tokens 64 --model ./my-model.gguf
+  ttrl bench decode --streams 8 --adapter-rank 16")]
 struct DecodeArgs {
     /// Sequences at a time
     #[arg(long, default_value_t = 1)]
@@ -79,36 +81,29 @@ struct PrefillArgs {
     common: CommonArgs,
 }
 
-/// What a running server gives to clients that never pause
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  ttrl bench serve --clients 16
-  ttrl bench serve --clients 64 --requests 256 --server http://gpu-box:8080")]
-struct ServeArgs {
-    /// Requests under way at a time
-    #[arg(long, default_value_t = 8)]
-    clients: usize,
-    /// Requests of each run
-    #[arg(long, default_value_t = 64)]
-    requests: usize,
-    /// Tokens to draw for each
-    #[arg(long, default_value_t = 32)]
-    tokens: usize,
-    /// How often it is measured
-    #[arg(long, default_value_t = 3)]
-    runs: usize,
-    #[command(flatten)]
-    server: ServerFlags,
-}
-
 #[derive(Args, Debug)]
 struct CommonArgs {
     /// How often it is measured
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Compute with an adapter of this rank on all projections, made of random numbers; without, with none
+    #[arg(long, value_name = "RANK")]
+    adapter_rank: Option<usize>,
+    /// Adapter versions, which the sequences use in turn
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "adapter_rank")]
+    adapters: usize,
     #[command(flatten)]
     model: ModelFlags,
+}
+
+impl CommonArgs {
+    /// What the sequences are computed with, in turn.
+    async fn leases(&self, bench: &Workbench) -> anyhow::Result<Vec<Lease>> {
+        match self.adapter_rank {
+            None => Ok(vec![bench.engine.base()]),
+            Some(rank) => adapters::load(bench, rank, self.adapters).await,
+        }
+    }
 }
 
 impl BenchArgs {
@@ -135,7 +130,7 @@ pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<(
             let start = started.elapsed();
             report(&bench, start, prefill(&bench, &args).await?)
         }
-        Bench::Serve(args) => serve(&args, &settings).await,
+        Bench::Serve(args) => serve::run(&args, &settings).await,
     }
 }
 
@@ -166,47 +161,6 @@ fn report(bench: &Workbench, start: Duration, (name, inputs, speeds): Report) ->
     Ok(())
 }
 
-/// Completions from a running server: each client asks again as soon as it has its answer.
-async fn serve(args: &ServeArgs, settings: &Settings) -> anyhow::Result<()> {
-    ensure!(
-        args.clients > 0 && args.requests > 0 && args.runs > 0,
-        "--clients, --requests and --runs must be at least 1"
-    );
-    let client = Client::new(&args.server, settings)?;
-    let ask = async |run: usize, index: usize| -> anyhow::Result<(f64, f64)> {
-        let started = Instant::now();
-        let body = json!({
-            "model": "live", "prompt": format!("{index} of {run}: once upon a time"), "max_tokens": args.tokens,
-            "temperature": 0, "ignore_eos": true,
-        });
-        let reply = client.post("/v1/completions", &body).await?;
-        let tokens = reply.pointer("/usage/completion_tokens").and_then(Value::as_u64);
-        Ok((tokens.context("the server did not say how many tokens it drew")? as f64, started.elapsed().as_secs_f64()))
-    };
-    let (mut speeds, mut latencies) = (Vec::with_capacity(args.runs), Vec::new());
-    for run in 0..args.runs {
-        let started = Instant::now();
-        let requests = futures::stream::iter((0..args.requests).map(|index| ask(run, index)));
-        let done: Vec<(f64, f64)> = requests.buffer_unordered(args.clients).try_collect().await?;
-        speeds.push(done.iter().map(|(tokens, _)| tokens).sum::<f64>() / started.elapsed().as_secs_f64());
-        latencies.extend(done.into_iter().map(|(_, seconds)| seconds));
-    }
-    latencies.sort_by(f64::total_cmp);
-    let percentile = |part: usize| latencies[(latencies.len() - 1) * part / 100];
-    let report = json!({
-        "benchmark": "serve",
-        "tokens_per_second": median(&speeds),
-        "all_tokens_per_second": speeds,
-        "latency_seconds": {"p50": percentile(50), "p95": percentile(95), "max": percentile(100)},
-        "inputs": {
-            "clients": args.clients, "requests": args.requests, "tokens": args.tokens, "runs": args.runs,
-        },
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    print(&report.to_string())?;
-    Ok(())
-}
-
 /// A name, what was asked for, and the tokens per second of each run.
 type Report = (&'static str, Value, Vec<f64>);
 
@@ -216,10 +170,14 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
     ensure!(args.common.runs > 0, "--runs is 0; at least one is needed");
     ensure!(args.tokens > 1, "--tokens is {}; the time between tokens needs at least 2", args.tokens);
     ensure!(args.streams > 0, "--streams is 0; at least one is needed");
+    let leases = args.common.leases(bench).await?;
     let mut speeds = Vec::with_capacity(args.common.runs);
     for run in 0..=args.common.runs {
-        let requests = (0..args.streams).map(|stream| request(bench, run, stream, args.prompt_tokens, args.tokens));
-        let groups = bench.engine.generate(requests.collect()).await?;
+        let of_stream = |stream| {
+            let lease = &leases[stream % leases.len()];
+            request(lease, prompt(bench, run, stream, args.prompt_tokens), args.tokens)
+        };
+        let groups = bench.engine.generate((0..args.streams).map(of_stream).collect()).await?;
         let tokens: usize = groups.iter().map(|group| drawn(group).saturating_sub(1)).sum();
         let seconds = groups.iter().map(|group| group.timings.decode).max().unwrap_or_default().as_secs_f64();
         // The first run finds nothing warm.
@@ -229,6 +187,7 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
     }
     let inputs = json!({
         "streams": args.streams, "prompt_tokens": args.prompt_tokens, "tokens": args.tokens, "runs": args.common.runs,
+        "adapter_rank": args.common.adapter_rank, "adapters": args.common.adapter_rank.map(|_| args.common.adapters),
     });
     Ok(("decode", inputs, speeds))
 }
@@ -239,37 +198,52 @@ async fn prefill(bench: &Workbench, args: &PrefillArgs) -> anyhow::Result<Report
         args.prompts > 0 && args.tokens > 0 && args.common.runs > 0,
         "--prompts, --tokens and --runs are at least 1"
     );
+    let leases = args.common.leases(bench).await?;
     let mut speeds = Vec::with_capacity(args.common.runs);
     for run in 0..=args.common.runs {
-        let requests: Vec<_> = (0..args.prompts).map(|prompt| request(bench, run, prompt, args.tokens, 1)).collect();
+        let of_prompt = |index| request(&leases[index % leases.len()], prompt(bench, run, index, args.tokens), 1);
+        let requests = (0..args.prompts).map(of_prompt).collect();
         let started = Instant::now();
         bench.engine.generate(requests).await?;
         if run > 0 {
             speeds.push((args.prompts * args.tokens) as f64 / started.elapsed().as_secs_f64());
         }
     }
-    let inputs = json!({"prompts": args.prompts, "tokens": args.tokens, "runs": args.common.runs});
+    let inputs = json!({
+        "prompts": args.prompts, "tokens": args.tokens, "runs": args.common.runs,
+        "adapter_rank": args.common.adapter_rank, "adapters": args.common.adapter_rank.map(|_| args.common.adapters),
+    });
     Ok(("prefill", inputs, speeds))
 }
 
-/// A greedy request whose prompt begins like no other's.
-fn request(bench: &Workbench, run: usize, stream: usize, prompt_tokens: usize, max_tokens: usize) -> GenerateRequest {
+/// Random tokens: a prompt that begins like no other.
+fn prompt(bench: &Workbench, run: usize, stream: usize, tokens: usize) -> Vec<u32> {
     let ordinary = bench.engine.info().vocab_size as u64;
-    let mut state = (run as u64) << 32 | stream as u64;
-    // The numbers of an LCG (Knuth, MMIX), so that a peer can be given the same prompts.
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 33) % ordinary) as u32
-    };
+    let mut numbers = Numbers((run as u64) << 32 | stream as u64);
+    (0..tokens.max(1)).map(|_| (numbers.next() % ordinary) as u32).collect()
+}
+
+/// A greedy request, which goes on behind the model's own end.
+fn request(lease: &Lease, prompt: Vec<u32>, max_tokens: usize) -> GenerateRequest {
     GenerateRequest {
-        lease: bench.engine.base(),
-        prompt: (0..prompt_tokens.max(1)).map(|_| next()).collect(),
+        lease: lease.clone(),
+        prompt,
         samples: 1,
-        sampling: Sampling { temperature: 0.0, max_tokens, ..Sampling::default() },
+        sampling: Sampling { temperature: 0.0, max_tokens, ignore_eos: true, ..Sampling::default() },
         seed: 0,
         priority: Priority::Request,
         report: Default::default(),
         place: None,
+    }
+}
+
+/// Random numbers below 2^31, those of an LCG (Knuth, MMIX), so that a peer can be given the same prompts.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
     }
 }
 

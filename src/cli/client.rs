@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -93,18 +93,16 @@ impl Client {
         self.send(self.http.request(Method::POST, format!("{}{path}", self.base)).json(body)).await
     }
 
-    async fn send(&self, mut request: RequestBuilder) -> anyhow::Result<Value> {
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key.expose_secret());
-        }
-        let base = &self.base;
-        let response = match request.send().await {
-            Err(error) if error.is_connect() => {
-                bail!("no server answers at {base}; start one with `ttrl serve`, or name another with `--server URL`")
-            }
-            other => other.with_context(|| format!("the server at {base} did not answer"))?,
-        };
+    /// What is there as text.
+    pub async fn get_text(&self, path: &str) -> anyhow::Result<String> {
+        let response = self.respond(self.http.request(Method::GET, format!("{}{path}", self.base))).await?;
+        Ok(response.error_for_status()?.text().await?)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> anyhow::Result<Value> {
+        let response = self.respond(request).await?;
         let status = response.status();
+        let base = &self.base;
         let value: Value =
             response.json().await.with_context(|| format!("what answers at {base} is not a ttrl server"))?;
         if !status.is_success() {
@@ -112,6 +110,19 @@ impl Client {
             bail!("{} ({status})", message.unwrap_or("the server refused"));
         }
         Ok(value)
+    }
+
+    async fn respond(&self, mut request: RequestBuilder) -> anyhow::Result<Response> {
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.expose_secret());
+        }
+        let base = &self.base;
+        match request.send().await {
+            Err(error) if error.is_connect() => {
+                bail!("no server answers at {base}; start one with `ttrl serve`, or name another with `--server URL`")
+            }
+            other => other.with_context(|| format!("the server at {base} did not answer")),
+        }
     }
 }
 

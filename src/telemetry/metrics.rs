@@ -149,6 +149,8 @@ metrics! {
     round_entropy: Gauge;
     /// Mean divergence from the base model of the last step of a round, in nats a token.
     round_kl: Gauge;
+    /// Seconds from the start of the server until it was ready.
+    start_seconds: Gauge;
     /// The version of this program; always 1.
     build_info: IntGaugeVec, labels &["version"];
 }
