@@ -21,7 +21,10 @@ use crate::{
         rounds::{RoundError, Rounds},
         schedule::Schedule,
     },
-    adapters::registry::{Registry, RegistryError},
+    adapters::{
+        probe::Probe,
+        registry::{Registry, RegistryError},
+    },
     answering::{Answering, AskError},
     completing::Completing,
     config::{self, OperatorKey, OperatorKeyError, Settings},
@@ -175,7 +178,10 @@ impl Server {
         let metrics = Arc::new(Metrics::new()?);
         let engine = bench.engine.clone();
         let (dir, keep) = (settings.adapters_dir(), settings.adapters.keep);
-        let registry = Arc::new(Registry::open(engine.clone(), store.clone(), dir, keep).await?);
+        let probe =
+            Probe { engine: engine.clone(), decoder: bench.decoder.clone(), turnstile: bench.turnstile.clone() };
+        let registry = Registry::open(engine.clone(), store.clone(), dir, keep).await?;
+        let registry = Arc::new(registry.with_probe(probe));
         let answering = Arc::new(Answering::new(
             engine.clone(),
             registry.clone(),

@@ -16,6 +16,7 @@ use crate::{
     adapters::{
         format,
         gate::{self, Figures, Verdict},
+        probe::MAX_LOG_PROB_GAP,
     },
     engine::{
         handle::{Engine, Lease},
@@ -27,10 +28,6 @@ use crate::{
     },
     prompter::Prompter,
 };
-
-/// The largest gap between the log-probability that the engine drew a token with and the one that the trainer
-/// computes for the same weights. Rounding of f32 sums stays below 1e-3; other weights are far above.
-const MAX_LOG_PROB_GAP: f64 = 0.05;
 
 /// What rounds are made with.
 pub struct Workbench {

@@ -2,5 +2,6 @@
 
 pub mod format;
 pub mod gate;
+pub mod probe;
 mod prune;
 pub mod registry;

@@ -6,7 +6,7 @@
 //! An adapter belongs to the model that it was made for, and every model has a live version of its own.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::{
     adapters::{
         format::{self, Files, FormatError},
+        probe::{Probe, ProbeError},
         prune,
     },
     engine::{
@@ -27,6 +28,9 @@ use crate::{
     },
     store::{AdapterRecord, LIVE, ModelId, SharedStore, StoreError, UNKNOWN_MODEL},
 };
+
+/// Versions that requests named and that stay resident for a while: 20 MB each for the default model and rank.
+const MAX_RECENT: usize = 4;
 
 /// Why an adapter is not available, or was not swapped.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,9 @@ pub enum RegistryError {
     /// The adapter that should be live when the program starts cannot be.
     #[error("the live adapter {version} cannot be loaded: {source}; put its files back, or use another data directory")]
     Live { version: Version, source: Box<RegistryError> },
+    /// Serving computes something else with the version than training does, or one of them fails.
+    #[error("adapter {version} is not activated: {source}")]
+    Probe { version: Version, source: ProbeError },
     #[error("adapter {version}: {source}")]
     Files { version: Version, source: FormatError },
     #[error(transparent)]
@@ -71,8 +78,12 @@ pub struct Registry {
     /// What the engine serves.
     model: ModelId,
     live: ArcSwap<Lease>,
+    /// Tries what is to become live, if there is one.
+    probe: Option<Probe>,
     /// Versions that someone held when last looked at.
     resident: Mutex<HashMap<Version, WeakLease>>,
+    /// Versions that requests named, the last one at the end; resident until others come or files are removed.
+    recent: Mutex<VecDeque<Lease>>,
     /// Held while a version is loaded, so that none is loaded twice at once.
     loading: tokio::sync::Mutex<()>,
     /// Held while the live version changes, so that memory follows the store in the store's order.
@@ -93,10 +104,12 @@ impl Registry {
             keep,
             model: ModelId::from(engine.info()),
             live: ArcSwap::from_pointee(engine.base()),
+            probe: None,
             engine,
             store,
             dir,
             resident: Mutex::default(),
+            recent: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             swapping: tokio::sync::Mutex::default(),
         };
@@ -106,6 +119,11 @@ impl Registry {
         };
         registry.live.store(Arc::new(lease));
         Ok(registry)
+    }
+
+    /// The same registry, which tries every version before it becomes live.
+    pub fn with_probe(self, probe: Probe) -> Self {
+        Self { probe: Some(probe), ..self }
     }
 
     /// The version that was live before versions belonged to models becomes that of the first model that it fits: until
@@ -143,7 +161,21 @@ impl Registry {
         match name {
             None => Ok(self.live()),
             Some(name) if self.means_live(name) => Ok(self.live()),
-            Some(name) => self.lease(&self.resolve(name).await?).await,
+            Some(name) => {
+                let lease = self.lease(&self.resolve(name).await?).await?;
+                self.keep(&lease);
+                Ok(lease)
+            }
+        }
+    }
+
+    /// Keeps a version resident for the requests that may follow.
+    fn keep(&self, lease: &Lease) {
+        let mut recent = self.recent();
+        recent.retain(|kept| kept.version() != lease.version());
+        recent.push_back(lease.clone());
+        if recent.len() > MAX_RECENT {
+            recent.pop_front();
         }
     }
 
@@ -243,6 +275,7 @@ impl Registry {
         if *expected != current {
             return Err(RegistryError::Conflict { expected: expected.clone(), found: current });
         }
+        self.try_out(&lease).await?;
         if !self.store.swap_alias(&self.model.fingerprint, LIVE, alias.as_ref(), version).await? {
             let found = self.alias().await?.unwrap_or_else(Version::base);
             return Err(RegistryError::Conflict { expected: current, found });
@@ -279,8 +312,18 @@ impl Registry {
             return Ok(false);
         }
         let lease = self.lease(&version).await?;
+        self.try_out(&lease).await?;
         self.live.store(Arc::new(lease));
         Ok(true)
+    }
+
+    /// Compares what serving computes with a version, as it is resident, with what training does with its files.
+    async fn try_out(&self, lease: &Lease) -> Result<(), RegistryError> {
+        let Some(probe) = &self.probe else { return Ok(()) };
+        let version = lease.version();
+        let adapter = if version.is_base() { None } else { Some(self.adapter(version).await?) };
+        let tried = probe.check(lease, adapter).await;
+        tried.map_err(|source| RegistryError::Probe { version: version.clone(), source })
     }
 
     /// The model that is served.
@@ -306,6 +349,8 @@ impl Registry {
     /// Removes the files of adapters whose round did not promote them, and of those that nobody needs and that are not
     /// among the newest ones; returns which. Their records stay.
     pub async fn prune(&self) -> Result<Vec<Version>, RegistryError> {
+        // What is only kept for requests that may follow is in nobody's use.
+        self.recent().clear();
         let is_leased = |version: &Version| self.find_resident(version).is_some();
         let removed = prune::prune(&*self.store, &self.dir, self.keep, is_leased).await?;
         if !removed.is_empty() {
@@ -322,9 +367,13 @@ impl Registry {
         self.resident().get(version).and_then(WeakLease::upgrade)
     }
 
+    // Both are whole between any two of their operations, even if a thread died holding them.
     fn resident(&self) -> MutexGuard<'_, HashMap<Version, WeakLease>> {
-        // The map is whole between any two of its operations, even if a thread died holding it.
         self.resident.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, VecDeque<Lease>> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -696,6 +745,28 @@ mod tests {
         assert_eq!(world.resident(), 0);
         assert_eq!(registry.lease(&version).await.unwrap().version(), &version);
         assert_eq!(world.engine.loads.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_named_again_is_not_loaded_again_until_four_others_were() {
+        let world = World::new();
+        let registry = world.open().await.unwrap();
+        let mut versions = Vec::new();
+        for value in 0..=MAX_RECENT {
+            versions.push(add(&registry, value as f32).await);
+        }
+        let loads = || world.engine.loads.load(Ordering::SeqCst);
+        // The first is named in between, so the second has waited longest when the last one comes.
+        for index in [0, 1, 0, 2, 0, 3, 0] {
+            registry.named(Some(versions[index].as_str())).await.unwrap();
+        }
+        assert_eq!((loads(), world.resident()), (MAX_RECENT, MAX_RECENT));
+        for (index, expected) in [(4, 5), (0, 5), (1, 6)] {
+            registry.named(Some(versions[index].as_str())).await.unwrap();
+            assert_eq!((loads(), world.resident()), (expected, MAX_RECENT));
+        }
+        registry.prune().await.unwrap();
+        assert_eq!(world.resident(), 0, "files of what nobody uses can be removed");
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use crate::{
-    adapters::registry::RegistryError,
+    adapters::{probe::ProbeError, registry::RegistryError},
     answering::AskError,
     completing::CompletingError,
     engine::{handle::EngineError, sampling::OutOfRange},
@@ -204,9 +204,16 @@ impl From<RegistryError> for ApiError {
                      versions, and none of a round that did not promote its own; choose a version that is `on_disk`"
                 ),
             ),
-            RegistryError::Engine(error) => error.into(),
+            RegistryError::Probe { source: ProbeError::OtherWeights { .. }, .. } => {
+                let message = format!("{error}; the version that was live stays so");
+                Self::new(StatusCode::CONFLICT, "probe_failed", message)
+            }
+            RegistryError::Engine(error) | RegistryError::Probe { source: ProbeError::Engine(error), .. } => {
+                error.into()
+            }
             RegistryError::Store(error) => error.into(),
             RegistryError::Live { .. }
+            | RegistryError::Probe { .. }
             | RegistryError::Files { .. }
             | RegistryError::Prune { .. }
             | RegistryError::Interrupted(_) => Self::internal(error),

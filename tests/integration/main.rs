@@ -8,6 +8,7 @@ mod learning;
 mod openai;
 mod ops;
 mod parity;
+mod probe;
 mod real_files;
 mod reports;
 mod rounds;

@@ -62,7 +62,7 @@ impl Layer {
         for projection in projections {
             let mut output = ops::frozen_linear(x, &self.projections[projection as usize])?;
             for (rows, lora) in adapters {
-                let Some(pair) = lora.get(projection) else { continue };
+                let Some(pair) = lora.pair(projection)? else { continue };
                 let added = pair.apply(&x.narrow(0, rows.start, rows.len())?)?;
                 let count = output.dim(0)?;
                 output = (output + added.pad_with_zeros(0, rows.start, count - rows.end)?)?;

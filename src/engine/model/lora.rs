@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::packed::LowRank;
@@ -105,6 +105,10 @@ impl Pair {
         x.matmul(&self.a.t()?)?.matmul(&self.b.t()?)? * self.scale
     }
 
+    fn to_device(&self, device: &Device) -> Result<Self> {
+        Ok(Self { a: self.a.to_device(device)?, b: self.b.to_device(device)?, scale: self.scale })
+    }
+
     /// `A`, and `B` with the scale in it, as numbers.
     fn numbers(&self) -> Result<(Vec<f32>, Vec<f32>)> {
         Ok((self.a.flatten_all()?.to_vec1()?, (&self.b * self.scale)?.flatten_all()?.to_vec1()?))
@@ -112,31 +116,51 @@ impl Pair {
 }
 
 /// The adapted projections of one layer.
-#[derive(Clone, Debug, Default)]
-pub struct LayerLora {
-    pairs: [Option<Pair>; 7],
-    /// The pairs of the projections of the same input, at the first of these projections.
-    packed: [Option<Arc<LowRank>>; 7],
+#[derive(Clone, Debug)]
+pub enum LayerLora {
+    /// By projection, for any device and with gradients.
+    Pairs([Option<Pair>; 7]),
+    /// For the CPU's kernels: the pairs of the projections of the same input, at the first of these projections.
+    Packed([Option<Arc<LowRank>>; 7]),
 }
 
 impl LayerLora {
-    pub fn get(&self, projection: Projection) -> Option<&Pair> {
-        self.pairs[projection as usize].as_ref()
+    /// The halves of an adapted projection.
+    ///
+    /// # Errors
+    /// If they were packed, which are for answering on a CPU only.
+    pub fn pair(&self, projection: Projection) -> Result<Option<&Pair>> {
+        match self {
+            Self::Pairs(pairs) => Ok(pairs[projection as usize].as_ref()),
+            Self::Packed(_) => bail!("this adapter was packed for answering on a CPU"),
+        }
     }
 
     /// What the CPU's kernels add to the projections of one input of which this is the first, if they were packed.
     pub fn packed(&self, first: Projection) -> Option<&LowRank> {
-        self.packed[first as usize].as_deref()
+        match self {
+            Self::Pairs(_) => None,
+            Self::Packed(packed) => packed[first as usize].as_deref(),
+        }
     }
 
-    fn pack(&mut self) -> Result<()> {
+    /// The same layer for answering on a device: nothing is held twice.
+    fn to_device(&self, device: &Device) -> Result<Self> {
+        let mut pairs = Projection::ALL.map(|_| None);
+        for projection in Projection::ALL {
+            pairs[projection as usize] = self.pair(projection)?.map(|pair| pair.to_device(device)).transpose()?;
+        }
+        if !device.is_cpu() {
+            return Ok(Self::Pairs(pairs));
+        }
+        let mut packed = Projection::ALL.map(|_| None);
         for projections in Projection::OF_ONE_INPUT {
-            let pairs = projections.iter().map(|&projection| self.get(projection));
+            let pairs = projections.iter().map(|&projection| pairs[projection as usize].as_ref());
             let inputs = pairs.clone().flatten().next().map_or(Ok(1), |pair| pair.a.dim(1))?;
             let numbers = pairs.map(|pair| pair.map(Pair::numbers).transpose()).collect::<Result<_>>()?;
-            self.packed[projections[0] as usize] = Some(Arc::new(LowRank::new(inputs, numbers)));
+            packed[projections[0] as usize] = Some(Arc::new(LowRank::new(inputs, numbers)));
         }
-        Ok(())
+        Ok(Self::Packed(packed))
     }
 }
 
@@ -168,16 +192,16 @@ impl Lora {
         };
         let mut laid_out = Vec::with_capacity(layers);
         for index in 0..layers {
-            let mut layer = LayerLora::default();
+            let mut pairs = Projection::ALL.map(|_| None);
             for &projection in &config.targets {
                 let (out, input) = shape(projection);
-                layer.pairs[projection as usize] = Some(Pair {
+                pairs[projection as usize] = Some(Pair {
                     a: take(&peft_name(index, projection, 'A'), (config.r, input))?,
                     b: take(&peft_name(index, projection, 'B'), (out, config.r))?,
                     scale: config.scale(),
                 });
             }
-            laid_out.push(layer);
+            laid_out.push(LayerLora::Pairs(pairs));
         }
         let expected = layers * config.targets.len() * 2;
         if tensors.len() != expected {
@@ -193,18 +217,7 @@ impl Lora {
 
     /// The same adapter on a device, for answering only: no gradient reaches it.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
-        let pair = |pair: &Pair| -> Result<Pair> {
-            Ok(Pair { a: pair.a.to_device(device)?, b: pair.b.to_device(device)?, scale: pair.scale })
-        };
-        let mut layers = self.layers.clone();
-        for layer in &mut layers {
-            for slot in &mut layer.pairs {
-                *slot = slot.as_ref().map(pair).transpose()?;
-            }
-            if device.is_cpu() {
-                layer.pack()?;
-            }
-        }
+        let layers = self.layers.iter().map(|layer| layer.to_device(device)).collect::<Result<_>>()?;
         Ok(Self { layers })
     }
 }

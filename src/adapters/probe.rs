@@ -1,0 +1,108 @@
+//! What serving says of a text, beside what the training pass says of it with the same weights.
+
+use std::sync::Arc;
+
+use tokio::task::JoinError;
+
+use crate::engine::{
+    handle::{Engine, EngineError, GenerateRequest, Lease, Priority, Report, Sampling},
+    model::{
+        decoder::Decoder,
+        lora::{Adapter, Lora},
+        tokenizer::TokenizerError,
+        training::{Pass, Target, TokenForest},
+    },
+    turnstile::Turnstile,
+};
+
+/// The largest gap between the log-probability that serving gives a token and the one that training computes for the
+/// same weights. Rounding of f32 sums stays below 1e-3; other weights are far above.
+pub const MAX_LOG_PROB_GAP: f64 = 0.05;
+
+/// What both are asked for: some words, numbers and a line break.
+const TEXT: &str = "The sum of 38 and 9 is 47.\nIn the morning we went";
+
+/// Why a version did not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    #[error(
+        "what serving computes with it is not what training does: log-probabilities differ by {gap:.3}, {limit} is the \
+         limit"
+    )]
+    OtherWeights { gap: f64, limit: f64 },
+    #[error("the adapter does not fit the model: {0}")]
+    Mismatch(String),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error("computation failed: {0}")]
+    Compute(#[from] candle_core::Error),
+    /// The program is stopping.
+    #[error("interrupted: {0}")]
+    Interrupted(#[from] JoinError),
+}
+
+/// Compares an engine with a training pass over the decoder that it serves.
+pub struct Probe {
+    pub engine: Arc<dyn Engine>,
+    pub decoder: Arc<Decoder>,
+    pub turnstile: Arc<Turnstile>,
+}
+
+impl Probe {
+    /// Checks the version of a lease, whose weights as data are `adapter` (none for the base model). Takes as long as
+    /// two short prompts.
+    ///
+    /// # Errors
+    /// If serving and training do not agree, or one of them fails.
+    pub async fn check(&self, lease: &Lease, adapter: Option<Adapter>) -> Result<(), ProbeError> {
+        let tokens = self.engine.tokenizer().encode(TEXT, false)?;
+        let served = self.served(lease, tokens.clone()).await?;
+        let (decoder, turnstile) = (self.decoder.clone(), self.turnstile.clone());
+        let train = move || trained(&decoder, &turnstile, adapter.as_ref(), &tokens);
+        let trained = tokio::task::spawn_blocking(train).await??;
+        let gaps = served.iter().zip(&trained).map(|(served, trained)| f64::from((served - trained).abs()));
+        // A gap that is no number is none that is small enough.
+        let gap = gaps.fold(0.0, |largest, gap| if gap <= largest { largest } else { gap });
+        if gap <= MAX_LOG_PROB_GAP { Ok(()) } else { Err(ProbeError::OtherWeights { gap, limit: MAX_LOG_PROB_GAP }) }
+    }
+
+    /// The log-probability of each token after the first, by the engine.
+    async fn served(&self, lease: &Lease, prompt: Vec<u32>) -> Result<Vec<f32>, ProbeError> {
+        let request = GenerateRequest {
+            lease: lease.clone(),
+            prompt,
+            samples: 1,
+            sampling: Sampling { max_tokens: 0, ..Sampling::default() },
+            seed: 0,
+            priority: Priority::Request,
+            report: Report { prompt: Some(0), ..Report::default() },
+            place: None,
+        };
+        let groups = self.engine.generate(vec![request]).await?;
+        Ok(groups.iter().flat_map(|group| &group.prompt_scores).map(|score| score.log_prob).collect())
+    }
+}
+
+/// The same by the training pass.
+fn trained(
+    decoder: &Decoder,
+    turnstile: &Turnstile,
+    adapter: Option<&Adapter>,
+    tokens: &[u32],
+) -> Result<Vec<f32>, ProbeError> {
+    let (mut forest, mut targets, mut row) = (TokenForest::default(), Vec::new(), None);
+    for &token in tokens {
+        targets.extend(row.map(|row| Target { row, token }));
+        row = Some(forest.insert(row, token));
+    }
+    let lora = adapter.map(|adapter| {
+        let shape = |projection| decoder.projection_shape(projection);
+        Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers.len(), shape)
+    });
+    let lora = lora.transpose().map_err(ProbeError::Mismatch)?;
+    let pace = |work: &mut dyn FnMut() -> candle_core::Result<()>| turnstile.background(work);
+    let scores = Pass::new(decoder, lora.as_ref(), (&forest, &targets), 1.0, &pace)?.score()?;
+    Ok(scores.into_iter().map(|score| score.log_prob).collect())
+}
