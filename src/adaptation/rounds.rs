@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use chrono::Utc;
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -236,9 +237,14 @@ impl Inner {
     async fn run(self: Arc<Self>, round: Round, questions: Vec<Question>, cancel: CancellationToken) {
         info!(questions = questions.len(), parent = %round.parent_version, "the round begins");
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_alive(round.id, cancel.clone())));
-        // A task of its own: if it panics, the round has failed, and the next one can begin.
-        let driving = tokio::spawn(self.clone().drive(round.clone(), questions, cancel).in_current_span());
-        let outcome = driving.await.unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
+        // A task of its own: if it panics, the round has failed, and the next one can begin. On a thread of its own:
+        // what it does between its waits (encoding questions, counting votes, hashing adapters) takes longer than
+        // requests should wait for a worker.
+        let driving = self.clone().drive(round.clone(), questions, cancel).in_current_span();
+        let runtime = Handle::current();
+        let outcome = tokio::task::spawn_blocking(move || runtime.block_on(driving))
+            .await
+            .unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
         drop(heartbeat);
         let (state, reason) = match outcome {
             Ok(None) => (RoundState::Promoted, None),
