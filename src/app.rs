@@ -87,8 +87,6 @@ pub enum AppError {
     Metrics(#[from] prometheus::Error),
     #[error("cannot listen on {bind}: {source}; choose another address with --bind")]
     Bind { bind: SocketAddr, source: io::Error },
-    #[error("the server stopped: {0}")]
-    Serve(#[source] io::Error),
     #[error("a part of the start was interrupted")]
     Interrupted,
 }
@@ -230,10 +228,7 @@ impl Server {
 
     /// Serves until `shutdown` is cancelled; then ends the round that runs, finishes the requests that are under way,
     /// and returns.
-    ///
-    /// # Errors
-    /// If the listener fails.
-    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
+    pub async fn run(self, shutdown: CancellationToken) {
         let chores =
             tokio::spawn(chores(self.state.clone(), self.rounds.clone(), self.schedule, shutdown.child_token()));
         let rounds = self.rounds.clone();
@@ -242,11 +237,10 @@ impl Server {
             stopping.cancelled().await;
             rounds.stop().await;
         });
-        let result = http::serve(self.listener, self.state, shutdown.clone(), self.deadline).await;
+        http::serve(self.listener, self.state, shutdown.clone(), self.deadline).await;
         shutdown.cancel();
         // A panic in one of these is logged by its own span; the server is ending anyway.
         let _ = tokio::join!(chores, stop_rounds);
-        result.map_err(AppError::Serve)
     }
 }
 

@@ -69,6 +69,6 @@ pub(super) async fn run(_args: ServeArgs, settings: Settings) -> anyhow::Result<
     );
     // Whoever reads this may stop reading; that is no reason to stop serving.
     let _ = print(&greeting);
-    server.run(shutdown).await?;
+    server.run(shutdown).await;
     Ok(())
 }

@@ -74,6 +74,10 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// A request that takes longer is given up.
     pub request_timeout_seconds: u64,
+    /// A connection on which no request has arrived for so long is closed, whether a part of one has or nothing.
+    pub idle_timeout_seconds: u64,
+    /// Connections at a time; more wait until one is closed.
+    pub max_connections: usize,
     /// How long a stop waits for requests that are being answered.
     pub shutdown_deadline_seconds: u64,
 }
@@ -84,6 +88,9 @@ impl Default for ServerSettings {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
             max_body_bytes: 1 << 20,
             request_timeout_seconds: 300,
+            idle_timeout_seconds: 30,
+            // Half of the files that many systems allow a process.
+            max_connections: 512,
             shutdown_deadline_seconds: 30,
         }
     }
@@ -261,6 +268,8 @@ impl Settings {
         }
         within("server.max_body_bytes", server.max_body_bytes as f64, 1024.0, 1e9)?;
         within("server.request_timeout_seconds", server.request_timeout_seconds as f64, 1.0, 86_400.0)?;
+        within("server.idle_timeout_seconds", server.idle_timeout_seconds as f64, 1.0, 3600.0)?;
+        within("server.max_connections", server.max_connections as f64, 1.0, 100_000.0)?;
         within("server.shutdown_deadline_seconds", server.shutdown_deadline_seconds as f64, 0.0, 3600.0)?;
         within("engine.cache_tokens", engine.cache_tokens as f64, 256.0, 1e8)?;
         within("engine.max_waiting", engine.max_waiting as f64, 1.0, 100_000.0)?;

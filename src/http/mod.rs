@@ -4,13 +4,14 @@
 //! in it does not exist, and an operator's route is behind the key before its handler is.
 
 mod auth;
+mod connections;
 mod envelope;
 mod error;
 mod extract;
 mod openai;
 mod routes;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -48,26 +49,18 @@ pub struct AppState {
 
 /// Serves until `shutdown` is cancelled, then takes no more connections and finishes what is being answered, for at
 /// most `deadline`.
-///
-/// # Errors
-/// If the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    state: AppState,
-    shutdown: CancellationToken,
-    deadline: Duration,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, state: AppState, shutdown: CancellationToken, deadline: Duration) {
     let stopping = shutdown.clone();
-    let server = axum::serve(listener, router(state)).with_graceful_shutdown(shutdown.cancelled_owned());
+    let settings = state.settings.clone();
+    let server = connections::serve(listener, router(state), &settings, shutdown);
     let overdue = async {
         stopping.cancelled().await;
         tokio::time::sleep(deadline).await;
     };
     tokio::select! {
-        result = server => result,
+        () = server => {}
         () = overdue => {
             tracing::warn!(deadline_seconds = deadline.as_secs(), "some requests were not finished in time");
-            Ok(())
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The HTTP interface, on a real port, with an engine that says what it is told.
 
 use std::{
+    io::{Read, Write},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -228,7 +229,7 @@ pub(crate) struct Server<E = Scripted> {
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Arc<Spooled>,
     shutdown: CancellationToken,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<()>,
     http: reqwest::Client,
     dir: TempDir,
 }
@@ -618,6 +619,49 @@ async fn a_client_that_goes_away_gives_up_its_place() {
     server.engine.wait_until_running(0).await;
 }
 
+/// Whether a connection that has sent this is closed without an answer, within seconds.
+async fn is_closed(address: SocketAddr, sent: &'static str) -> bool {
+    let talk = move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.write_all(sent.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let ended = stream.read_to_end(&mut answer);
+        ended.is_ok() && !answer.starts_with(b"HTTP/1.1 200")
+    };
+    tokio::task::spawn_blocking(talk).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_that_sends_no_whole_request_is_closed() {
+    let server = Server::start_with(ServerSettings { idle_timeout_seconds: 1, ..ServerSettings::default() }).await;
+    for sent in ["", "GET /healthz HT", "GET /healthz HTTP/1.1\r\nhost: here\r\n"] {
+        assert!(is_closed(server.address, sent).await, "{sent:?}");
+    }
+    assert!(!is_closed(server.address, "GET /healthz HTTP/1.1\r\nhost: here\r\n\r\n").await);
+}
+
+#[tokio::test]
+async fn connections_beyond_the_bound_wait_until_one_is_closed() {
+    let server = Server::start_with(ServerSettings { max_connections: 2, ..ServerSettings::default() }).await;
+    let connect = || tokio::net::TcpStream::connect(server.address);
+    let held = (connect().await.unwrap(), connect().await.unwrap());
+    let mut third = std::pin::pin!(server.get("/healthz"));
+    tokio::time::timeout(Duration::from_millis(300), third.as_mut()).await.expect_err("there is no place for it");
+    drop(held);
+    let response = tokio::time::timeout(Duration::from_secs(10), third).await.expect("its turn comes");
+    assert_eq!(response.status(), 200);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = Server::start().await;
+    let request = server.request(Method::GET, "/healthz").header("x-long", "a".repeat(100_000));
+    let status = request.send().await.map(|response| response.status().as_u16());
+    assert!(status.as_ref().map_or(true, |status| *status == 431), "{status:?}");
+    assert_eq!(server.get("/healthz").await.status(), 200);
+}
+
 #[tokio::test]
 async fn a_stop_finishes_what_is_being_answered() {
     let server = Server::start().await;
@@ -637,7 +681,7 @@ async fn a_stop_finishes_what_is_being_answered() {
     go.cancel();
     let answer = value(client.await.unwrap().unwrap()).await;
     assert_eq!(answer["answer"], "47");
-    server.task.await.unwrap().unwrap();
+    server.task.await.unwrap();
     let id = answer["id"].as_str().unwrap().parse().unwrap();
     assert!(server.store.answer(id).await.unwrap().is_some());
 }
@@ -650,7 +694,7 @@ async fn a_stop_does_not_wait_beyond_its_deadline() {
     let client = tokio::spawn(server.request(Method::POST, "/v1/answer").body("{\"question\": \"q\"}").send());
     server.engine.wait_until_running(1).await;
     server.shutdown.cancel();
-    tokio::time::timeout(Duration::from_secs(10), server.task).await.expect("it stops").unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), server.task).await.expect("it stops").unwrap();
     client.abort();
 }
 

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ttrl::{
-    app::{AppError, Server},
+    app::Server,
     config::{Device, Settings},
 };
 
@@ -130,7 +130,7 @@ struct Running {
     url: String,
     client: reqwest::Client,
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), AppError>>,
+    task: JoinHandle<()>,
 }
 
 impl Running {
@@ -222,7 +222,7 @@ impl Running {
 
     async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.unwrap().unwrap();
+        self.task.await.unwrap();
     }
 }
 
