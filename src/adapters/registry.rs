@@ -331,9 +331,9 @@ impl Registry {
         &self.model
     }
 
-    /// The adapters that were saved, for whichever model, newest first.
-    pub async fn list(&self, limit: u32) -> Result<Vec<AdapterRecord>, RegistryError> {
-        Ok(self.store.adapters(limit).await?)
+    /// The adapters that were saved, for whichever model, newest first; those that came before one, if it is given.
+    pub async fn list(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, RegistryError> {
+        Ok(self.store.adapters(limit, before).await?)
     }
 
     /// Where the files of a version are, if this machine has them.
@@ -523,7 +523,7 @@ mod tests {
                     Ok(self.adapters.lock().unwrap().get(version).cloned())
                 }
 
-                async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
+                async fn adapters(&self, limit: u32, _: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
                     Ok(self.adapters.lock().unwrap().values().take(limit as usize).cloned().collect())
                 }
 
@@ -635,7 +635,7 @@ mod tests {
     async fn the_base_model_is_live_at_first() {
         let registry = World::new().open().await.unwrap();
         assert!(registry.live().version().is_base());
-        assert!(registry.list(10).await.unwrap().is_empty());
+        assert!(registry.list(10, None).await.unwrap().is_empty());
         assert!(!registry.refresh().await.unwrap());
     }
 
@@ -692,7 +692,7 @@ mod tests {
         let registry = world.open().await.unwrap();
         let version = add(&registry, 1.0).await;
         registry.activate(None, &version).await.unwrap();
-        assert_eq!(registry.list(1).await.unwrap()[0].model.as_ref(), Some(registry.model()));
+        assert_eq!(registry.list(1, None).await.unwrap()[0].model.as_ref(), Some(registry.model()));
 
         let other = world.open_with(&large).await.unwrap();
         assert!(other.live().version().is_base());
@@ -854,7 +854,7 @@ mod tests {
         let mut left = names([&versions[0], &versions[1], &versions[3], &versions[4]]);
         left.insert(unknown.clone());
         assert_eq!(world.on_disk(), left);
-        assert_eq!(registry.list(10).await.unwrap().len(), 5, "the records stay");
+        assert_eq!(registry.list(10, None).await.unwrap().len(), 5, "the records stay");
         assert!(!registry.is_on_disk(&versions[2]) && registry.is_on_disk(&versions[3]));
         let removed = registry.activate(None, &versions[2]).await.unwrap_err();
         assert!(matches!(removed, RegistryError::FilesMissing { .. }), "{removed}");
@@ -916,7 +916,7 @@ mod tests {
         let world = World::new();
         let registry = world.open().await.unwrap();
         assert_eq!(add(&registry, 1.0).await, add(&registry, 1.0).await);
-        let records = registry.list(10).await.unwrap();
+        let records = registry.list(10, None).await.unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].bytes, files(1.0).bytes());
         assert_eq!(registry.adapter(&records[0].version).await.unwrap().config.r, 1);

@@ -6,10 +6,11 @@ use axum::{
     http::{StatusCode, request::Parts},
     response::IntoResponse,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
 
 use super::error::ApiError;
+use crate::engine::sampling::ensure;
 
 /// A JSON object from the body, whatever its media type is said to be: `curl -d` says it is a form. No body counts
 /// as an empty object.
@@ -66,6 +67,30 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
         let Query(value) =
             Query::from_request_parts(parts, state).await.map_err(|error| refused(&error.body_text()))?;
         Ok(Self(value))
+    }
+}
+
+/// The most things in one list.
+pub const MAX_LISTED: u32 = 200;
+
+/// A part of a list that is sorted from the newest to the oldest.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page<T> {
+    limit: Option<u32>,
+    /// The last one of the part before.
+    pub before: Option<T>,
+}
+
+impl<T> Page<T> {
+    /// How many there may be in the part.
+    ///
+    /// # Errors
+    /// If it is none or more than [`MAX_LISTED`].
+    pub fn limit(&self, default: u32) -> Result<u32, ApiError> {
+        let limit = self.limit.unwrap_or(default);
+        ensure((1..=MAX_LISTED).contains(&limit), "limit", limit, format!("from 1 to {MAX_LISTED}"))?;
+        Ok(limit)
     }
 }
 

@@ -309,7 +309,7 @@ pub trait Store: Send + Sync {
     async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError>;
 
     /// Newest first.
-    async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError>;
+    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError>;
 
     /// An adapter with who needs it now.
     async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError>;

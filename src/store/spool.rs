@@ -286,8 +286,8 @@ impl Store for Spooled {
         self.inner.adapter(version).await
     }
 
-    async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
-        self.inner.adapters(limit).await
+    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
+        self.inner.adapters(limit, before).await
     }
 
     async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {

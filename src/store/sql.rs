@@ -26,6 +26,10 @@ const ROUNDS: &str = "SELECT * FROM rounds
     WHERE $2 IS NULL OR (created_at, id) < (SELECT created_at, id FROM rounds WHERE id = $2)
     ORDER BY created_at DESC, id DESC LIMIT $1";
 
+const ADAPTERS: &str = "SELECT * FROM adapters
+    WHERE $2 IS NULL OR (created_at, version) < (SELECT created_at, version FROM adapters WHERE version = $2)
+    ORDER BY created_at DESC, version DESC LIMIT $1";
+
 /// How often a text was in a round counts for all questions with that text.
 const LEARNABLE: &str = "WITH newest AS (
         SELECT id, text_hash, ROW_NUMBER() OVER (PARTITION BY text_hash ORDER BY created_at DESC, id DESC) AS place
@@ -361,9 +365,8 @@ impl<D: Driver> Store for SqlStore<D> {
         self.one("SELECT * FROM adapters WHERE version = $1", args![version], rows::adapter).await
     }
 
-    async fn adapters(&self, limit: u32) -> Result<Vec<AdapterRecord>, StoreError> {
-        const SQL: &str = "SELECT * FROM adapters ORDER BY created_at DESC, version DESC LIMIT $1";
-        self.all(SQL, args![limit], rows::adapter).await
+    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
+        self.all(ADAPTERS, args![limit, before.map(Version::as_str)], rows::adapter).await
     }
 
     async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {

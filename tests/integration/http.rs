@@ -504,6 +504,8 @@ async fn what_is_not_there_is_told_in_the_same_shape() {
         (Method::GET, "/v1/rounds?limit=0".into(), 422, "out_of_range"),
         (Method::GET, "/v1/rounds?before=7".into(), 422, "invalid_query"),
         (Method::GET, "/v1/rounds?limits=7".into(), 422, "invalid_query"),
+        (Method::GET, "/v1/adapters?limit=201".into(), 422, "out_of_range"),
+        (Method::GET, "/v1/adapters?before=7".into(), 422, "invalid_query"),
         (Method::GET, "/v1/answers/%FF".into(), 400, "bad_request"),
     ] {
         let response = server.request(method.clone(), &path).bearer_auth(KEY).send().await.unwrap();

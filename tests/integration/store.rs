@@ -502,8 +502,10 @@ async fn adapters_are_listed_newest_first(place: Place) {
     store.record_adapter(&AdapterRecord { bytes: 1, ..old.clone() }).await.unwrap();
     assert_eq!(store.adapter(&old.version).await.unwrap(), Some(old.clone()));
     assert_eq!(store.adapter(&hash('3')).await.unwrap(), None);
-    assert_eq!(store.adapters(10).await.unwrap(), [new.clone(), old]);
-    assert_eq!(store.adapters(1).await.unwrap(), [new]);
+    assert_eq!(store.adapters(10, None).await.unwrap(), [new.clone(), old.clone()]);
+    assert!(store.adapters(10, Some(&old.version)).await.unwrap().is_empty());
+    assert_eq!(store.adapters(10, Some(&new.version)).await.unwrap(), [old]);
+    assert_eq!(store.adapters(1, None).await.unwrap(), [new]);
 }
 
 async fn of_many_swaps_of_an_alias_one_wins(place: Place) {
@@ -627,7 +629,7 @@ async fn what_the_first_version_stored_is_kept(place: Place) {
         bytes: 7,
         created_at: DateTime::from_timestamp(1, 0).unwrap(),
     };
-    assert_eq!(store.adapters(10).await.unwrap(), [kept]);
+    assert_eq!(store.adapters(10, None).await.unwrap(), [kept]);
     assert_eq!(store.alias(UNKNOWN_MODEL, LIVE).await.unwrap(), Some(hash('1')));
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
 }

@@ -6,11 +6,11 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::super::{AppState, error::ApiError};
-use crate::{engine::handle::Version, store::LIVE};
-
-/// The most adapters in the list.
-const MAX_LISTED: u32 = 200;
+use super::super::{AppState, error::ApiError, extract::MAX_LISTED};
+use crate::{
+    engine::handle::Version,
+    store::{LIVE, Store},
+};
 
 /// `GET /v1/models`: the model's own name and the aliases, then the adapters that can be loaded, newest first.
 pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
@@ -19,7 +19,7 @@ pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError
     let name = state.engine.info().name.as_str();
     let mut models: Vec<Value> =
         [(name, &live), (LIVE, &live), (base.as_str(), &base)].map(|(id, version)| view(&state, id, version, 0)).into();
-    for record in registry.list(MAX_LISTED).await? {
+    for record in registry.list(MAX_LISTED, None).await? {
         let is_ours = record.model.as_ref().is_none_or(|model| model.fingerprint == registry.model().fingerprint);
         if is_ours && registry.is_on_disk(&record.version) {
             models.push(view(&state, record.version.as_str(), &record.version, record.created_at.timestamp()));
@@ -31,7 +31,8 @@ pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError
 /// `GET /v1/models/{id}`
 pub async fn read(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let version = state.registry.resolve(&id).await?;
-    let record = state.registry.list(MAX_LISTED).await?.into_iter().find(|record| record.version.as_str() == id);
+    // What a name stands for is as old as the name is: of no age.
+    let record = if id == version.as_str() { state.store.adapter(&version).await? } else { None };
     Ok(Json(view(&state, &id, &version, record.map_or(0, |record| record.created_at.timestamp()))))
 }
 

@@ -10,16 +10,13 @@ use serde_json::{Value, json};
 use super::super::{
     AppState,
     error::ApiError,
-    extract::{Body, parse_id},
+    extract::{Body, MAX_LISTED, Page, Parameters, parse_id},
 };
 use crate::{
     adapters::registry::Registry,
     engine::handle::Version,
     store::{AdapterRecord, Store},
 };
-
-/// The most adapters in one list.
-const MAX_LISTED: u32 = 200;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,11 +25,14 @@ pub struct Activation {
     expected: Option<Version>,
 }
 
-/// `GET /v1/adapters`: newest first, those of other models too.
-pub async fn list(State(state): State<AppState>) -> Result<Json<Value>, ApiError> {
+/// `GET /v1/adapters?limit=N&before=VERSION`: newest first, those of other models too.
+pub async fn list(
+    State(state): State<AppState>,
+    Parameters(page): Parameters<Page<Version>>,
+) -> Result<Json<Value>, ApiError> {
     let registry = &state.registry;
     let live = registry.live().version().clone();
-    let records = registry.list(MAX_LISTED).await?;
+    let records = registry.list(page.limit(MAX_LISTED)?, page.before.as_ref()).await?;
     let adapters: Vec<Value> = records.iter().map(|record| view(registry, record, &live)).collect();
     Ok(Json(json!({"model": registry.model(), "live": live, "adapters": adapters})))
 }

@@ -13,15 +13,12 @@ use uuid::Uuid;
 use super::super::{
     AppState,
     error::ApiError,
-    extract::{Body, Parameters, parse_id},
+    extract::{Body, Page, Parameters, parse_id},
 };
 use crate::{
     adaptation::rounds::{RoundError, Rounds},
     store::{Round, RoundTrigger, Store},
 };
-
-/// The most rounds in one list.
-const MAX_LISTED: u32 = 200;
 
 /// What the routes want from whoever runs rounds.
 #[async_trait]
@@ -59,13 +56,6 @@ impl From<RoundError> for ApiError {
 #[serde(deny_unknown_fields)]
 pub struct Nothing {}
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Page {
-    limit: Option<u32>,
-    before: Option<Uuid>,
-}
-
 /// `POST /v1/rounds`: 202, since the round has only begun.
 pub async fn start(
     State(state): State<AppState>,
@@ -77,13 +67,11 @@ pub async fn start(
 }
 
 /// `GET /v1/rounds?limit=N&before=ID`
-pub async fn list(State(state): State<AppState>, Parameters(page): Parameters<Page>) -> Result<Json<Value>, ApiError> {
-    let limit = page.limit.unwrap_or(20);
-    if !(1..=MAX_LISTED).contains(&limit) {
-        let message = format!("`limit` is {limit}; it must be from 1 to {MAX_LISTED}");
-        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "out_of_range", message));
-    }
-    Ok(Json(json!({"rounds": state.store.rounds(limit, page.before).await?})))
+pub async fn list(
+    State(state): State<AppState>,
+    Parameters(page): Parameters<Page<Uuid>>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(json!({"rounds": state.store.rounds(page.limit(20)?, page.before).await?})))
 }
 
 /// `GET /v1/rounds/{id}`
