@@ -219,7 +219,7 @@ pub fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     out.par_chunks_mut(MIN_ELEMENTS).zip(b.par_chunks(MIN_ELEMENTS)).for_each(|(out, b)| {
         vectorised(
             #[inline(always)]
-            || add_scaled(out, 1.0, b),
+            || out.iter_mut().zip(b).for_each(|(out, b)| *out += b),
         );
     });
     out

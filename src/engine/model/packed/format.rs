@@ -131,7 +131,7 @@ type Line<S> = (<S as Simd>::f32s, <S as Simd>::f32s);
 /// down, where codes of 8 bits end, so that one shift serves two: their step is 256, that of the others 16.
 ///
 /// The product is exact, and so is the offset unless the minimum is far smaller than the scale or they have more than
-/// the 11 digits of half precision; then the weight is off by `2^-16` of the scale at most.
+/// the 11 digits of half precision; then the weight is off by `2^-15` of the scale at most.
 impl<const BITS: usize, H: Header> Format for Quantised<BITS, H> {
     const PER_WORD: usize = 32 / BITS;
     const HEADER: usize = H::WORDS;
