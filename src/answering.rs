@@ -100,7 +100,7 @@ impl Answering {
         let plan = self.plan(&ask)?;
         // Whoever finds no place makes no work. It is kept until the answer is stored.
         let place = self.engine.line().enter()?;
-        let mut prompts = self.prompter.encode_all(vec![Prompt::Question(ask.question.clone())]).await?;
+        let mut prompts = self.prompter.encode_all(vec![Prompt::Question(ask.question.clone())], place.clone()).await?;
         let request = self.request(&plan, prompts.pop().unwrap_or_default(), Some(place.clone()))?;
         let mut groups = self.engine.generate(vec![request]).await?;
         let whole = groups.pop().filter(|group| groups.is_empty() && group.rollouts.len() == plan.votes as usize);

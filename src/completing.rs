@@ -135,7 +135,7 @@ impl Completing {
         call.seed.map_or(Ok(()), check_seed)?;
         let place = self.engine.line().enter()?;
         let lease = self.registry.named(call.model.as_deref()).await?;
-        let prompts = self.prompter.encode_all(call.prompts).await?;
+        let prompts = self.prompter.encode_all(call.prompts, place.clone()).await?;
         let context = self.engine.info().context_tokens;
         let mut requests = Vec::with_capacity(prompts.len());
         for prompt in prompts {

@@ -8,6 +8,7 @@ use tokio::task::JoinError;
 use crate::{
     engine::{
         handle::{Engine, FinishReason, Group, Sampling},
+        line::Place,
         model::{
             chat_template::{ChatTemplate, ChatTemplateError, Message, Segment},
             tokenizer::TokenizerError,
@@ -77,13 +78,20 @@ impl Prompter {
     }
 
     /// The token ids of the prompts of a call, made where work may take long: a body that is as large as may be takes
-    /// longer than others should wait.
+    /// longer than others should wait. The call's place is kept until that is done, even if nobody waits for it any more.
     ///
     /// # Errors
     /// Of the first prompt that has one, such as a conversation for a model without a chat template.
-    pub async fn encode_all(self: &Arc<Self>, prompts: Vec<Prompt>) -> Result<Vec<Vec<u32>>, PrompterError> {
+    pub async fn encode_all(
+        self: &Arc<Self>,
+        prompts: Vec<Prompt>,
+        place: Place,
+    ) -> Result<Vec<Vec<u32>>, PrompterError> {
         let prompter = self.clone();
-        let encode = move || prompts.into_iter().map(|prompt| prompter.encode_prompt(prompt)).collect();
+        let encode = move || {
+            let _place = place;
+            prompts.into_iter().map(|prompt| prompter.encode_prompt(prompt)).collect()
+        };
         tokio::task::spawn_blocking(encode).await?
     }
 

@@ -51,17 +51,20 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Checks the version of a lease, whose weights as data are `adapter` (none for the base model). Takes as long as
-    /// two short prompts.
+    /// Checks the version of a lease, whose weights as data are `adapter`. Takes as long as two short prompts, and the wait
+    /// among the requests of clients.
     ///
     /// # Errors
     /// If serving and training do not agree, or one of them fails.
-    pub async fn check(&self, lease: &Lease, adapter: Option<Adapter>) -> Result<(), ProbeError> {
+    pub async fn check(&self, lease: &Lease, adapter: Adapter) -> Result<(), ProbeError> {
         let tokens = self.engine.tokenizer().encode(TEXT, false)?;
         let served = self.served(lease, tokens.clone()).await?;
         let (decoder, turnstile) = (self.decoder.clone(), self.turnstile.clone());
-        let train = move || trained(&decoder, &turnstile, adapter.as_ref(), &tokens);
+        let train = move || trained(&decoder, &turnstile, &adapter, &tokens);
         let trained = tokio::task::spawn_blocking(train).await??;
+        if served.len() != trained.len() {
+            return Err(EngineError::Compute("a prompt was not scored whole".into()).into());
+        }
         let gaps = served.iter().zip(&trained).map(|(served, trained)| f64::from((served - trained).abs()));
         // A gap that is no number is none that is small enough.
         let gap = gaps.fold(0.0, |largest, gap| if gap <= largest { largest } else { gap });
@@ -89,7 +92,7 @@ impl Probe {
 fn trained(
     decoder: &Decoder,
     turnstile: &Turnstile,
-    adapter: Option<&Adapter>,
+    adapter: &Adapter,
     tokens: &[u32],
 ) -> Result<Vec<f32>, ProbeError> {
     let (mut forest, mut targets, mut row) = (TokenForest::default(), Vec::new(), None);
@@ -97,12 +100,10 @@ fn trained(
         targets.extend(row.map(|row| Target { row, token }));
         row = Some(forest.insert(row, token));
     }
-    let lora = adapter.map(|adapter| {
-        let shape = |projection| decoder.projection_shape(projection);
-        Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers.len(), shape)
-    });
-    let lora = lora.transpose().map_err(ProbeError::Mismatch)?;
+    let shape = |projection| decoder.projection_shape(projection);
+    let lora = Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers.len(), shape);
+    let lora = lora.map_err(ProbeError::Mismatch)?;
     let pace = |work: &mut dyn FnMut() -> candle_core::Result<()>| turnstile.background(work);
-    let scores = Pass::new(decoder, lora.as_ref(), (&forest, &targets), 1.0, &pace)?.score()?;
+    let scores = Pass::new(decoder, Some(&lora), (&forest, &targets), 1.0, &pace)?.score()?;
     Ok(scores.into_iter().map(|score| score.log_prob).collect())
 }

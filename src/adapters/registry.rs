@@ -80,6 +80,8 @@ pub struct Registry {
     live: ArcSwap<Lease>,
     /// Tries what is to become live, if there is one.
     probe: Option<Probe>,
+    /// The version that another server made live, and that did not pass here.
+    refused: Mutex<Option<Version>>,
     /// Versions that someone held when last looked at.
     resident: Mutex<HashMap<Version, WeakLease>>,
     /// Versions that requests named, the last one at the end; resident until others come or files are removed.
@@ -105,6 +107,7 @@ impl Registry {
             model: ModelId::from(engine.info()),
             live: ArcSwap::from_pointee(engine.base()),
             probe: None,
+            refused: Mutex::default(),
             engine,
             store,
             dir,
@@ -171,6 +174,9 @@ impl Registry {
 
     /// Keeps a version resident for the requests that may follow.
     fn keep(&self, lease: &Lease) {
+        if lease.version().is_base() {
+            return;
+        }
         let mut recent = self.recent();
         recent.retain(|kept| kept.version() != lease.version());
         recent.push_back(lease.clone());
@@ -311,18 +317,26 @@ impl Registry {
         if *self.live().version() == version {
             return Ok(false);
         }
+        if self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(&version) {
+            return Ok(false);
+        }
         let lease = self.lease(&version).await?;
-        self.try_out(&lease).await?;
+        let tried = self.try_out(&lease).await;
+        if matches!(tried, Err(RegistryError::Probe { source: ProbeError::OtherWeights { .. }, .. })) {
+            // Trying it again would give the same.
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
+        }
+        tried?;
         self.live.store(Arc::new(lease));
         Ok(true)
     }
 
     /// Compares what serving computes with a version, as it is resident, with what training does with its files.
     async fn try_out(&self, lease: &Lease) -> Result<(), RegistryError> {
-        let Some(probe) = &self.probe else { return Ok(()) };
         let version = lease.version();
-        let adapter = if version.is_base() { None } else { Some(self.adapter(version).await?) };
-        let tried = probe.check(lease, adapter).await;
+        // The base model is what training starts from: there is nothing to compare, and a way back must not wait.
+        let Some(probe) = self.probe.as_ref().filter(|_| !version.is_base()) else { return Ok(()) };
+        let tried = probe.check(lease, self.adapter(version).await?).await;
         tried.map_err(|source| RegistryError::Probe { version: version.clone(), source })
     }
 

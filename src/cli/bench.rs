@@ -170,6 +170,12 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
     ensure!(args.common.runs > 0, "--runs is 0; at least one is needed");
     ensure!(args.tokens > 1, "--tokens is {}; the time between tokens needs at least 2", args.tokens);
     ensure!(args.streams > 0, "--streams is 0; at least one is needed");
+    let (rows, capacity) =
+        (args.streams * (args.prompt_tokens + args.tokens), bench.engine.stats().cache_tokens_capacity);
+    ensure!(
+        rows <= capacity,
+        "{rows} tokens at a time do not fit the cache of {capacity}: ask for fewer streams, or set engine.cache_tokens"
+    );
     let leases = args.common.leases(bench).await?;
     let mut speeds = Vec::with_capacity(args.common.runs);
     for run in 0..=args.common.runs {

@@ -74,7 +74,8 @@ pub struct ServerSettings {
     pub max_body_bytes: usize,
     /// A request that takes longer is given up.
     pub request_timeout_seconds: u64,
-    /// A connection on which no request has arrived for so long is closed, whether a part of one has or nothing.
+    /// A connection is closed on which no head of a request has arrived for so long, or whose client has taken nothing
+    /// of a reply for so long.
     pub idle_timeout_seconds: u64,
     /// Connections at a time; more wait until one is closed.
     pub max_connections: usize,
@@ -100,7 +101,7 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
-    /// Positions of the key-value cache, for all sequences together. The default is 1.5 GB with the default model,
+    /// Positions of the key-value cache, for all sequences together. The default is 0.94 GB with the default model,
     /// touched as it comes into use.
     pub cache_tokens: usize,
     /// Calls of clients that may be unanswered at a time; one more is refused.

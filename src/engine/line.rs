@@ -25,9 +25,11 @@ impl Line {
     /// # Errors
     /// [`EngineError::Busy`] if none is free.
     pub fn enter(&self) -> Result<Place, EngineError> {
-        let waiting = self.taken.fetch_add(1, Ordering::Relaxed);
-        let place = Place { _taken: Arc::new(Taken(self.taken.clone())) };
-        if waiting < self.places { Ok(place) } else { Err(EngineError::Busy { waiting }) }
+        let next = |taken| (taken < self.places).then_some(taken + 1);
+        match self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(_) => Ok(Place { _taken: Arc::new(Taken(self.taken.clone())) }),
+            Err(waiting) => Err(EngineError::Busy { waiting }),
+        }
     }
 }
 

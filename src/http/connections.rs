@@ -36,6 +36,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
         let place = shutdown.run_until_cancelled(places.clone().acquire_owned()).await;
         let Some(Ok(place)) = place else { break };
         let Some(stream) = shutdown.run_until_cancelled(accept(&listener)).await else { break };
+        bound_writes(&stream, Duration::from_secs(settings.idle_timeout_seconds));
         let service = TowerToHyperService::new(router.clone());
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let shutdown = shutdown.clone();
@@ -77,6 +78,17 @@ async fn accept(listener: &TcpListener) -> TcpStream {
             }
         }
     }
+}
+
+/// Has the system break a connection off whose client takes nothing of what was sent for so long: hyper has no limit for
+/// that. Elsewhere than on Linux there is none.
+fn bound_writes(stream: &TcpStream, limit: Duration) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limit)) {
+        tracing::warn!(%error, "a connection's writes have no time limit");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, limit);
 }
 
 /// Whether a client has gone away before its connection was taken.

@@ -334,6 +334,7 @@ async fn what_clients_send_along_is_ignored_and_what_would_change_the_reply_is_r
         ("", json!({"max_tokens": 128}), "unservable", "the model's context has 128"),
         ("", json!({"max_tokens": 0, "echo": true, "stream": true}), "out_of_range", "without `stream`"),
         ("", json!({"echo": true, "stream": true, "logprobs": 1}), "invalid_body", "cannot be streamed"),
+        ("", json!({"echo": true, "logprobs": 1, "n": 2}), "invalid_body", "told once"),
         ("", json!({"n": 0}), "out_of_range", "`n` is 0"),
         ("", json!({"n": 33, "prompt": ["a", "b"]}), "out_of_range", "`n` is 66; it must be from 1 to 64"),
         ("", json!({"logprobs": 21}), "out_of_range", "`logprobs` is 21; it must be from 0 to 20"),

@@ -501,13 +501,15 @@ mod tests {
             let (rows, inputs) = (37, 512);
             let bytes = random_rows(kind, rows, inputs, 1);
             let expected = reference(kind, &bytes, rows, inputs);
-            // Of the scale, which is at most this, 2^-15 may be missing where minima are products of two numbers.
-            let scale = match kind {
-                GgmlDType::Q2K => 0.1 * 15.0,
-                GgmlDType::Q4K | GgmlDType::Q5K => 0.1 * 63.0,
+            // Where scales are products of two numbers, 2^-15 of a scale may be missing; it is at most 0.1 times this.
+            let largest = match kind {
+                GgmlDType::Q2K => 15.0,
+                GgmlDType::Q3K => 31.0,
+                GgmlDType::Q4K | GgmlDType::Q5K => 63.0,
+                GgmlDType::Q6K => 127.0,
                 _ => 0.0,
             };
-            let tolerance = 1e-5 + scale / 32768.0;
+            let tolerance = 1e-5 + 0.1 * largest / 32768.0;
             let matrix = packed(kind, (rows, inputs), &bytes);
             let mut row = vec![0.0; inputs];
             for (output, expected) in expected.chunks_exact(inputs).enumerate() {
@@ -591,6 +593,7 @@ mod tests {
             assert_eq!(multiply(&x, &[matrix], &[])[0], together);
         }
     }
+
     #[test]
     fn adapters_add_their_products_to_their_own_rows_only() {
         let (inputs, outputs, rank) = (64, [40, 70], 5);

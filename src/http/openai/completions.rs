@@ -60,6 +60,12 @@ fn read(mut fields: Fields, engine: Arc<dyn Engine>) -> Result<Asked<Texts>, Api
             "`logprobs` of an `echo` cannot be streamed; leave one of `stream`, `echo` and `logprobs` out",
         ));
     }
+    if echo && log_probs.is_some() && choices > 1 {
+        // The scores of a prompt are large, and the same for each.
+        return Err(refused(
+            "`logprobs` of an `echo` are told once: ask for them with `n` 1, or leave one of them out",
+        ));
+    }
     // A prompt that is only scored has to be asked for, even if nobody wants to see the scores.
     let prompt_scores = if max_tokens == 0 { Some(log_probs.unwrap_or(0)) } else { log_probs.filter(|_| echo) };
     let view = Texts { engine, scored: log_probs.is_some(), echoes: echo.then(|| prompts.clone()) };

@@ -48,7 +48,9 @@ pub fn lists(tokenizer: &Tokenizer, place: &mut Place, tokens: &[Scored<'_>]) ->
         }));
         offsets.push(place.offset);
         // Special tokens are told, and are not in the text.
-        place.offset += if tokenizer.is_special(token) { 0 } else { text.chars().count() };
+        // A character that several tokens make up counts with the one that begins it.
+        let begins = |bytes: &[u8]| bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count();
+        place.offset += if tokenizer.is_special(token) { 0 } else { begins(tokenizer.shown_bytes(place.begun, token)) };
         place.begun |= tokenizer.has_begun(&[token]);
         texts.push(text);
     }

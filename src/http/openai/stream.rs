@@ -1,7 +1,7 @@
 //! Replies that come as they are made: server-sent events, each a reply of its own, and `[DONE]` at the end.
 //!
 //! A task of its own makes the events and keeps the call's place, so that a client that does not read cannot keep
-//! anything beyond the request's deadline.
+//! them beyond the request's deadline.
 
 use std::convert::Infallible;
 

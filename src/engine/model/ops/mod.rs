@@ -207,6 +207,9 @@ impl CustomOp2 for Add {
     }
 
     fn cpu_fwd(&self, a: &CpuStorage, la: &Layout, b: &CpuStorage, lb: &Layout) -> Result<(CpuStorage, Shape)> {
+        if la.shape() != lb.shape() {
+            bail!("rows of {:?} and of {:?} cannot be added", la.shape(), lb.shape());
+        }
         Ok((CpuStorage::F32(kernels::add(slice(a, la)?, slice(b, lb)?)), la.shape().clone()))
     }
 

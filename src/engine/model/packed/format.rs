@@ -130,8 +130,8 @@ type Line<S> = (<S as Simd>::f32s, <S as Simd>::f32s);
 /// it, `number * (step * scale) + (minimum - (step + zero) * scale)`. Every second code of 4 bits lies four bits further
 /// down, where codes of 8 bits end, so that one shift serves two: their step is 256, that of the others 16.
 ///
-/// The product is exact, and so is the offset unless the minimum is far smaller than the scale or they have more than
-/// the 11 digits of half precision; then the weight is off by `2^-15` of the scale at most.
+/// Product and offset are exact unless the minimum is far smaller than the scale, or they have more than the 11 digits of
+/// half precision; then the weight is off by `2^-15` of the scale at most.
 impl<const BITS: usize, H: Header> Format for Quantised<BITS, H> {
     const PER_WORD: usize = 32 / BITS;
     const HEADER: usize = H::WORDS;

@@ -21,6 +21,9 @@ const DEPTH: usize = 2 * BLOCK;
 /// Runs of numbers given to a thread at a time where they are only moved.
 const MIN_RUNS: usize = 128;
 
+/// Numbers of room that a thread keeps, 32 MB: the logits of 64 rows and 128,000 tokens.
+const MAX_KEPT: usize = 8 << 20;
+
 /// Consecutive inputs of one row of the left factor.
 type Run = [f32; DEPTH];
 
@@ -172,6 +175,7 @@ impl Rows<'_> {
 
     /// Lends room for the results of a number of panels to `f`. What is in it is left from before: the room stays with
     /// the thread, because the system takes longer to find memory for the logits of many rows than to move them.
+    /// Exceptionally large room does not, because in time every thread has had its turn.
     pub fn with_room<R>(&self, panels: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
         thread_local! {
             static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
@@ -182,7 +186,9 @@ impl Rows<'_> {
             room.resize(len, 0.0);
         }
         let result = f(&mut room[..len]);
-        ROOM.set(room);
+        if len <= MAX_KEPT {
+            ROOM.set(room);
+        }
         result
     }
 

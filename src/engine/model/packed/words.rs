@@ -29,9 +29,7 @@ impl Memory {
         let _ = map.advise(memmap2::Advice::HugePage);
         Self::Large(map)
     }
-}
 
-impl Memory {
     /// The same memory as f32 numbers.
     pub fn floats(&self) -> &[f32] {
         bytemuck::cast_slice(self)
