@@ -115,6 +115,7 @@ impl Answering {
         };
         let answer = self.answer(question.id, &plan, &group, &tally, started);
         self.store.record_answer(&question, &answer).await?;
+        self.metrics.unknown_answers_total.inc_by(tally.unknown as u64);
         self.observe(&group, &answer, started);
         Ok((question, answer))
     }

@@ -122,7 +122,7 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
         EngineOptions { cache_tokens: settings.engine.cache_tokens, max_waiting: settings.engine.max_waiting };
     let engine: Arc<dyn Engine> =
         Arc::new(LocalEngine::start(info, decoder.clone(), Arc::new(tokenizer), turnstile.clone(), options)?);
-    let prompter = Arc::new(Prompter::new(engine.clone(), template, chat)?);
+    let prompter = Arc::new(Prompter::new(engine.clone(), template, chat)?.with_reading(settings.grading));
     Ok(Workbench { engine, prompter, decoder, turnstile })
 }
 

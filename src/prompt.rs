@@ -219,7 +219,7 @@ fn split_settings(name: &str, text: &str) -> Result<(Settings, String), PromptEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grading::answer_of;
+    use crate::grading::{Reading, answer_of};
 
     fn text(template: &PromptTemplate, question: &str) -> String {
         match &template.render(question, None, &[]).unwrap()[..] {
@@ -256,7 +256,7 @@ mod tests {
         let built_in = PromptTemplate::open("additions-8shot").unwrap();
         assert_eq!(text(&template, "3 < 4 & 5"), text(&built_in, "3 < 4 & 5"));
         assert_eq!((template.stop(), template.max_tokens()), (&["\n".to_owned()][..], 16));
-        assert_eq!(answer_of(" 47", true, template.extraction()).as_deref(), Some("47"));
+        assert_eq!(answer_of(" 47", true, template.extraction(), Reading::default()).as_deref(), Some("47"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
             tokenizer::TokenizerError,
         },
     },
-    grading::{Tally, answer_of},
+    grading::{Reading, Tally, answer_of},
     prompt::{PromptError, PromptTemplate},
 };
 
@@ -54,6 +54,7 @@ pub struct Prompter {
     engine: Arc<dyn Engine>,
     template: PromptTemplate,
     chat: Option<ChatTemplate>,
+    reading: Reading,
 }
 
 impl Prompter {
@@ -66,9 +67,15 @@ impl Prompter {
         template: PromptTemplate,
         chat: Option<ChatTemplate>,
     ) -> Result<Self, PrompterError> {
-        let prompter = Self { engine, template, chat };
+        let prompter = Self { engine, template, chat, reading: Reading::default() };
         prompter.encode("1 + 1 =")?;
         Ok(prompter)
+    }
+
+    /// With answers read in another way than by default.
+    #[must_use]
+    pub fn with_reading(self, reading: Reading) -> Self {
+        Self { reading, ..self }
     }
 
     /// The token ids of the prompt for a question.
@@ -136,11 +143,17 @@ impl Prompter {
 
     /// The votes of a group's responses. One that was cut off, or has no answer, votes for nothing.
     pub fn tally(&self, group: &Group) -> Tally {
-        Tally::count(
-            group.rollouts.iter().map(|rollout| {
-                answer_of(&rollout.text, rollout.finish == FinishReason::Stop, self.template.extraction())
-            }),
-        )
+        let how = self.template.extraction();
+        let answers = group
+            .rollouts
+            .iter()
+            .map(|rollout| answer_of(&rollout.text, rollout.finish == FinishReason::Stop, how, self.reading));
+        Tally::count_as(self.reading.kind, answers)
+    }
+
+    /// How answers are read.
+    pub fn reading(&self) -> Reading {
+        self.reading
     }
 
     /// The template.

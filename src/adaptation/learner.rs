@@ -62,6 +62,8 @@ pub struct VoteMetrics {
     pub reward: f64,
     /// Questions without an accepted majority.
     pub abstained: usize,
+    /// Rollouts whose answer was not understood.
+    pub unknown: usize,
     /// Generated tokens of a rollout.
     pub mean_tokens: f64,
     /// Tokens generated in all.
@@ -81,6 +83,7 @@ pub fn vote_metrics(voted: &[Voted], rule: RewardRule) -> VoteMetrics {
         answer_rate: over((rollouts - silent) as f64, rollouts),
         reward: over(rewards.iter().flatten().flatten().sum(), rollouts),
         abstained: rewards.iter().filter(|rewards| rewards.is_none()).count(),
+        unknown: voted.iter().map(|voted| voted.tally.unknown).sum(),
         mean_tokens: over(tokens as f64, rollouts),
         tokens,
     }

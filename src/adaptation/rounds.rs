@@ -468,6 +468,7 @@ fn watch_error(error: StoreError) -> LearnError {
 impl Watch for Recorder<'_> {
     async fn sampled(&mut self, updates: u32, voted: &[Voted], _lease: &Lease) -> Result<(), LearnError> {
         self.votes = learner::vote_metrics(voted, self.inner.recipe.reward_rule());
+        self.inner.metrics.unknown_answers_total.inc_by(self.votes.unknown as u64);
         // The first sampling is the live version's; the candidate meets the held-back questions at the gate.
         if updates > 0 {
             return self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error);

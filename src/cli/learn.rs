@@ -29,7 +29,7 @@ use crate::{
     app::open_workbench,
     config::{Flag, Settings},
     engine::handle::Lease,
-    grading::{Key, key},
+    grading::{Answer, AnswerKind, Class, Verdict},
 };
 
 /// Learn from a file of questions, without a server
@@ -104,13 +104,13 @@ struct Line {
     answer: Option<String>,
 }
 
-/// Questions, and the keys of their answers if those are to be compared.
+/// Questions, and their answers if those are to be compared.
 struct QuestionSet {
     questions: Vec<String>,
-    gold: Option<Vec<Key>>,
+    gold: Option<Vec<Answer>>,
 }
 
-fn read_questions(path: &Path, labels: bool) -> anyhow::Result<QuestionSet> {
+fn read_questions(path: &Path, labels: bool, kind: AnswerKind) -> anyhow::Result<QuestionSet> {
     let name = path.display();
     let bytes = fs::metadata(path).with_context(|| format!("cannot read the questions in {name}"))?.len();
     ensure!(bytes <= MAX_FILE_BYTES, "{name} has {bytes} bytes, more than the {MAX_FILE_BYTES} that are read");
@@ -123,7 +123,8 @@ fn read_questions(path: &Path, labels: bool) -> anyhow::Result<QuestionSet> {
         ensure!(!line.question.trim().is_empty(), "{}: the question is empty", place());
         if labels {
             let answer = line.answer.with_context(|| format!("{}: --labels needs an answer", place()))?;
-            gold.push(key(&answer).with_context(|| format!("{}: the answer is empty", place()))?);
+            let gold_answer = Answer::read(&answer, kind);
+            gold.push(gold_answer.with_context(|| format!("{}: the answer {answer:?} is not understood", place()))?);
         }
         questions.push(line.question);
     }
@@ -143,16 +144,21 @@ struct Measured {
     votes: VoteMetrics,
 }
 
-fn measure(voted: &[Voted], gold: Option<&[Key]>, recipe: &Recipe) -> Measured {
-    let mean = |of: fn(&Voted, &Key) -> f64| {
-        gold.map(|gold| voted.iter().zip(gold).map(|(voted, key)| of(voted, key)).sum::<f64>() / gold.len() as f64)
+fn measure(voted: &[Voted], gold: Option<&[Answer]>, kind: AnswerKind, recipe: &Recipe) -> Measured {
+    let is_right = |class: &&Class, gold: &Answer| {
+        class.key == gold.key || Verdict::of(Some(gold), Answer::read(&class.answer, kind).as_ref()) == Verdict::Equal
+    };
+    let mean = |of: &dyn Fn(&Voted, &Answer) -> f64| {
+        gold.map(|gold| voted.iter().zip(gold).map(|(voted, gold)| of(voted, gold)).sum::<f64>() / gold.len() as f64)
     };
     Measured {
-        pass_at_1: mean(|voted, key| {
-            let right = voted.tally.classes.iter().find(|class| class.key == *key);
+        pass_at_1: mean(&|voted, gold| {
+            let right = voted.tally.classes.iter().find(|class| is_right(class, gold));
             right.map_or(0.0, |class| class.votes() as f64 / voted.tally.total as f64)
         }),
-        maj_at_n: mean(|voted, key| f64::from(u8::from(voted.tally.majority().is_some_and(|class| class.key == *key)))),
+        maj_at_n: mean(&|voted, gold| {
+            f64::from(u8::from(voted.tally.majority().is_some_and(|class| is_right(&class, gold))))
+        }),
         votes: learner::vote_metrics(voted, recipe.reward_rule()),
     }
 }
@@ -188,6 +194,10 @@ struct Reporter<'a> {
 }
 
 impl Reporter<'_> {
+    fn kind(&self) -> AnswerKind {
+        self.bench.prompter.reading().kind
+    }
+
     async fn sample(&self, set: &QuestionSet, lease: &Lease, seed: u64) -> Result<Vec<Voted>, LearnError> {
         learner::sample(&*self.bench.engine, &self.bench.prompter, lease, &set.questions, self.recipe, seed).await
     }
@@ -197,10 +207,10 @@ impl Reporter<'_> {
             None => None,
             Some(set) => {
                 let seed = learner::mix(!self.seed, u64::from(step));
-                Some(measure(&self.sample(set, lease, seed).await?, set.gold.as_deref(), self.recipe))
+                Some(measure(&self.sample(set, lease, seed).await?, set.gold.as_deref(), self.kind(), self.recipe))
             }
         };
-        let train = measure(voted, self.train.gold.as_deref(), self.recipe);
+        let train = measure(voted, self.train.gold.as_deref(), self.kind(), self.recipe);
         let row = Row {
             step,
             maj_at_n: train.maj_at_n,
@@ -276,8 +286,9 @@ fn table_row(row: &Row) -> String {
 }
 
 pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<()> {
-    let train = read_questions(&args.questions, args.labels)?;
-    let heldout = args.heldout.as_deref().map(|path| read_questions(path, args.labels)).transpose()?;
+    let read = |path: &Path| read_questions(path, args.labels, settings.grading.kind);
+    let train = read(&args.questions)?;
+    let heldout = args.heldout.as_deref().map(read).transpose()?;
     if let Some(folder) = &args.output {
         // Found out now, not after the run.
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -371,13 +382,13 @@ mod tests {
     }
 
     fn refusal(text: &str, labels: bool) -> String {
-        format!("{:#}", read_questions(file(text).path(), labels).err().unwrap())
+        format!("{:#}", read_questions(file(text).path(), labels, AnswerKind::Auto).err().unwrap())
     }
 
     #[test]
     fn answers_are_read_only_when_they_are_to_be_compared() {
         let text = "{\"question\": \"1 + 1 =\", \"answer\": \"2\"}\n\n{\"question\": \"2 + 2 =\"}\n";
-        let set = read_questions(file(text).path(), false).unwrap();
+        let set = read_questions(file(text).path(), false, AnswerKind::Auto).unwrap();
         assert_eq!((set.questions.len(), set.gold.is_none()), (2, true));
         assert!(refusal(text, true).contains("line 3: --labels needs an answer"));
     }
@@ -387,7 +398,7 @@ mod tests {
         assert!(refusal("{\"question\": \"a\"}\nnot json\n", false).contains("line 2: expected {\"question\""));
         assert!(refusal("{\"question\": \" \"}", false).contains("line 1: the question is empty"));
         assert!(refusal("\n", false).contains("has no questions"));
-        let missing = read_questions(Path::new("/no/such/file"), false).err().unwrap();
+        let missing = read_questions(Path::new("/no/such/file"), false, AnswerKind::Auto).err().unwrap();
         assert!(missing.to_string().contains("cannot read the questions in /no/such/file"));
     }
 }

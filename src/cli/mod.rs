@@ -5,6 +5,7 @@ mod ask;
 mod bench;
 mod client;
 mod config;
+mod grade;
 mod learn;
 mod model;
 mod round;
@@ -51,6 +52,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Learn(learn::LearnArgs),
     Ask(ask::AskArgs),
+    Grade(grade::GradeArgs),
     Round(round::RoundArgs),
     Adapter(adapter::AdapterArgs),
     Config(config::ConfigArgs),
@@ -108,7 +110,7 @@ impl Command {
             Self::Config(args) => args.flags(),
             Self::Model(args) => args.flags(),
             Self::Bench(args) => args.flags(),
-            Self::Ask(_) => vec![],
+            Self::Ask(_) | Self::Grade(_) => vec![],
         }
     }
 
@@ -117,6 +119,7 @@ impl Command {
             Self::Serve(args) => serve::run(args, settings).await,
             Self::Learn(args) => learn::run(args, settings).await,
             Self::Ask(args) => ask::run(args, settings).await,
+            Self::Grade(args) => grade::run(&args),
             Self::Round(args) => round::run(args, settings).await,
             Self::Adapter(args) => adapter::run(args, settings).await,
             Self::Config(args) => config::run(args, settings).await,

@@ -13,7 +13,7 @@ pub use load::{ConfigError, Flag, load, process_environment};
 pub use operator_key::{OperatorKey, OperatorKeyError};
 pub use print::{json, toml};
 
-use crate::adaptation::recipe::Recipe;
+use crate::{adaptation::recipe::Recipe, grading::Reading};
 
 /// The most votes of one question: more change no majority that matters, and each takes a place in the engine.
 pub const MAX_VOTES: u32 = 64;
@@ -38,6 +38,8 @@ pub struct Settings {
     pub server: ServerSettings,
     pub engine: EngineSettings,
     pub answer: AnswerSettings,
+    /// How answers are read: `kind` is auto, math, choice, number or text; `last_number` allows a guess.
+    pub grading: Reading,
     pub learning: Recipe,
     pub adapters: AdapterSettings,
     pub schedule: ScheduleSettings,
@@ -56,6 +58,7 @@ impl Default for Settings {
             server: ServerSettings::default(),
             engine: EngineSettings::default(),
             answer: AnswerSettings::default(),
+            grading: Reading::default(),
             learning: Recipe::default(),
             adapters: AdapterSettings::default(),
             schedule: ScheduleSettings::default(),

@@ -1,244 +1,352 @@
-//! Canonical keys: two answers are the same answer exactly if their keys are equal.
+//! Canonical keys: two answers are the same answer if their keys are equal.
 //!
 //! A key is a value, so equality is an equivalence relation by construction, which a pairwise comparison with
-//! tolerances is not. Numbers are exact rationals and never pass through floats. Whatever is not read as a plain
-//! number is compared as folded text: that may split the votes of one answer, and never joins those of two.
+//! tolerances is not.
 
 use std::fmt;
 
+use num_bigint::BigInt;
 use num_rational::BigRational;
+use num_traits::Signed;
 
-use super::number;
+use super::{
+    budget::{Budget, MAX_EXACT_BITS},
+    evaluate::{self, Scalar, up_to_factor},
+    expression::Expression,
+    form::Form,
+    numeric::part::{Number, Part},
+    region::{Limit, Region},
+    unit::Unit,
+};
 
-/// The canonical form of an answer. Its order has no meaning beyond being total.
+/// The canonical form of an answer. Its order has no meaning beyond being total; its text is the same for equal keys, and
+/// another one for others.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Key(Form);
+pub struct Key(pub(super) Shape);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-enum Form {
-    Number(BigRational),
+pub(super) enum Shape {
+    Number(Scalar),
+    /// A base that is no power itself, and an exponent; only where the number is too long to be a `Number`.
+    HugePower(BigInt, BigInt),
+    Infinity {
+        negative: bool,
+    },
+    Quantity(Box<Shape>, Unit),
+    Tuple(Vec<Shape>),
+    List(Vec<Shape>),
+    /// Sorted, without repetition, and not of one element.
+    Set(Vec<Shape>),
+    Span {
+        low: Box<Shape>,
+        low_closed: bool,
+        high: Box<Shape>,
+        high_closed: bool,
+    },
+    /// Neither one open bounded interval, which is a `Tuple`, nor only points, which are a `Set`.
+    Region(Region),
+    Matrix(Vec<Vec<Shape>>),
+    Named(String, Box<Shape>),
+    /// Sorted by name.
+    Assignments(Vec<(String, Shape)>),
+    Equation(Vec<Number>),
+    Inequality(char, Vec<Number>),
+    Chain(Vec<Shape>, Vec<char>),
+    Ratio(Vec<Shape>),
+    Clock(u32, u32, Option<u32>, Option<bool>),
+    Date(Option<u32>, u32, u32),
+    Based(String, u32),
     Text(String),
+}
+
+/// What becomes of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    Kept,
+    /// Their values, in a tuple as they are written.
+    Written,
+    /// Their values, in a tuple in the order of the names.
+    Sorted,
+    /// Their values, in no order.
+    Loose,
+}
+
+/// What of an answer its key has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Detail {
+    pub names: Names,
+    pub units: bool,
+}
+
+impl Detail {
+    pub const FULL: Self = Self { names: Names::Kept, units: true };
+}
+
+/// The canonical form of an answer with so much detail; `None` if it has none within the bounds.
+pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shape> {
+    let inside = |form: &Form| shape(form, detail, budget);
+    let all = |forms: &[Form]| forms.iter().map(inside).collect::<Option<Vec<_>>>();
+    Some(match form {
+        Form::Scalar(expression) => match evaluate::scalar(expression, budget) {
+            Some(scalar) => Shape::Number(scalar),
+            None => huge_power(expression, budget)?,
+        },
+        Form::Decimal(value, _) => rational(value.clone()),
+        Form::Infinity { negative } => Shape::Infinity { negative: *negative },
+        Form::Quantity { figure, unit, factor } => {
+            if !detail.units {
+                return inside(figure);
+            }
+            Shape::Quantity(Box::new(inside(&scaled(figure, factor)?)?), unit.clone())
+        }
+        // Without its sign, what is less than 1 is rather a share: 0.5 is 50%, not 0.5%.
+        Form::Percent(figure) if !detail.units => return inside(figure).filter(is_one_or_more),
+        Form::Percent(figure) => inside(&scaled(figure, &BigRational::new(1.into(), 100.into()))?)?,
+        // Which of two values is less is not known of letters.
+        Form::Tuple(inner) if form.is_open() => Shape::Tuple(all(inner)?),
+        Form::Tuple(inner) => tuple(all(inner)?),
+        Form::List(inner) => Shape::List(all(inner)?),
+        Form::Set(inner) => set(all(inner)?),
+        Form::Span { low, low_closed, high, high_closed } if form.is_open() => {
+            literal_span(inside(low)?, *low_closed, inside(high)?, *high_closed)
+        }
+        Form::Span { low, low_closed, high, high_closed } => {
+            span(inside(low)?, *low_closed, inside(high)?, *high_closed)?
+        }
+        Form::Region(region) => of_region(region.clone()),
+        Form::Matrix(rows) => Shape::Matrix(rows.iter().map(|row| all(row)).collect::<Option<_>>()?),
+        Form::Named(_, inner) if detail.names != Names::Kept => return inside(inner),
+        Form::Named(name, inner) => Shape::Named(name.clone(), Box::new(inside(inner)?)),
+        Form::Assignments(pairs, _) => {
+            let mut pairs: Vec<(String, Shape)> =
+                pairs.iter().map(|(name, value)| Some((name.clone(), inside(value)?))).collect::<Option<_>>()?;
+            if detail.names != Names::Written {
+                pairs.sort();
+            }
+            let values = || pairs.iter().map(|(_, value)| value.clone()).collect();
+            match detail.names {
+                Names::Kept => Shape::Assignments(pairs),
+                Names::Loose => set(values()),
+                Names::Written | Names::Sorted => tuple(values()),
+            }
+        }
+        Form::Equation(_, Some(value)) if detail.names != Names::Kept => return inside(value),
+        Form::Equation(zero, _) => Shape::Equation(up_to_factor(zero, false, budget)?),
+        Form::Inequality('\u{2260}', expression) => {
+            Shape::Inequality('\u{2260}', up_to_factor(expression, false, budget)?)
+        }
+        Form::Inequality(sign, expression) => Shape::Inequality(*sign, up_to_factor(expression, true, budget)?),
+        Form::Chain(sides, signs) => Shape::Chain(all(sides)?, signs.clone()),
+        Form::Ratio(parts) => ratio(parts, budget)?,
+        Form::Clock(hour, minute, second, after_noon) => Shape::Clock(*hour, *minute, *second, *after_noon),
+        Form::Date(year, month, day) => Shape::Date(*year, *month, *day),
+        Form::Based(digits, base) => Shape::Based(digits.clone(), *base),
+        Form::Text(text) => Shape::Text(text.clone()),
+    })
+}
+
+/// A power of integers that is too long to be computed, by its smallest base: `4^1000000` is `2^2000000`.
+fn huge_power(expression: &Expression, budget: &Budget) -> Option<Shape> {
+    let Expression::Power(base, exponent) = expression else { return None };
+    let integer = |expression: &Expression| match evaluate::scalar(expression, budget)? {
+        Scalar::One(number) => number.rational().filter(|value| value.is_integer()).map(|value| value.numer().clone()),
+        Scalar::Branches(_) => None,
+    };
+    let (base, exponent) = (integer(base)?, integer(exponent)?);
+    // What is shorter is computed, or was refused for another reason.
+    if base < BigInt::from(2) || base.bits() > 20 || exponent < BigInt::from(MAX_EXACT_BITS) {
+        return None;
+    }
+    budget.take(100)?;
+    let root_of = |degree: u32| Some((base.nth_root(degree), degree)).filter(|(root, _)| root.pow(degree) == base);
+    let (root, degree) = (1..=20).rev().find_map(root_of)?;
+    Some(Shape::HugePower(root, exponent * degree))
+}
+
+fn rational(value: BigRational) -> Shape {
+    Shape::Number(Scalar::One(Number::exact(value)))
+}
+
+fn is_one_or_more(shape: &Shape) -> bool {
+    match shape {
+        Shape::Number(Scalar::One(number)) => {
+            number.rational().is_some_and(|value| value.abs() >= BigRational::from_integer(1.into()))
+        }
+        _ => false,
+    }
+}
+
+/// A number times a factor.
+fn scaled(figure: &Form, factor: &BigRational) -> Option<Form> {
+    match figure {
+        Form::Decimal(value, _) => Some(Form::Scalar(Expression::Number(value * factor))),
+        Form::Scalar(expression) => {
+            Some(Form::Scalar(Expression::Product(vec![Expression::Number(factor.clone()), expression.clone()])))
+        }
+        _ => None,
+    }
+}
+
+/// A tuple; of two, with an infinite one, it is an interval.
+fn tuple(parts: Vec<Shape>) -> Shape {
+    if let [low, high] = parts.as_slice()
+        && (matches!(low, Shape::Infinity { .. }) || matches!(high, Shape::Infinity { .. }))
+        && let Some(interval) = span(low.clone(), false, high.clone(), false)
+    {
+        return interval;
+    }
+    Shape::Tuple(parts)
+}
+
+fn set(mut parts: Vec<Shape>) -> Shape {
+    // A set in a set is what a list of several values in several places gives.
+    parts.sort();
+    parts.dedup();
+    if parts.len() == 1 { parts.remove(0) } else { Shape::Set(parts) }
+}
+
+fn span(low: Shape, low_closed: bool, high: Shape, high_closed: bool) -> Option<Shape> {
+    if let (Some(a), Some(b)) = (limit(&low), limit(&high)) {
+        let region = Region::between(a, low_closed, b, high_closed);
+        // `[3, 1]` is a list, if anything.
+        return match (region.is_empty(), low_closed && high_closed, low_closed || high_closed) {
+            (false, _, _) => Some(of_region(region)),
+            (true, true, _) => Some(Shape::List(vec![low, high])),
+            (true, _, false) => Some(Shape::Tuple(vec![low, high])),
+            _ => None,
+        };
+    }
+    Some(literal_span(low, low_closed, high, high_closed))
+}
+
+fn literal_span(low: Shape, low_closed: bool, high: Shape, high_closed: bool) -> Shape {
+    match (low_closed, high_closed) {
+        (false, false) => Shape::Tuple(vec![low, high]),
+        (true, true) => Shape::List(vec![low, high]),
+        _ => Shape::Span { low: Box::new(low), low_closed, high: Box::new(high), high_closed },
+    }
+}
+
+/// The limit of an interval that a shape can be.
+pub(super) fn limit(shape: &Shape) -> Option<Limit> {
+    match shape {
+        Shape::Infinity { negative: true } => Some(Limit::MinusInfinity),
+        Shape::Infinity { negative: false } => Some(Limit::PlusInfinity),
+        Shape::Number(Scalar::One(number)) => Some(Limit::At(number.real()?.clone())),
+        _ => None,
+    }
+}
+
+/// A number that is real.
+pub(super) fn real(part: &Part) -> Shape {
+    let zero = Part::Exact(BigRational::from_integer(0.into()));
+    Shape::Number(Scalar::One(Number { re: part.clone(), im: zero }))
+}
+
+fn of_region(region: Region) -> Shape {
+    if let Some((low, high)) = region.as_open_interval() {
+        return Shape::Tuple(vec![real(low), real(high)]);
+    }
+    if let Some(points) = region.as_points() {
+        return set(points.into_iter().map(real).collect());
+    }
+    Shape::Region(region)
+}
+
+/// A ratio of integers is reduced; its parts must be known and positive for that.
+fn ratio(parts: &[Form], budget: &Budget) -> Option<Shape> {
+    let shapes: Vec<Shape> = parts.iter().map(|part| shape(part, Detail::FULL, budget)).collect::<Option<_>>()?;
+    let exact = |shape: &Shape| match shape {
+        Shape::Number(Scalar::One(number)) => number.rational().filter(|value| value.is_positive()).cloned(),
+        _ => None,
+    };
+    let Some(values) = shapes.iter().map(exact).collect::<Option<Vec<_>>>() else { return Some(Shape::Ratio(shapes)) };
+    let first = values.first()?.clone();
+    Some(Shape::Ratio(values.into_iter().map(|value| rational(value / &first)).collect()))
+}
+
+/// The limit of an interval that a form without letters can be.
+pub(super) fn limit_of(form: &Form) -> Option<Limit> {
+    limit(&shape(form, Detail::FULL, &Budget::new())?)
+}
+
+/// The real number that an expression without letters is.
+pub(super) fn real_value(expression: &Expression, budget: &Budget) -> Option<Part> {
+    match evaluate::scalar(expression, budget)? {
+        Scalar::One(number) => number.real().cloned(),
+        Scalar::Branches(_) => None,
+    }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Form::Number(value) => value.fmt(f),
-            Form::Text(text) => f.write_str(text),
-        }
+        self.0.fmt(f)
     }
 }
 
-/// The key of an answer, `None` if nothing is left of it: such an answer never votes.
-///
-/// `1/2`, `\frac{2}{4}`, `0.5` and `.50` are one number, `1,234` and `1234.0` another. A percentage is text, not a
-/// number: whether `50%` means 50 (`What percentage ...?`) or 1/2 is decided by the question, which is not seen here.
-/// Division by zero is text too.
-pub fn key(answer: &str) -> Option<Key> {
-    // `{,}` and `\!` only set the spacing of digit groups; `\%` and `%` print the same.
-    let plain = answer.replace("{,}", ",").replace("\\!", "").replace("\\%", "%");
-    let bare = strip(&plain);
-    if bare.is_empty() {
-        return None;
-    }
-    Some(Key(match number::whole(bare) {
-        Some(value) => Form::Number(value),
-        None => Form::Text(fold(bare)),
-    }))
-}
-
-/// Delimiters that say how an answer is set, not what it is. The longer of two that start alike comes first.
-const WRAPPERS: [(&str, &str); 12] = [
-    ("\\(", "\\)"),
-    ("\\[", "\\]"),
-    ("$$", "$$"),
-    ("$", "$"),
-    ("**", "**"),
-    ("`", "`"),
-    ("\"", "\""),
-    ("'", "'"),
-    ("\u{201c}", "\u{201d}"),
-    ("\u{2018}", "\u{2019}"),
-    ("\\text{", "}"),
-    ("\\mathrm{", "}"),
-];
-
-/// Takes off surrounding whitespace, wrappers and one trailing mark of punctuation until nothing changes.
-fn strip(text: &str) -> &str {
-    let mut text = text.trim();
-    // Every turn shortens the text.
-    while let Some(inner) = strip_mark(text).or_else(|| strip_wrapper(text)) {
-        text = inner.trim();
-    }
-    text
-}
-
-/// Without a trailing `.`, `,`, `;` or `:`. An ellipsis stays: `0.333...` is not 0.333.
-fn strip_mark(text: &str) -> Option<&str> {
-    text.strip_suffix(['.', ',', ';', ':']).filter(|inner| !inner.ends_with('.'))
-}
-
-/// Without the wrapper around the whole text; `$1$ or $2$` has none.
-fn strip_wrapper(text: &str) -> Option<&str> {
-    WRAPPERS.iter().find_map(|(open, close)| {
-        let inner = text.strip_prefix(open)?.strip_suffix(close)?;
-        (!inner.contains(open) && !inner.contains(close)).then_some(inner)
-    })
-}
-
-/// Lower case, with runs of whitespace as one space.
-fn fold(text: &str) -> String {
-    text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[track_caller]
-    fn same(answers: &[&str]) {
-        for answer in answers {
-            assert_eq!(key(answers[0]), key(answer), "{:?} and {answer:?}", answers[0]);
-            assert!(key(answer).is_some(), "{answer:?} has no key");
-        }
-    }
-
-    #[track_caller]
-    fn different(answers: &[&str]) {
-        for (i, a) in answers.iter().enumerate() {
-            for b in &answers[i + 1..] {
-                assert_ne!(key(a), key(b), "{a:?} and {b:?}");
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, parts: &[Shape], open: &str, close: &str| {
+            f.write_str(open)?;
+            for (at, part) in parts.iter().enumerate() {
+                if at > 0 {
+                    f.write_str(", ")?;
+                }
+                part.fmt(f)?;
             }
-        }
-    }
-
-    #[test]
-    fn a_number_is_one_number_however_it_is_written() {
-        same(&[
-            "1/2",
-            "0.5",
-            ".50",
-            "2/4",
-            " 1 / 2 ",
-            "\\frac{1}{2}",
-            "\\dfrac{2}{4}",
-            "\\tfrac12",
-            "$\\frac{-1}{-2}$",
-        ]);
-        same(&["-3", "\u{2212}3", "-3.0", "-6/2", "3/-1", "-\\frac{6}{2}", "\\frac{6}{-2}", "\\(-3\\)", "$-3$."]);
-        same(&[
-            "1234567",
-            "1,234,567",
-            "1{,}234{,}567",
-            "1,\\!234,\\!567",
-            "+1234567",
-            "$1,234,567.00$",
-            "**1,234,567**",
-        ]);
-        same(&["47", "47.", "\\text{47}", "\"47\"", "047", "$$47$$", "47,"]);
-        same(&["0", "-0", "0.0", "0/5"]);
-    }
-
-    #[test]
-    fn different_numbers_are_different() {
-        different(&["1", "-1", "1/2", "1/3", "0.333", "0.3333333333333333", "10", "100"]);
-        different(&["1/633825300114114700748351602688", "1/316912650057057350374175801344"]);
-        different(&["9007199254740993", "9007199254740992"]);
-    }
-
-    #[test]
-    fn a_percentage_is_neither_its_figure_nor_its_fraction() {
-        different(&["50%", "50", "1/2"]);
-        same(&["50%", "50\\%"]);
-    }
-
-    #[test]
-    fn what_is_not_a_plain_number_is_text() {
-        different(&["1,23", "123", "1.23", "23"]);
-        different(&["0.333...", "0.333"]);
-        different(&["5!", "5", "1/0", "2/0", "0/0", "204_5", "204", "2^3", "23", "1.5/2", "3/4", "1/2/3", "1/6"]);
-        different(&["(1,234)", "1234", "[1,234]", "1, 234"]);
-    }
-
-    #[test]
-    fn text_is_folded_in_case_space_and_wrapping_only() {
-        same(&["Evelyn", "\\text{Evelyn}", " evelyn.", "\"EVELYN\"", "**Evelyn**", "\u{201c}Evelyn\u{201d}"]);
-        same(&["New  York", "new york"]);
-        different(&["x", "-x", "x'", "x!"]);
-        different(&["x + 1", "x - 1"]);
-    }
-
-    #[test]
-    fn an_answer_of_which_nothing_is_left_has_no_key() {
-        for empty in ["", " \n", ".", "$$", "$ $", "\\text{}", "\"\"", "****", "\\(\\)"] {
-            assert_eq!(key(empty), None, "{empty:?}");
-        }
-    }
-
-    #[test]
-    fn a_number_of_too_many_digits_is_compared_as_text() {
-        let long = "7".repeat(5000);
-        assert_eq!(key(&long), key(&format!(" {long}.")));
-        assert_ne!(key(&long), key(&long.replacen('7', "8", 1)));
-        assert_ne!(key(&long), key(&format!("{long}.0")));
-    }
-
-    #[test]
-    fn a_key_shows_its_canonical_form() {
-        assert_eq!(key("\\frac{2}{4}").unwrap().to_string(), "1/2");
-        assert_eq!(key("1,000.0").unwrap().to_string(), "1000");
-        assert_eq!(key("Evelyn.").unwrap().to_string(), "evelyn");
-    }
-
-    proptest! {
-        #[test]
-        fn writings_of_one_rational_have_one_key(upper: i64, lower in 1i64..=i64::MAX, factor in 1i64..1000) {
-            let expected = key(&format!("{upper}/{lower}"));
-            let (wide_upper, wide_lower) = (i128::from(upper) * i128::from(factor), i128::from(lower) * i128::from(factor));
-            for other in [
-                format!("{wide_upper}/{wide_lower}"),
-                format!("${wide_upper} / {wide_lower}$"),
-                format!("\\frac{{{wide_upper}}}{{{wide_lower}}}"),
-                format!("\\dfrac{{{}}}{{-{wide_lower}}}", -wide_upper),
-            ] {
-                prop_assert_eq!(&key(&other), &expected, "{}", other);
+            f.write_str(close)
+        };
+        let bracket = |closed: bool, which: usize| if closed { ["[", "]"][which] } else { ["(", ")"][which] };
+        match self {
+            Self::Number(Scalar::One(number)) => number.fmt(f),
+            Self::Number(Scalar::Branches(numbers)) => {
+                let all = joined(numbers, " ");
+                write!(f, "{} on branches {:016x}", numbers[0], evaluate::fingerprint(&all))
             }
-        }
-
-        #[test]
-        fn a_decimal_is_its_fraction(thousandths in -1_000_000_000i64..1_000_000_000) {
-            let sign = if thousandths < 0 { "-" } else { "" };
-            let (whole, rest) = (thousandths.abs() / 1000, thousandths.abs() % 1000);
-            prop_assert_eq!(key(&format!("{sign}{whole}.{rest:03}")), key(&format!("{thousandths}/1000")));
-        }
-
-        #[test]
-        fn grouping_changes_nothing(value in 0u64..) {
-            let digits = value.to_string();
-            let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap()).collect();
-            prop_assert_eq!(key(&groups.join(",")), key(&digits));
-        }
-
-        #[test]
-        fn a_changed_digit_changes_the_key(text in "-?[0-9]{1,40}(\\.[0-9]{1,20})?", place: prop::sample::Index, by in 1u8..10) {
-            let places: Vec<usize> = (0..text.len()).filter(|i| text.as_bytes()[*i].is_ascii_digit()).collect();
-            let at = *place.get(&places);
-            let mut changed = text.clone().into_bytes();
-            changed[at] = b'0' + (changed[at] - b'0' + by) % 10;
-            let changed = String::from_utf8(changed).unwrap();
-            prop_assert_ne!(key(&text), key(&changed));
-        }
-
-        #[test]
-        fn surrounding_whitespace_changes_nothing(text in any::<String>(), before in "[ \t\n]{0,3}", after in "[ \t\n]{0,3}") {
-            prop_assert_eq!(key(&format!("{before}{text}{after}")), key(&text));
-        }
-
-        #[test]
-        fn latex_shaped_text_never_panics(text in "([0-9,./+ $-]|\\\\frac|\\\\text|\\\\boxed|\\{|\\}|\u{2212}|\\\\){0,40}") {
-            key(&text);
+            Self::HugePower(base, exponent) => write!(f, "{base}^{exponent}"),
+            Self::Infinity { negative } => f.write_str(if *negative { "-inf" } else { "inf" }),
+            Self::Quantity(figure, unit) => write!(f, "{figure} <{unit}>"),
+            Self::Tuple(parts) => list(f, parts, "(", ")"),
+            Self::List(parts) => list(f, parts, "[", "]"),
+            Self::Set(parts) => list(f, parts, "{", "}"),
+            Self::Span { low, low_closed, high, high_closed } => {
+                write!(f, "{}{low}, {high}{}", bracket(*low_closed, 0), bracket(*high_closed, 1))
+            }
+            Self::Region(region) => region.fmt(f),
+            Self::Matrix(rows) => {
+                f.write_str("matrix ")?;
+                rows.iter().try_for_each(|row| list(f, row, "[", "]"))
+            }
+            Self::Named(name, value) => write!(f, "{name} : {value}"),
+            Self::Assignments(pairs) => {
+                write!(f, "{}", joined(pairs.iter().map(|(name, value)| format!("{name} = {value}")), ", "))
+            }
+            Self::Equation(numbers) => write!(f, "0 = c * {}", joined(numbers, " ")),
+            Self::Inequality(sign, numbers) => write!(f, "0 {sign} c * {}", joined(numbers, " ")),
+            Self::Chain(parts, signs) => {
+                write!(f, "{} by {}", joined(parts, " ? "), signs.iter().collect::<String>())
+            }
+            Self::Ratio(parts) => f.write_str(&joined(parts, " : ")),
+            Self::Clock(hour, minute, second, after_noon) => {
+                write!(f, "time {hour}:{minute:02}")?;
+                second.map_or(Ok(()), |second| write!(f, ":{second:02}"))?;
+                f.write_str(match after_noon {
+                    Some(true) => " pm",
+                    Some(false) => " am",
+                    None => "",
+                })
+            }
+            Self::Date(year, month, day) => {
+                f.write_str("date ")?;
+                year.map_or(Ok(()), |year| write!(f, "{year}-"))?;
+                write!(f, "{month:02}-{day:02}")
+            }
+            Self::Based(digits, base) => write!(f, "{digits} base {base}"),
+            Self::Text(text) => write!(f, "{text:?}"),
         }
     }
+}
+
+fn joined<T: ToString>(parts: impl IntoIterator<Item = T>, between: &str) -> String {
+    parts.into_iter().map(|part| part.to_string()).collect::<Vec<_>>().join(between)
 }

@@ -20,11 +20,6 @@ pub(super) fn leading(text: &str) -> Option<(BigRational, usize)> {
     ends_a_number(cursor.rest).then(|| (if negative { -value } else { value }, text.len() - cursor.rest.len()))
 }
 
-/// Reads `text` as one number and nothing else.
-pub(super) fn whole(text: &str) -> Option<BigRational> {
-    leading(text).filter(|(_, bytes)| *bytes == text.len()).map(|(value, _)| value)
-}
-
 /// Whether a number that is followed by `rest` is complete.
 fn ends_a_number(rest: &str) -> bool {
     const CLOSING: [char; 12] = ['.', ',', ';', ':', '?', ')', ']', '}', '$', '*', '"', '\''];

@@ -1,12 +1,22 @@
 //! Votes over equivalence classes of answers. No answer never votes.
+//!
+//! Answers with equal keys are one class. Besides, an answer may say less than another one: `5` has no unit that
+//! `5 cm` has, 0.3333 is a rounding of 1/3. Taken in pairs that is no equivalence (5 would be both 5 cm and 5 m), so it is
+//! decided among all votes of a question: a class joins another one if it may mean that one, and, of all that were voted
+//! for, only that one.
 
 use std::collections::HashMap;
 
-use super::key::{Key, key};
+use super::{
+    answer::{Answer, Shorter},
+    key::Key,
+    kind::AnswerKind,
+};
 
 /// The responses that gave one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Class {
+    /// The key of the fullest answer among them.
     pub key: Key,
     /// The answer as its first voter wrote it.
     pub answer: String,
@@ -26,29 +36,49 @@ impl Class {
 pub struct Tally {
     /// How many responses there were, those without an answer included.
     pub total: usize,
+    /// How many had an answer that was not understood, and so was not counted.
+    pub unknown: usize,
     /// Most votes first; among equals the one whose first voter comes first.
     pub classes: Vec<Class>,
 }
 
+/// Answers with one key, in the order of the responses.
+struct Group {
+    first: Answer,
+    /// Whether one of them is written exactly.
+    has_exact: bool,
+    /// The ways to say less than each of them.
+    shorter: Vec<Shorter>,
+    text: String,
+    members: Vec<usize>,
+}
+
 impl Tally {
-    /// Counts the answers of a question's responses, in their order. `None`, and an answer without a [`key`], is
+    /// Counts the answers of a question's responses, in their order. `None`, and an answer that is not understood, is
     /// counted in `total` only.
     pub fn count(answers: impl IntoIterator<Item = Option<String>>) -> Self {
-        let mut total = 0;
-        let mut classes: Vec<Class> = Vec::new();
+        Self::count_as(AnswerKind::Auto, answers)
+    }
+
+    /// As [`Self::count`], where a kind of answers is expected.
+    pub fn count_as(kind: AnswerKind, answers: impl IntoIterator<Item = Option<String>>) -> Self {
+        let (mut total, mut unknown) = (0, 0);
+        let mut groups: Vec<Group> = Vec::new();
         let mut places: HashMap<Key, usize> = HashMap::new();
-        for (index, answer) in answers.into_iter().enumerate() {
+        for (index, text) in answers.into_iter().enumerate() {
             total += 1;
-            let Some((answer, key)) = answer.and_then(|answer| key(&answer).map(|key| (answer, key))) else { continue };
-            let place = *places.entry(key.clone()).or_insert(classes.len());
-            match classes.get_mut(place) {
-                Some(class) => class.members.push(index),
-                None => classes.push(Class { key, answer, members: vec![index] }),
+            let Some(text) = text else { continue };
+            let Some(answer) = Answer::read(&text, kind) else {
+                unknown += 1;
+                continue;
+            };
+            let place = *places.entry(answer.key.clone()).or_insert(groups.len());
+            match groups.get_mut(place) {
+                Some(group) => group.add(index, &answer),
+                None => groups.push(Group::new(index, text, answer)),
             }
         }
-        // Classes are in the order of their first members, and the sort is stable.
-        classes.sort_by_key(|class| std::cmp::Reverse(class.votes()));
-        Self { total, classes }
+        Self { total, unknown, classes: classes(groups) }
     }
 
     /// The answer with more votes than any other; `None` if the first place is shared or nobody voted.
@@ -67,7 +97,7 @@ impl Tally {
         self.share(votes(0) - votes(1))
     }
 
-    /// How many responses gave no answer.
+    /// How many responses gave no answer, or one that was not understood.
     pub fn no_answer(&self) -> usize {
         self.total - self.classes.iter().map(Class::votes).sum::<usize>()
     }
@@ -77,11 +107,70 @@ impl Tally {
     }
 }
 
+impl Group {
+    fn new(index: usize, text: String, first: Answer) -> Self {
+        let (has_exact, shorter) = (first.is_exact(), first.shorter().to_vec());
+        Self { first, has_exact, shorter, text, members: vec![index] }
+    }
+
+    fn add(&mut self, index: usize, answer: &Answer) {
+        self.members.push(index);
+        self.has_exact |= answer.is_exact();
+        self.shorter.retain(|way| answer.shorter().contains(way));
+    }
+
+    /// Whether all in this group may mean what all in the other say.
+    fn may_mean(&self, other: &Self) -> bool {
+        let rounds = !self.has_exact && other.has_exact;
+        self.first.is_among(&other.shorter)
+            || self.first.reads_as(&other.first)
+            || rounds && self.first.rounds(&other.first)
+    }
+}
+
+/// Groups of equal keys as classes: those that may mean exactly one other are counted with it.
+fn classes(groups: Vec<Group>) -> Vec<Class> {
+    let means: Vec<Vec<usize>> = groups
+        .iter()
+        .map(|group| (0..groups.len()).filter(|other| group.may_mean(&groups[*other])).collect())
+        .collect();
+    // The fullest of what a group may mean: what may itself mean another one of them is not asked.
+    let target = |place: usize| {
+        let fullest = |other: &&usize| !means[**other].iter().any(|third| means[place].contains(third));
+        let mut fullest = means[place].iter().filter(fullest);
+        fullest.next().filter(|_| fullest.next().is_none()).copied()
+    };
+    let mut classes: Vec<Class> = vec![];
+    let mut homes: HashMap<usize, usize> = HashMap::new();
+    for (place, group) in groups.iter().enumerate() {
+        let mut home = place;
+        // Each step leads to a fuller answer; the bound is for readings that lead back.
+        for _ in 0..groups.len() {
+            home = target(home).unwrap_or(home);
+        }
+        match homes.get(&home) {
+            Some(at) => classes[*at].members.extend(&group.members),
+            None => {
+                homes.insert(home, classes.len());
+                let key = groups[home].first.key.clone();
+                classes.push(Class { key, answer: group.text.clone(), members: group.members.clone() });
+            }
+        }
+    }
+    for class in &mut classes {
+        class.members.sort_unstable();
+    }
+    // Classes are in the order of their first members, and the sort is stable.
+    classes.sort_by_key(|class| std::cmp::Reverse(class.votes()));
+    classes
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::grading::key;
 
     /// A tally of answers; an empty text stands for no answer.
     fn tally(answers: &[&str]) -> Tally {
@@ -116,6 +205,34 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_leaves_something_out_votes_for_the_only_one_that_it_may_mean() {
+        let joined = tally(&["5", "5 cm", "7", "5", "5 cm"]);
+        assert_eq!(joined.classes[0].members, [0, 1, 3, 4]);
+        assert_eq!(joined.classes[0].key, key("5 cm").unwrap());
+        let ambiguous = tally(&["5", "5 cm", "5 kg"]);
+        assert_eq!(ambiguous.classes.len(), 3);
+        let chain = tally(&["5", "5 cm", "x = 5 cm"]);
+        assert_eq!(chain.classes.len(), 1);
+    }
+
+    #[test]
+    fn a_rounding_votes_for_the_only_exact_answer_that_it_is_a_rounding_of() {
+        assert_eq!(tally(&["1/3", "0.3333", "0.33333"]).classes.len(), 1);
+        assert_eq!(tally(&["0.3333", "0.33333"]).classes.len(), 2);
+        // Written as a fraction it is no rounding.
+        assert_eq!(tally(&["1/3", "0.3333", "3333/10000"]).classes.len(), 2);
+        assert_eq!(tally(&["1/3", "33333/100000", "0.3333"]).classes.len(), 3);
+        assert_eq!(tally(&["2/3", "0.6666"]).classes.len(), 2);
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_is_counted_and_never_votes() {
+        let tally = tally(&["\\foo{1}", "\\foo{1}", "\\foo{1}", "7", ""]);
+        assert_eq!((tally.unknown, tally.no_answer(), tally.total), (3, 4, 5));
+        assert_eq!(tally.majority().unwrap().answer, "7");
+    }
+
+    #[test]
     fn nothing_has_no_winner() {
         for empty in [tally(&[]), tally(&["", ""])] {
             assert_eq!(empty.majority(), None);
@@ -124,7 +241,7 @@ mod tests {
     }
 
     fn answers() -> impl Strategy<Value = Vec<Option<String>>> {
-        prop::collection::vec(prop::option::of("[0-3]|1/2|0.5|x"), 0..40)
+        prop::collection::vec(prop::option::of("[0-3]|1/2|0[.]5|x"), 0..40)
     }
 
     proptest! {

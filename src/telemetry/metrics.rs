@@ -99,6 +99,8 @@ metrics! {
     http_request_duration_seconds: HistogramVec, labels &["route", "method"], buckets HTTP_SECONDS;
     /// Questions that got a response: `answered`, or `no_majority` if no answer had the most votes.
     answers_total: IntCounterVec, labels &["outcome"];
+    /// Samples, of questions and of rounds, with an answer that was not understood; such an answer never votes.
+    unknown_answers_total: IntCounter;
     /// Share of the winning answer among all samples of a question; 0 without a winner.
     majority_ratio: Histogram, buckets TENTHS;
     /// Choices of completions, by why they ended: `stop` or `length`.

@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
     ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
     ("completing", &["adapters", "config", "engine", "prompter", "telemetry"]),
-    ("config", &["adaptation"]),
+    ("config", &["adaptation", "grading"]),
     ("engine", &["web"]),
     ("grading", &[]),
     (

@@ -3,6 +3,7 @@
 mod architecture;
 mod engine;
 mod families;
+mod grading;
 mod http;
 mod learning;
 mod openai;

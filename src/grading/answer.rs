@@ -1,0 +1,398 @@
+//! An answer that has been read, and when two are the same.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{Signed, Zero};
+
+use super::{
+    budget::Budget,
+    evaluate::Scalar,
+    form::Form,
+    key::{Detail, Key, Names, Shape, shape},
+    kind::{AnswerKind, choice},
+    read,
+    words::fold,
+};
+
+/// A rounded decimal with fewer significant digits, or fewer places behind its point, stands for nothing but itself: 3.14
+/// is not pi.
+const ROUNDED_DIGITS: usize = 4;
+
+/// An answer that was understood.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its canonical form. Answers with equal keys are the same.
+    pub key: Key,
+    /// What it would be if it said less: without names, units or the word `percent`.
+    shorter: Vec<Shorter>,
+    /// The keys of another reading, which counts only where somebody has written it clearly: `1,5` for 1.5.
+    other_readings: Vec<Key>,
+    form: Form,
+}
+
+/// A way of saying less.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Shorter {
+    key: Key,
+    /// Whether units are left out: then what has one is something else. 25% is not short for 0.25%.
+    bare: bool,
+}
+
+/// Whether two answers are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Equal,
+    Different,
+    /// At least one of them was not understood.
+    Unknown,
+}
+
+impl Verdict {
+    /// Of two answers, as [`super::Tally`] would count them if nobody else had voted.
+    pub fn of(a: Option<&Answer>, b: Option<&Answer>) -> Self {
+        match (a, b) {
+            (Some(a), Some(b)) if a.key == b.key || a.may_mean(b) || b.may_mean(a) => Self::Equal,
+            (Some(_), Some(_)) => Self::Different,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Answer {
+    /// Reads an answer as it is written at the end of a response; `None` if it is not understood within the bounds, or
+    /// is not of the kind.
+    pub fn read(text: &str, kind: AnswerKind) -> Option<Self> {
+        let budget = Budget::new();
+        let form = match kind {
+            AnswerKind::Choice => Form::Text(choice(text)?.to_string()),
+            AnswerKind::Text => Some(fold(text)).filter(|text| !text.is_empty()).map(Form::Text)?,
+            AnswerKind::Auto => read::form(text, &budget)?,
+            AnswerKind::Math => read::form(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
+            AnswerKind::Number => read::form(text, &budget).filter(is_number)?,
+        };
+        let key = Key(shape(&form, Detail::FULL, &budget)?);
+        let shorter = shorter(&form, &key, &budget);
+        let pointed =
+            if matches!(kind, AnswerKind::Choice | AnswerKind::Text) { None } else { with_decimal_point(text) };
+        let other_readings = pointed.map(|text| readings(&text, &budget)).unwrap_or_default();
+        Some(Self { key, shorter, other_readings, form })
+    }
+
+    /// Whether this says less than `other` and nothing else: it lacks a name or a unit that the other has, is its
+    /// correct rounding, or is it in another reading.
+    pub fn may_mean(&self, other: &Self) -> bool {
+        let rounds = !self.is_exact() && other.is_exact() && self.rounds(other);
+        self.is_among(&other.shorter) || self.reads_as(other) || rounds
+    }
+
+    /// Whether this is one of some ways to say less.
+    pub(super) fn is_among(&self, shorter: &[Shorter]) -> bool {
+        shorter.iter().any(|way| way.key == self.key && !(way.bare && self.form.has_units()))
+    }
+
+    /// Whether another reading of this is `other`.
+    pub(super) fn reads_as(&self, other: &Self) -> bool {
+        self.other_readings.contains(&other.key)
+    }
+
+    /// Whether the decimals in this are correct roundings of the numbers in `other`, and all else is equal.
+    pub(super) fn rounds(&self, other: &Self) -> bool {
+        rounds(&self.form, &other.key.0)
+    }
+
+    /// The ways to say less than this.
+    pub(super) fn shorter(&self) -> &[Shorter] {
+        &self.shorter
+    }
+
+    /// Whether every number is written exactly.
+    pub(super) fn is_exact(&self) -> bool {
+        !self.form.has_decimals()
+    }
+}
+
+/// The key of an answer of no particular kind; `None` if it is not understood.
+pub fn key(text: &str) -> Option<Key> {
+    Answer::read(text, AnswerKind::Auto).map(|answer| answer.key)
+}
+
+/// Whether a form is one known number, with or without a name and a unit.
+fn is_number(form: &Form) -> bool {
+    match form {
+        Form::Scalar(expression) => !expression.is_open(),
+        Form::Named(_, inner) | Form::Percent(inner) | Form::Quantity { figure: inner, .. } => is_number(inner),
+        Form::Decimal(..) | Form::Based(..) => true,
+        _ => false,
+    }
+}
+
+/// The key and the shorter keys of a text.
+fn readings(text: &str, budget: &Budget) -> Vec<Key> {
+    let Some(form) = read::form(text, budget) else { return vec![] };
+    let Some(key) = shape(&form, Detail::FULL, budget).map(Key) else { return vec![] };
+    let mut keys: Vec<Key> = shorter(&form, &key, budget).into_iter().map(|way| way.key).collect();
+    keys.push(key);
+    keys
+}
+
+/// What a form is with less detail than its own key has.
+fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
+    let mut ways: Vec<Shorter> = vec![];
+    let mut details = vec![];
+    // The order of names counts where they are in a tuple; in a list, their own order gives one.
+    let names = match form {
+        Form::Assignments(_, true) => vec![Names::Written],
+        _ => vec![Names::Sorted, Names::Loose],
+    };
+    if form.has_names() {
+        details.extend(names.iter().map(|names| Detail { names: *names, units: true }));
+    }
+    if form.has_units() {
+        details.push(Detail { names: Names::Kept, units: false });
+        if form.has_names() {
+            details.extend(names.iter().map(|names| Detail { names: *names, units: false }));
+        }
+    }
+    for detail in details {
+        if let Some(shape) = shape(form, detail, budget).map(Key)
+            && shape != *key
+        {
+            ways.push(Shorter { key: shape, bare: !detail.units });
+        }
+    }
+    // A column of numbers may be written as a tuple.
+    if let Shape::Matrix(rows) = &key.0
+        && rows.len() > 1
+        && rows.iter().all(|row| row.len() == 1)
+    {
+        ways.push(Shorter { key: Key(Shape::Tuple(rows.iter().flatten().cloned().collect())), bare: false });
+    }
+    ways
+}
+
+/// `1,5` and `1000,99 EUR` with a point in the place of their only comma, which is between digits.
+fn with_decimal_point(text: &str) -> Option<String> {
+    let (before, after) = text.trim().split_once(',')?;
+    let whole = before.trim_start_matches(['-', '$', '\u{20ac}', '\u{a3}']);
+    let decimals = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+    let is_decimal = !whole.is_empty()
+        && whole.bytes().all(|b| b.is_ascii_digit())
+        // `1,2` is rather a list.
+        && decimals > 1
+        && !after.contains(',')
+        // `1,234` is a number with grouped digits.
+        && (decimals != 3 || whole.starts_with('0') || whole.len() > 3);
+    is_decimal.then(|| format!("{before}.{after}"))
+}
+
+/// Whether the numbers of a form are those of a shape, and its decimals are correct roundings of them.
+fn rounds(form: &Form, shape: &Shape) -> bool {
+    let all = |forms: &[Form], shapes: &[Shape]| {
+        forms.len() == shapes.len() && forms.iter().zip(shapes).all(|(form, shape)| rounds(form, shape))
+    };
+    match (form, shape) {
+        (Form::Decimal(value, places), Shape::Number(Scalar::One(number))) => {
+            let Some(part) = number.real() else { return false };
+            number.rational() == Some(value)
+                || (significant_digits(value, *places).min(*places as usize) >= ROUNDED_DIGITS
+                    && part.rounds_to(value, *places))
+        }
+        (Form::Tuple(forms), Shape::Tuple(shapes)) | (Form::List(forms), Shape::List(shapes)) => all(forms, shapes),
+        (Form::Matrix(rows), Shape::Matrix(shapes)) => {
+            rows.len() == shapes.len() && rows.iter().zip(shapes).all(|(forms, shapes)| all(forms, shapes))
+        }
+        (Form::Span { low, low_closed, high, high_closed }, Shape::Region(region)) => {
+            let ends: Vec<_> = region.limits().collect();
+            let [(a, a_closed), (b, b_closed)] = ends[..] else { return false };
+            let end = |form: &Form, limit: &super::region::Limit| match limit {
+                super::region::Limit::At(part) => rounds(form, &super::key::real(part)),
+                infinite => super::key::limit_of(form).as_ref() == Some(infinite),
+            };
+            (*low_closed, *high_closed) == (a_closed, b_closed) && end(low, a) && end(high, b)
+        }
+        (Form::Span { low, low_closed: false, high, high_closed: false }, Shape::Tuple(shapes)) => {
+            matches!(&shapes[..], [a, b] if rounds(low, a) && rounds(high, b))
+        }
+        (Form::Named(name, inner), Shape::Named(own, shape)) => name == own && rounds(inner, shape),
+        (_, shape) => super::key::shape(form, Detail::FULL, &Budget::new()).as_ref() == Some(shape),
+    }
+}
+
+/// How many digits a decimal has from its first that is not zero.
+fn significant_digits(value: &BigRational, places: u32) -> usize {
+    let digits = (value * BigRational::from_integer(BigInt::from(10).pow(places))).to_integer().abs();
+    if digits.is_zero() { 0 } else { digits.to_string().len() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Option<Answer> {
+        Answer::read(text, AnswerKind::Auto)
+    }
+
+    #[track_caller]
+    fn of_kind(kind: AnswerKind, cases: &[(&str, Option<&str>)]) {
+        for (text, expected) in cases {
+            let key = Answer::read(text, kind).map(|answer| answer.key.to_string());
+            assert_eq!(key.as_deref(), *expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_choice_is_a_letter_and_never_an_article() {
+        of_kind(
+            AnswerKind::Choice,
+            &[
+                ("B", Some("\"B\"")),
+                ("(b)", Some("\"B\"")),
+                ("\\text{(B)}", Some("\"B\"")),
+                ("B) 42", Some("\"B\"")),
+                ("B. Paris", Some("\"B\"")),
+                ("Option B", Some("\"B\"")),
+                ("**B**", Some("\"B\"")),
+                ("a dog", None),
+                ("A dog", None),
+                ("A.5", None),
+                ("42", None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_kind_refuses_what_is_of_another() {
+        of_kind(
+            AnswerKind::Number,
+            &[("42", Some("42")), ("x=42", Some("x : 42")), ("x", None), ("1, 2", None), ("no", None)],
+        );
+        of_kind(AnswerKind::Math, &[("42", Some("42")), ("Paris", None)]);
+        of_kind(AnswerKind::Text, &[("1/2", Some("\"1/2\"")), ("0.5", Some("\"0.5\"")), ("", None)]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_equal_to_each_and_makes_none_of_them_equal() {
+        let verdict = |a: &str, b: &str| Verdict::of(read(a).as_ref(), read(b).as_ref());
+        for (less, one, other) in [("5", "5 cm", "5 kg"), ("5", "x=5", "y=5"), ("1, 2", "x=1, y=2", "x=2, y=1")] {
+            assert_eq!(verdict(less, one), Verdict::Equal, "{less} {one}");
+            assert_eq!(verdict(other, less), Verdict::Equal, "{less} {other}");
+            assert_eq!(verdict(one, other), Verdict::Different, "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_equals_nothing_and_not_itself() {
+        let unknown = read("\\foo{1}");
+        assert!(unknown.is_none());
+        assert_eq!(Verdict::of(unknown.as_ref(), unknown.as_ref()), Verdict::Unknown);
+    }
+
+    /// Formulas of a few letters and numbers, with what they are built from in another spelling.
+    fn formula() -> impl Strategy<Value = (String, String)> {
+        let letter = prop::sample::select(vec!["x", "y", "n"]).prop_map(|x| (x.to_owned(), format!("{{{x}}}")));
+        let number = (0u32..50).prop_map(|n| (n.to_string(), format!(" {n}.0 ")));
+        prop_oneof![letter, number].prop_recursive(3, 12, 2, |inner| {
+            prop_oneof![
+                (inner.clone(), inner.clone()).prop_map(|((a, b), (c, d))| (format!("{a}+{c}"), format!("{d} + {b}"))),
+                (inner.clone(), inner.clone())
+                    .prop_map(|((a, b), (c, d))| (format!("({a})({c})"), format!("({d})\\cdot ({b})"))),
+                (inner.clone(), inner.clone()).prop_map(|((a, b), (c, d))| (
+                    format!("\\frac{{{a}}}{{{c}}}"),
+                    format!("\\left({b}\\right)/\\left({d}\\right)")
+                )),
+                inner.clone().prop_map(|(a, b)| (format!("({a})^2"), format!("({b})\\times ({b})"))),
+                inner.prop_map(|(a, b)| (format!("\\sqrt{{({a})^2+1}}"), format!("\\sqrt {{ 1+({b})^{{2}} }}"))),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn spacing_brackets_and_the_order_of_terms_change_nothing((one, other) in formula()) {
+            let (one, other) = (read(&one), read(&other));
+            prop_assert_eq!(one.is_some(), other.is_some());
+            prop_assert_eq!(one.map(|answer| answer.key), other.map(|answer| answer.key));
+        }
+
+        #[test]
+        fn a_changed_number_changes_the_key((text, _) in formula(), by in 1u32..9) {
+            let changed = format!("{text}+{by}");
+            if let (Some(a), Some(b)) = (read(&text), read(&changed)) {
+                prop_assert_ne!(a.key, b.key);
+            }
+        }
+
+        #[test]
+        fn a_verdict_is_symmetric_and_equal_keys_are_equal((a, _) in formula(), (b, _) in formula()) {
+            let (a, b) = (read(&a), read(&b));
+            prop_assert_eq!(Verdict::of(a.as_ref(), b.as_ref()), Verdict::of(b.as_ref(), a.as_ref()));
+            if let (Some(a), Some(b)) = (&a, &b) {
+                prop_assert_eq!(a.key == b.key, a.key.to_string() == b.key.to_string());
+                prop_assert!(a.key != b.key || Verdict::of(Some(a), Some(b)) == Verdict::Equal);
+            }
+        }
+
+        #[test]
+        fn a_fraction_is_one_number_however_it_is_written(upper in any::<i64>(), lower in 1..i64::MAX, factor in 1i64..1000) {
+            let expected = key(&format!("{upper}/{lower}"));
+            prop_assert!(expected.is_some());
+            let (wide_upper, wide_lower) = (i128::from(upper) * i128::from(factor), i128::from(lower) * i128::from(factor));
+            for other in [
+                format!("${wide_upper} / {wide_lower}$"),
+                format!("\\frac{{{wide_upper}}}{{{wide_lower}}}"),
+                format!("\\dfrac{{{}}}{{-{wide_lower}}}", -wide_upper),
+            ] {
+                prop_assert_eq!(&key(&other), &expected, "{}", other);
+            }
+        }
+
+        #[test]
+        fn a_decimal_is_its_fraction(thousandths in -1_000_000_000i64..1_000_000_000) {
+            let sign = if thousandths < 0 { "-" } else { "" };
+            let (whole, rest) = (thousandths.abs() / 1000, thousandths.abs() % 1000);
+            prop_assert_eq!(key(&format!("{sign}{whole}.{rest:03}")), key(&format!("{thousandths}/1000")));
+        }
+
+        #[test]
+        fn grouping_changes_nothing(value in 0u64..) {
+            let digits = value.to_string();
+            let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap()).collect();
+            prop_assert_eq!(key(&groups.join(",")), key(&digits));
+        }
+
+        #[test]
+        fn a_changed_digit_changes_the_key(text in "-?[1-9][0-9]{0,40}(\\.[0-9]{1,20})?", place: prop::sample::Index, by in 1u8..10) {
+            let places: Vec<usize> = (0..text.len()).filter(|i| text.as_bytes()[*i].is_ascii_digit()).collect();
+            let at = *place.get(&places);
+            let mut changed = text.clone().into_bytes();
+            changed[at] = b'0' + (changed[at] - b'0' + by) % 10;
+            let changed = String::from_utf8(changed).unwrap();
+            prop_assert_ne!(key(&text), key(&changed));
+        }
+
+        #[test]
+        fn sums_of_roots_are_in_normal_form(a in 1i64..40, b in 1i64..40, c in 1i64..12) {
+            // sqrt(a c^2) = c sqrt(a), in sums and behind fractions.
+            let one = format!("\\sqrt{{{}}}+\\frac{{\\sqrt{{{b}}}}}{{{c}}}", a * c * c);
+            let other = format!("\\frac{{{b}}}{{{c}\\sqrt{{{b}}}}}+{c}\\sqrt{{{a}}}");
+            prop_assert_eq!(key(&one), key(&other));
+            let changed = format!("\\sqrt{{{}}}+\\frac{{\\sqrt{{{b}}}}}{{{c}}}", a * c * c + 1);
+            prop_assert_ne!(key(&one), key(&changed));
+        }
+
+        #[test]
+        fn surrounding_whitespace_changes_nothing(text in any::<String>(), before in "[ \t\n]{0,3}", after in "[ \t\n]{0,3}") {
+            prop_assert_eq!(key(&format!("{before}{text}{after}")), key(&text));
+        }
+
+        #[test]
+        fn latex_shaped_text_never_panics(
+            text in "([0-9,./+ $^_!=<x-]|\\\\frac|\\\\text|\\\\sqrt|\\\\boxed|\\\\pm|\\\\cup|\\\\sin|\\{|\\}|\\(|\\)|\u{2212}|\\\\){0,40}"
+        ) {
+            key(&text);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Bounds on the work that one answer may cause. They count steps, so that a verdict never depends on a clock.
+
+use std::cell::{Cell, RefCell};
+
+use super::{
+    evaluate::Scalar,
+    expression::Expression,
+    numeric::{complex::Complex, elementary::Elementary},
+};
+
+/// The longest answer, in bytes, that is read as more than text.
+pub(super) const MAX_BYTES: usize = 2000;
+/// The most tokens of an answer.
+pub(super) const MAX_TOKENS: usize = 600;
+/// How deeply brackets, braces and operators may be nested. A level of parsing takes a few stack frames.
+pub(super) const MAX_DEPTH: usize = 40;
+/// The most bits of a numerator or a denominator; about 1,200 decimal digits. `1000!` and `2^4096` are refused.
+pub(super) const MAX_EXACT_BITS: u64 = 4096;
+/// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
+const STEPS: u32 = 4000;
+
+/// The steps that are left, and what has been computed with the others.
+pub(super) struct Budget {
+    left: Cell<u32>,
+    known: RefCell<Vec<(Expression, Option<Scalar>)>>,
+    values: RefCell<Vec<(Elementary, Complex, Complex)>>,
+}
+
+impl Budget {
+    pub fn new() -> Self {
+        Self { left: Cell::new(STEPS), known: RefCell::new(vec![]), values: RefCell::new(vec![]) }
+    }
+
+    /// Takes so many steps; `None` if fewer are left.
+    pub fn take(&self, steps: u32) -> Option<()> {
+        self.left.set(self.left.get().checked_sub(steps)?);
+        Some(())
+    }
+
+    /// The value of a function, which is computed, and paid for, once for each argument.
+    pub fn value_of(&self, function: Elementary, argument: &Complex) -> Option<Complex> {
+        let is_it = |(own, of, _): &&(Elementary, Complex, Complex)| *own == function && of.is_identical(argument);
+        if let Some((_, _, value)) = self.values.borrow().iter().find(is_it) {
+            return Some(value.clone());
+        }
+        self.take(function.steps(argument))?;
+        let value = function.apply(argument)?;
+        self.values.borrow_mut().push((function, argument.clone(), value.clone()));
+        Some(value)
+    }
+
+    /// What `compute` says of an expression, which is asked once only.
+    pub fn remember(&self, expression: &Expression, compute: impl FnOnce() -> Option<Scalar>) -> Option<Scalar> {
+        let known = self.known.borrow().iter().find(|(own, _)| own == expression).map(|(_, scalar)| scalar.clone());
+        known.unwrap_or_else(|| {
+            let scalar = compute();
+            self.known.borrow_mut().push((expression.clone(), scalar.clone()));
+            scalar
+        })
+    }
+}

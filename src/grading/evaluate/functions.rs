@@ -1,0 +1,154 @@
+//! The values of functions.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{Signed, ToPrimitive, Zero};
+
+use super::{DIVISION_STEPS, Evaluator, Value, digest::Digest};
+use crate::grading::{
+    budget::MAX_EXACT_BITS,
+    exact,
+    expression::{Expression, Function},
+    numeric::{complex::Complex, elementary::Elementary, real::Real},
+};
+
+impl Evaluator<'_> {
+    pub(super) fn opaque(&mut self, name: &str, arguments: &[Expression]) -> Option<Value> {
+        let mut digest = Digest::new((self.point << 32) + 1);
+        digest.bytes(name.as_bytes());
+        for argument in arguments {
+            digest.bytes(self.number(argument)?.to_string().as_bytes());
+        }
+        Value::computed(digest.complex(), 0, true)
+    }
+
+    pub(super) fn call(&mut self, function: Function, arguments: &[Expression]) -> Option<Value> {
+        use Function::{Binomial, Gcd, Lcm, Ln, Log, Max, Min};
+        match (function, arguments) {
+            (Min | Max | Gcd | Lcm | Binomial, _) => self.of_integers(function, arguments),
+            (Ln, [x]) => {
+                let x = self.value(x)?;
+                self.ln(x)
+            }
+            (Log, [x, base]) => {
+                let (x, base) = (self.value(x)?, self.value(base)?);
+                let (above, below) = (self.ln(x)?, self.ln(base)?);
+                self.quotient(above, below)
+            }
+            (_, [x]) => {
+                let value = self.value(x)?;
+                match self.of_one(function, &value)? {
+                    Some(result) => Some(result),
+                    // Nothing is known of the function but that it is one.
+                    None if value.open => self.opaque(&format!("{function:?}"), arguments),
+                    None => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// A function of one argument. `Some(None)` if it is only defined for real numbers, and this is none.
+    fn of_one(&mut self, function: Function, argument: &Value) -> Option<Option<Value>> {
+        use Function::{Abs, Arccos, Arcsin, Arctan, Ceiling, Factorial, Floor};
+        if let Some(exact) = argument.as_rational() {
+            let result = match function {
+                Abs => Some(exact.abs()),
+                Floor => Some(exact.floor()),
+                Ceiling => Some(exact.ceil()),
+                Factorial => {
+                    let n = exact.is_integer().then(|| exact.to_u64()).flatten().filter(|n| *n <= 600)?;
+                    self.budget.take(n as u32 / 4)?;
+                    Some(BigRational::from_integer(exact::factorial(n)))
+                }
+                _ => None,
+            };
+            if let Some(result) = result {
+                return (result.numer().bits() <= MAX_EXACT_BITS).then(|| Some(Value::rational(result)));
+            }
+        }
+        let (x, height) = argument.approximated();
+        self.budget.take(4 * DIVISION_STEPS)?;
+        let value = match function {
+            Abs => Complex::real(x.modulus()?),
+            Floor | Ceiling if !argument.open => return Some(Some(Value::rational(x.whole(function == Ceiling)?))),
+            Arctan | Arcsin | Arccos if !argument.open => self.inverse(function, &x)?,
+            Floor | Ceiling | Factorial | Arctan | Arcsin | Arccos => return Some(None),
+            _ => self.trigonometric(function, &x)?,
+        };
+        let magnitude = (x.size() * 3.0).min(1e6) as u64;
+        let hyperbolic = matches!(function, Function::Sinh | Function::Cosh | Function::Tanh);
+        Value::computed(value, height + 1 + if hyperbolic { magnitude } else { 0 }, argument.open).map(Some)
+    }
+
+    fn trigonometric(&self, function: Function, x: &Complex) -> Option<Complex> {
+        use Function::{Cos, Cosh, Cot, Csc, Sec, Sin, Sinh, Tan, Tanh};
+        let hyperbolic = matches!(function, Sinh | Cosh | Tanh);
+        let x = if hyperbolic { x.times_i() } else { x.clone() };
+        let cos = || self.budget.value_of(Elementary::Cos, &x);
+        let sin = || self.budget.value_of(Elementary::Sin, &x);
+        match function {
+            Sin => sin(),
+            Cos | Cosh => cos(),
+            Tan => sin()?.divided_by(&cos()?),
+            Cot => cos()?.divided_by(&sin()?),
+            Sec => Complex::one().divided_by(&cos()?),
+            Csc => Complex::one().divided_by(&sin()?),
+            // sinh x = -i sin(ix)
+            Sinh => Some(sin()?.times_i().negated()),
+            Tanh => sin()?.times_i().negated().divided_by(&cos()?),
+            _ => None,
+        }
+    }
+
+    /// Of real numbers, and where the value is real.
+    fn inverse(&self, function: Function, x: &Complex) -> Option<Complex> {
+        let arctan = |x: &Complex| self.budget.value_of(Elementary::Arctan, x);
+        if function == Function::Arctan {
+            return arctan(x);
+        }
+        let square = Complex::one().minus(&x.times(x));
+        if !x.is_real() || square.is_negative_real() {
+            return None;
+        }
+        let half_turn = Complex::real(Real::pi().scaled(1, 2));
+        let arcsin = if square.may_be_zero() {
+            if x.is_negative_real() { half_turn.negated() } else { half_turn.clone() }
+        } else {
+            arctan(&x.divided_by(&self.budget.value_of(Elementary::Root(2), &square)?)?)?
+        };
+        Some(if function == Function::Arcsin { arcsin } else { half_turn.minus(&arcsin) })
+    }
+
+    fn of_integers(&mut self, function: Function, arguments: &[Expression]) -> Option<Value> {
+        let mut numbers = vec![];
+        for argument in arguments {
+            let value = self.value(argument)?;
+            match value.as_rational() {
+                Some(rational) => numbers.push(rational.clone()),
+                None if value.open => return self.opaque(&format!("{function:?}"), arguments),
+                None => return None,
+            }
+        }
+        let integers = || numbers.iter().map(|n| n.is_integer().then(|| n.numer().abs())).collect::<Option<Vec<_>>>();
+        Some(Value::rational(match function {
+            Function::Min => numbers.into_iter().min()?,
+            Function::Max => numbers.into_iter().max()?,
+            Function::Gcd | Function::Lcm => {
+                let integers = integers()?;
+                if integers.iter().any(Zero::is_zero) || integers.iter().map(BigInt::bits).sum::<u64>() > MAX_EXACT_BITS
+                {
+                    return None;
+                }
+                self.budget.take(arguments.len() as u32 * 40)?;
+                let join = if function == Function::Gcd { exact::gcd } else { exact::lcm };
+                BigRational::from_integer(integers.into_iter().reduce(|a, b| join(&a, &b))?)
+            }
+            _ => {
+                let [n, k] = numbers.as_slice() else { return None };
+                self.budget.take(100)?;
+                BigRational::from_integer(exact::binomial(n, k)?)
+            }
+        }))
+    }
+}

@@ -1,0 +1,96 @@
+//! What an answer says, before it is brought into canonical form.
+
+use num_rational::BigRational;
+
+use super::{expression::Expression, region::Region, unit::Unit};
+
+/// An answer as it was read, with what may be left out of it: names, units, brackets.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Form {
+    Scalar(Expression),
+    /// A number that was written with so many digits behind the point.
+    Decimal(BigRational, u32),
+    Infinity {
+        negative: bool,
+    },
+    /// A figure, in units of which each is `factor` times the base unit.
+    Quantity {
+        figure: Box<Form>,
+        unit: Unit,
+        factor: BigRational,
+    },
+    Percent(Box<Form>),
+    /// `(a, b)`: a point, or the open interval.
+    Tuple(Vec<Form>),
+    /// `[a, b, c]`
+    List(Vec<Form>),
+    /// In any order, and each once: `{a, b}`, `a or b`.
+    Set(Vec<Form>),
+    /// An interval whose ends may have letters in them.
+    Span {
+        low: Box<Form>,
+        low_closed: bool,
+        high: Box<Form>,
+        high_closed: bool,
+    },
+    Region(Region),
+    Matrix(Vec<Vec<Form>>),
+    /// `x = 5`, `x > 5`
+    Named(String, Box<Form>),
+    /// Values of several names, in the order in which they are written; whether as a tuple, `(x, y) = (1, 2)`.
+    Assignments(Vec<(String, Form)>, bool),
+    /// What is zero; and if it says what a letter is, `y = 2x + 3`, that.
+    Equation(Expression, Option<Box<Form>>),
+    /// What is less than zero, or not more, or not zero, by its sign.
+    Inequality(char, Expression),
+    /// `a < b < c` by its signs.
+    Chain(Vec<Form>, Vec<char>),
+    Ratio(Vec<Form>),
+    /// Hour, minute, second, and whether it is after noon if that is said.
+    Clock(u32, u32, Option<u32>, Option<bool>),
+    /// Year, month and day.
+    Date(Option<u32>, u32, u32),
+    /// Digits in a base other than ten.
+    Based(String, u32),
+    Text(String),
+}
+
+impl Form {
+    /// The forms directly inside.
+    fn children(&self) -> Vec<&Self> {
+        match self {
+            Self::Quantity { figure: inner, .. } | Self::Percent(inner) | Self::Named(_, inner) => vec![inner],
+            Self::Tuple(inner) | Self::List(inner) | Self::Set(inner) | Self::Chain(inner, _) | Self::Ratio(inner) => {
+                inner.iter().collect()
+            }
+            Self::Span { low, high, .. } => vec![low, high],
+            Self::Matrix(rows) => rows.iter().flatten().collect(),
+            Self::Assignments(pairs, _) => pairs.iter().map(|(_, value)| value).collect(),
+            _ => vec![],
+        }
+    }
+
+    fn any(&self, is: &dyn Fn(&Self) -> bool) -> bool {
+        is(self) || self.children().into_iter().any(|child| child.any(is))
+    }
+
+    /// Whether it has names that could be left out.
+    pub fn has_names(&self) -> bool {
+        self.any(&|form| matches!(form, Self::Named(..) | Self::Assignments(..) | Self::Equation(_, Some(_))))
+    }
+
+    /// Whether it has units that could be left out.
+    pub fn has_units(&self) -> bool {
+        self.any(&|form| matches!(form, Self::Quantity { .. } | Self::Percent(_)))
+    }
+
+    /// Whether letters or the like are in it, so that its value is not known.
+    pub fn is_open(&self) -> bool {
+        self.any(&|form| matches!(form, Self::Scalar(expression) if expression.is_open()))
+    }
+
+    /// Whether a number in it is written as a decimal.
+    pub fn has_decimals(&self) -> bool {
+        self.any(&|form| matches!(form, Self::Decimal(..)))
+    }
+}

@@ -1,0 +1,409 @@
+//! Tokens of a cleaned answer.
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::One;
+
+use super::budget::{MAX_DEPTH, MAX_TOKENS};
+
+/// A number as it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Literal {
+    pub value: BigRational,
+    /// The digits before the point, without grouping, if there is nothing behind it.
+    pub digits: String,
+    /// How many digits are behind the point; `None` for an integer or a repeating decimal.
+    pub places: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Kind {
+    Number(Literal),
+    /// Letters in a row, outside of any command.
+    Word(String),
+    /// `\name`, without the backslash.
+    Command(String),
+    /// The content of `\text{...}` and its kin.
+    Text(String),
+    /// A bracket that means what it shows: `(`, `[`, `{` for `\{`, `<` for `\langle`.
+    Open(char),
+    Close(char),
+    /// A brace that only groups.
+    Group,
+    EndGroup,
+    /// The beginning and the end of a matrix.
+    Begin,
+    End,
+    /// Between the rows of a matrix.
+    Row,
+    Ellipsis,
+    /// A decimal that goes on behind its ellipsis in a way that is not shown.
+    Unknown,
+    Sign(char),
+}
+
+/// A token, and whether white space stands before it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Token {
+    pub kind: Kind,
+    pub spaced: bool,
+}
+
+/// The tokens of a text; `None` if it is too long, nested too deeply, unbalanced, or not understood.
+pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
+    let mut lexer = Lexer { text, at: 0, brackets: vec![], tokens: vec![] };
+    loop {
+        let spaced = lexer.skip_space();
+        if lexer.at == text.len() {
+            break;
+        }
+        let kind = lexer.next()?;
+        lexer.tokens.push(Token { kind, spaced });
+        if lexer.tokens.len() > MAX_TOKENS || lexer.brackets.len() > MAX_DEPTH {
+            return None;
+        }
+    }
+    Some(lexer.tokens)
+}
+
+struct Lexer<'a> {
+    text: &'a str,
+    at: usize,
+    /// For each open bracket, whether commas in it separate even where they could group digits.
+    brackets: Vec<bool>,
+    tokens: Vec<Token>,
+}
+
+/// Commands whose argument is words.
+const TEXTS: [&str; 9] = ["text", "mbox", "textbf", "textit", "textnormal", "textrm", "hbox", "mathrm", "operatorname"];
+/// Commands that change the look of their argument, or are spacing.
+const LOOKS: [&str; 10] =
+    ["mathbf", "boldsymbol", "bm", "mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
+const MATRICES: [&str; 7] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "align"];
+
+impl<'a> Lexer<'a> {
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn eat(&mut self, prefix: &str) -> bool {
+        let found = self.rest().starts_with(prefix);
+        if found {
+            self.at += prefix.len();
+        }
+        found
+    }
+
+    fn skip_space(&mut self) -> bool {
+        let rest = self.rest().trim_start();
+        let skipped = self.text.len() - rest.len() > self.at;
+        self.at = self.text.len() - rest.len();
+        skipped
+    }
+
+    fn run(&mut self, is_part: impl Fn(char) -> bool) -> &'a str {
+        let rest = self.rest();
+        let run = &rest[..rest.find(|c| !is_part(c)).unwrap_or(rest.len())];
+        self.at += run.len();
+        run
+    }
+
+    fn next(&mut self) -> Option<Kind> {
+        let c = self.rest().chars().next()?;
+        if c.is_ascii_digit() || (c == '.' && self.rest()[1..].starts_with(|c: char| c.is_ascii_digit() || c == '(')) {
+            return self.number();
+        }
+        if self.eat("...") {
+            return Some(Kind::Ellipsis);
+        }
+        if c.is_alphabetic() {
+            return Some(Kind::Word(self.run(char::is_alphabetic).to_owned()));
+        }
+        if c == '\\' {
+            return self.command();
+        }
+        self.at += c.len_utf8();
+        match c {
+            '(' | '[' => Some(self.open(c)),
+            ')' | ']' => self.close(c),
+            '{' => {
+                self.open('g');
+                Some(Kind::Group)
+            }
+            '}' => {
+                self.close('g')?;
+                Some(Kind::EndGroup)
+            }
+            // What cleaning makes of a doubled backslash.
+            '\u{2}' => Some(Kind::Row),
+            '<' if self.eat("=") => Some(Kind::Sign('\u{2264}')),
+            '>' if self.eat("=") => Some(Kind::Sign('\u{2265}')),
+            '!' if self.eat("=") => Some(Kind::Sign('\u{2260}')),
+            '*' if self.eat("*") => Some(Kind::Sign('^')),
+            _ => Some(Kind::Sign(c)),
+        }
+    }
+
+    fn open(&mut self, bracket: char) -> Kind {
+        let inside = self.inside();
+        let separates = !(inside.contains(", ") || inside.contains(';'));
+        let nested = self.brackets.last().copied().unwrap_or(false);
+        self.brackets.push(if bracket == 'g' { nested || inside.contains(',') && separates } else { separates });
+        Kind::Open(bracket)
+    }
+
+    /// The text up to where the bracket that was just opened is closed.
+    fn inside(&self) -> &'a str {
+        let mut depth = 1i32;
+        for (at, c) in self.rest().char_indices().take(400) {
+            match c {
+                '(' | '[' | '{' => depth += 1,
+                ')' | ']' | '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                return &self.rest()[..at];
+            }
+        }
+        self.rest()
+    }
+
+    fn close(&mut self, bracket: char) -> Option<Kind> {
+        self.brackets.pop()?;
+        Some(Kind::Close(bracket))
+    }
+
+    fn command(&mut self) -> Option<Kind> {
+        self.at += 1;
+        let name = self.run(|c| c.is_ascii_alphabetic());
+        if name.is_empty() {
+            let c = self.rest().chars().next()?;
+            self.at += c.len_utf8();
+            return match c {
+                '{' => Some(self.open('{')),
+                '}' => self.close('{'),
+                '|' => Some(Kind::Sign('|')),
+                '$' | '&' | '#' => Some(Kind::Sign(c)),
+                '(' | ')' | '[' | ']' => self.skip(),
+                _ => None,
+            };
+        }
+        match name {
+            "langle" => Some(self.open('<')),
+            "rangle" => self.close('<'),
+            "begin" | "end" => {
+                let environment = self.braced()?;
+                let base = environment.trim_end_matches('*');
+                if !MATRICES.contains(&base) {
+                    return None;
+                }
+                if name == "end" {
+                    return Some(Kind::End);
+                }
+                if base == "array" {
+                    self.braced()?;
+                }
+                Some(Kind::Begin)
+            }
+            "cdot" | "times" | "ast" => Some(Kind::Sign('*')),
+            "div" => Some(Kind::Sign('/')),
+            "lt" => Some(Kind::Sign('<')),
+            "gt" => Some(Kind::Sign('>')),
+            "le" | "leq" => Some(Kind::Sign('\u{2264}')),
+            "ge" | "geq" => Some(Kind::Sign('\u{2265}')),
+            "ne" | "neq" => Some(Kind::Sign('\u{2260}')),
+            "approx" | "simeq" => Some(Kind::Sign('\u{2248}')),
+            "in" => Some(Kind::Sign('\u{2208}')),
+            "cup" => Some(Kind::Sign('\u{222a}')),
+            "cap" => Some(Kind::Sign('\u{2229}')),
+            "setminus" | "backslash" => Some(Kind::Sign('\u{2216}')),
+            "pm" => Some(Kind::Sign('\u{b1}')),
+            "mp" => Some(Kind::Sign('\u{2213}')),
+            "mid" => Some(Kind::Sign('|')),
+            "euro" => Some(Kind::Sign('\u{20ac}')),
+            "pounds" => Some(Kind::Sign('\u{a3}')),
+            _ if TEXTS.contains(&name) => self.text_command(name),
+            _ if LOOKS.contains(&name) => self.skip(),
+            // A command runs into the letters behind it where the space was lost: `\quadx`.
+            _ => Some(Kind::Command(name.to_owned())),
+        }
+    }
+
+    /// The next token in the place of one that means nothing.
+    fn skip(&mut self) -> Option<Kind> {
+        self.skip_space();
+        if self.at == self.text.len() { None } else { self.next() }
+    }
+
+    fn text_command(&mut self, name: &str) -> Option<Kind> {
+        let content = self.braced()?;
+        let inner = content.trim();
+        let lone = inner.chars().count() == 1;
+        // Behind a number, a letter that is a unit is one; other upright letters are letters, and upright names of functions
+        // are functions.
+        let behind =
+            matches!(self.tokens.last(), Some(Token { kind: Kind::Number(_) | Kind::EndGroup | Kind::Close(_), .. }));
+        let is_unit = behind && matches!(inner, "m" | "g" | "s" | "h" | "l" | "L" | "N" | "J" | "W" | "V" | "A" | "K");
+        if (lone && inner.chars().all(char::is_alphabetic) && !is_unit)
+            || (matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
+        {
+            return Some(Kind::Word(inner.to_owned()));
+        }
+        Some(Kind::Text(content.replace(['$', '\u{2009}'], " ")))
+    }
+
+    /// What stands in the braces that come next.
+    fn braced(&mut self) -> Option<&'a str> {
+        self.skip_space();
+        if !self.eat("{") {
+            return None;
+        }
+        let mut depth = 1usize;
+        for (offset, c) in self.rest().char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                let content = &self.rest()[..offset];
+                self.at += offset + 1;
+                return Some(content);
+            }
+        }
+        None
+    }
+
+    fn digits(&mut self) -> &'a str {
+        self.run(|c| c.is_ascii_digit())
+    }
+
+    /// `12`, `1,234.5`, `.5`, `0.1\overline{6}`, `1.5e3`, `0.333...`
+    fn number(&mut self) -> Option<Kind> {
+        let mut digits = self.digits().to_owned();
+        self.groups(&mut digits);
+        let has_point = self.rest().starts_with('.') && {
+            let after = &self.rest()[1..];
+            after.starts_with(|c: char| c.is_ascii_digit())
+                || ["\\overline", "\\bar", "\\dot", "("].iter().any(|mark| after.starts_with(mark))
+        };
+        let (mut decimals, mut block) = (String::new(), String::new());
+        if has_point {
+            self.at += 1;
+            decimals = self.digits().to_owned();
+            block = self.repeating(decimals.is_empty())?;
+        } else if !digits.is_empty() && self.eat("{,}") {
+            // Not a group of three: a decimal comma in LaTeX.
+            decimals = self.digits().to_owned();
+        } else if self.rest() == "." || self.rest().starts_with(". ") {
+            self.at += 1;
+        }
+        if self.rest().starts_with("...") && !decimals.is_empty() && block.is_empty() {
+            self.at += 3;
+            let Some((head, repeated)) = repetition(&decimals) else { return Some(Kind::Unknown) };
+            (decimals, block) = (head, repeated);
+        }
+        if digits.len() + decimals.len() + block.len() > 1200 {
+            return None;
+        }
+        let mut value = decimal(&digits, &decimals)?;
+        if !block.is_empty() {
+            let nines = BigInt::from(10).pow(u32::try_from(block.len()).ok()?) - 1;
+            let scale = BigInt::from(10).pow(u32::try_from(decimals.len()).ok()?);
+            value += BigRational::new(BigInt::parse_bytes(block.as_bytes(), 10)?, nines * scale);
+        }
+        let exponent = self.exponent();
+        if let Some(exponent) = exponent {
+            let power = BigRational::from_integer(BigInt::from(10).pow(exponent.unsigned_abs()));
+            value = if exponent < 0 { value / power } else { value * power };
+        }
+        let plain = decimals.is_empty() && block.is_empty() && exponent.is_none();
+        let places = (!decimals.is_empty() && block.is_empty() && exponent.is_none()).then_some(decimals.len() as u32);
+        Some(Kind::Number(Literal { value, digits: if plain { digits } else { String::new() }, places }))
+    }
+
+    /// Groups of three digits behind commas or thin spaces.
+    fn groups(&mut self, digits: &mut String) {
+        if digits.len() > 3 || digits.is_empty() {
+            return;
+        }
+        let separates = self.brackets.last().copied().unwrap_or(false);
+        loop {
+            let mark = ["{,}", "\u{2009}", ","].into_iter().find(|mark| self.rest().starts_with(mark));
+            let Some(mark) = mark.filter(|mark| *mark != "," || (!separates && !digits.starts_with('0'))) else {
+                return;
+            };
+            let after = self.rest()[mark.len()..].trim_start_matches(if mark == "," { '\u{2009}' } else { ' ' });
+            let group = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+            if group != 3 {
+                return;
+            }
+            digits.push_str(&after[..3]);
+            self.at = self.text.len() - after.len() + 3;
+        }
+    }
+
+    /// The block of digits that repeats for ever; empty if none does. `None` for `0.5(3)`, which may be a product.
+    fn repeating(&mut self, only: bool) -> Option<String> {
+        for mark in ["\\overline", "\\bar", "\\dot"] {
+            let before = self.at;
+            if self.eat(mark) {
+                let block = if self.rest().trim_start().starts_with('{') { self.braced()? } else { &self.rest()[..1] };
+                if !block.is_empty() && block.bytes().all(|b| b.is_ascii_digit()) {
+                    if !self.text[..self.at].ends_with('}') {
+                        self.at += 1;
+                    }
+                    return Some(block.to_owned());
+                }
+                self.at = before;
+            }
+        }
+        if self.rest().starts_with('(') {
+            let inner = self.rest()[1..].split(')').next()?;
+            let is_block = !inner.is_empty() && inner.bytes().all(|b| b.is_ascii_digit());
+            if !only || !is_block || self.rest().len() == inner.len() + 1 {
+                return None;
+            }
+            self.at += inner.len() + 2;
+            return Some(inner.to_owned());
+        }
+        Some(String::new())
+    }
+
+    /// The exponent of scientific notation, up to 400.
+    fn exponent(&mut self) -> Option<i32> {
+        let after = self.rest().strip_prefix(['e', 'E'])?;
+        let digits = after.strip_prefix(['+', '-']).unwrap_or(after);
+        let length = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+        let ends = !digits[length..].starts_with(|c: char| c.is_alphanumeric() || c == '^' || c == '.');
+        if length == 0 || length > 3 || !ends {
+            return None;
+        }
+        let end = after.len() - digits.len() + length;
+        let exponent: i32 = after[..end].parse().ok()?;
+        if exponent.abs() > 400 {
+            return None;
+        }
+        self.at += 1 + end;
+        Some(exponent)
+    }
+}
+
+fn decimal(digits: &str, decimals: &str) -> Option<BigRational> {
+    let all = format!("0{digits}{decimals}");
+    let scale = if decimals.is_empty() { BigInt::one() } else { BigInt::from(10).pow(decimals.len() as u32) };
+    Some(BigRational::new(BigInt::parse_bytes(all.as_bytes(), 10)?, scale))
+}
+
+/// What an ellipsis behind these decimals must mean: the digits before the block that is repeated, and that block. It
+/// has to be shown twice, a single digit three times.
+fn repetition(decimals: &str) -> Option<(String, String)> {
+    let found = |length: usize| {
+        let times = if length == 1 { 3 } else { 2 };
+        let start = decimals.len().checked_sub(length * times)?;
+        let block = &decimals[decimals.len() - length..];
+        let repeats = decimals.as_bytes()[start..].chunks(length).all(|chunk| chunk == block.as_bytes());
+        (repeats && block.bytes().any(|b| b != b'0')).then(|| (decimals[..start].to_owned(), block.to_owned()))
+    };
+    (1..=decimals.len().min(60) / 2).find_map(found)
+}

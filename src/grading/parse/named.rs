@@ -1,0 +1,259 @@
+//! Letters, functions and commands in formulas.
+
+use super::Parser;
+use crate::grading::{
+    expression::{Expression, Function},
+    lex::{Kind, Token},
+    vocabulary::{GREEK, function, is_formula_word, letters},
+};
+
+impl Parser<'_> {
+    pub(super) fn word(&mut self, word: &str) -> Option<Expression> {
+        match word {
+            "sqrt" => return self.plain_root(2),
+            "cbrt" => return self.plain_root(3),
+            "pi" => return Some(Expression::Pi),
+            "exp" => return Some(Expression::E.raised_to(self.function_argument()?)),
+            _ => {}
+        }
+        if let Some(function) = function(word) {
+            return self.call(function);
+        }
+        let letters = letters(word)?;
+        let (last, first) = letters.split_last()?;
+        let mut factors: Vec<Expression> = first.iter().map(|letter| constant_or_variable(*letter)).collect();
+        factors.push(self.symbol(&last.to_string())?);
+        if factors.len() == 1 {
+            return factors.pop();
+        }
+        // An exponent belongs to the last letter only.
+        let last = factors.pop()?;
+        let last = self.raised(last)?;
+        factors.push(last);
+        Some(Expression::Product(factors))
+    }
+
+    fn plain_root(&mut self, degree: u32) -> Option<Expression> {
+        let inner = match self.peek()? {
+            Kind::Open('(') | Kind::Group => self.primary()?,
+            Kind::Number(literal) => {
+                self.at += 1;
+                Expression::Number(literal.value.clone())
+            }
+            _ => self.argument()?,
+        };
+        Some(Expression::Root(Box::new(inner), degree))
+    }
+
+    /// A letter with what is attached to it: an index, primes, an argument.
+    fn symbol(&mut self, letter: &str) -> Option<Expression> {
+        let mut name = letter.to_owned();
+        let mut index = vec![];
+        if self.eat(&Kind::Sign('_')) {
+            index.push(self.index()?);
+        }
+        while self.eat(&Kind::Sign('\'')) {
+            name.push('\'');
+        }
+        let is_function = matches!(letter, "f" | "g" | "h" | "F" | "G" | "H");
+        if is_function && self.peek() == Some(&Kind::Open('(')) && !self.spaced() {
+            index.push(self.bracketed(&Kind::Close(')'))?);
+            return Some(Expression::Opaque(format!("{name}()"), index));
+        }
+        if index.is_empty() {
+            let mut letters = name.chars();
+            return match (letters.next(), letters.next()) {
+                (Some(letter), None) => Some(constant_or_variable(letter)),
+                _ => Some(Expression::Variable(name)),
+            };
+        }
+        Some(Expression::Opaque(format!("{name}_"), index))
+    }
+
+    fn index(&mut self) -> Option<Expression> {
+        match self.peek()? {
+            Kind::Number(literal) => {
+                self.at += 1;
+                Some(Expression::Number(literal.value.clone()))
+            }
+            Kind::Group => match &self.tokens[self.at..] {
+                [
+                    _,
+                    Token { kind: Kind::Word(word) | Kind::Text(word), .. },
+                    Token { kind: Kind::EndGroup, .. },
+                    ..,
+                ] => {
+                    self.at += 3;
+                    Some(Expression::Variable(word.trim().to_owned()))
+                }
+                _ => self.bracketed(&Kind::EndGroup),
+            },
+            Kind::Word(word) => {
+                self.at += 1;
+                Some(Expression::Variable(word.clone()))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn command(&mut self, name: &str) -> Option<Expression> {
+        match name {
+            "frac" => {
+                let (above, below) = (self.argument()?, self.argument()?);
+                Some(above.over(below))
+            }
+            "sqrt" => self.root(),
+            "pi" => Some(Expression::Pi),
+            "exp" => Some(Expression::E.raised_to(self.function_argument()?)),
+            "binom" | "dbinom" | "tbinom" => {
+                let arguments = vec![self.argument()?, self.argument()?];
+                Some(Expression::Call(Function::Binomial, arguments))
+            }
+            "lfloor" => self.between(Function::Floor, "rfloor"),
+            "lceil" => self.between(Function::Ceiling, "rceil"),
+            "sum" | "prod" => self.over_index(name),
+            "overline" | "vec" | "hat" | "bar" | "angle" | "triangle" => self.decorated(name),
+            _ if GREEK.contains(&name) => self.symbol(name).map(|symbol| match symbol {
+                Expression::Variable(name) => Expression::Variable(format!("\\{name}")),
+                other => other,
+            }),
+            _ => self.call(function(name)?),
+        }
+    }
+
+    fn root(&mut self) -> Option<Expression> {
+        let mut degree = 2;
+        if self.peek() == Some(&Kind::Open('[')) {
+            let (Some(Kind::Number(literal)), Some(Kind::Close(']'))) =
+                (self.tokens.get(self.at + 1).map(|t| &t.kind), self.tokens.get(self.at + 2).map(|t| &t.kind))
+            else {
+                return None;
+            };
+            degree = literal.digits.parse().ok().filter(|degree| (2..=100).contains(degree))?;
+            self.at += 3;
+        }
+        let inner = if self.peek() == Some(&Kind::Open('(')) { self.primary()? } else { self.argument()? };
+        if self.split > 0 {
+            // `\sqrt13` prints as a root of 1 before a 3.
+            return None;
+        }
+        Some(Expression::Root(Box::new(inner), degree))
+    }
+
+    fn between(&mut self, function: Function, close: &str) -> Option<Expression> {
+        let inner = self.sum()?;
+        self.eat(&Kind::Command(close.to_owned())).then(|| Expression::Call(function, vec![inner]))
+    }
+
+    /// A name over or before letters: `\overline{AB}`.
+    fn decorated(&mut self, name: &str) -> Option<Expression> {
+        let rest = &self.tokens[self.at..];
+        let (letters, tokens) = match rest {
+            [
+                Token { kind: Kind::Group, .. },
+                Token { kind: Kind::Word(letters), .. },
+                Token { kind: Kind::EndGroup, .. },
+                ..,
+            ] => (letters, 3),
+            [Token { kind: Kind::Word(letters), .. }, ..] => (letters, 1),
+            _ => return None,
+        };
+        self.at += tokens;
+        Some(Expression::Variable(format!("\\{name} {letters}")))
+    }
+
+    /// `\sum_{k=a}^{b} ...`: only known to depend on its bounds and its body.
+    fn over_index(&mut self, name: &str) -> Option<Expression> {
+        let [
+            Token { kind: Kind::Sign('_'), .. },
+            Token { kind: Kind::Group, .. },
+            Token { kind: Kind::Word(index), .. },
+            Token { kind: Kind::Sign('='), .. },
+            ..,
+        ] = &self.tokens[self.at..]
+        else {
+            return None;
+        };
+        self.at += 4;
+        let low = self.sum()?;
+        if !self.eat(&Kind::EndGroup) || !self.eat(&Kind::Sign('^')) {
+            return None;
+        }
+        let high = self.argument()?;
+        let body = self.product()?;
+        Some(Expression::Opaque(format!("{name} {index}"), vec![low, high, body]))
+    }
+
+    fn call(&mut self, function: Function) -> Option<Expression> {
+        use Function::{Arccos, Arcsin, Arctan, Cos, Gcd, Lcm, Log, Max, Min, Sin, Tan};
+        if matches!(function, Min | Max | Gcd | Lcm) {
+            return self.list_call(function);
+        }
+        let mut base = Expression::integer(10);
+        if function == Log && self.eat(&Kind::Sign('_')) {
+            base = if matches!(self.peek(), Some(Kind::Number(_))) { self.argument()? } else { self.primary()? };
+        }
+        let mut exponent = None;
+        if self.eat(&Kind::Sign('^')) {
+            exponent = Some(self.exponent()?);
+        }
+        let argument = self.function_argument()?;
+        let inverse = match (&exponent, function) {
+            (Some(Expression::Negative(_)), Sin) => Arcsin,
+            (Some(Expression::Negative(_)), Cos) => Arccos,
+            (Some(Expression::Negative(_)), Tan) => Arctan,
+            (Some(Expression::Negative(_)), _) => return None,
+            _ => function,
+        };
+        if inverse != function {
+            let is_minus_one = exponent == Some(Expression::integer(1).negative());
+            return is_minus_one.then(|| Expression::Call(inverse, vec![argument]));
+        }
+        let arguments = if function == Log { vec![argument, base] } else { vec![argument] };
+        let value = Expression::Call(function, arguments);
+        Some(match exponent {
+            Some(exponent) => value.raised_to(exponent),
+            None => value,
+        })
+    }
+
+    fn list_call(&mut self, function: Function) -> Option<Expression> {
+        if !self.eat(&Kind::Open('(')) {
+            return None;
+        }
+        let mut arguments = vec![self.sum()?];
+        while self.eat(&Kind::Sign(',')) {
+            arguments.push(self.sum()?);
+        }
+        self.eat(&Kind::Close(')')).then_some(Expression::Call(function, arguments))
+    }
+
+    /// What stands in brackets behind a function, or the factors up to the next sign, function or bracket.
+    fn function_argument(&mut self) -> Option<Expression> {
+        if matches!(self.peek()?, Kind::Open('(') | Kind::Group) {
+            return self.primary();
+        }
+        let mut factors = vec![self.power()?];
+        while self.split == 0 && self.continues_argument() {
+            factors.push(self.power()?);
+        }
+        Some(if factors.len() == 1 { factors.remove(0) } else { Expression::Product(factors) })
+    }
+
+    fn continues_argument(&self) -> bool {
+        match self.peek() {
+            Some(Kind::Word(word)) => function(word).is_none() && is_formula_word(word) && word != "sqrt",
+            Some(Kind::Command(name)) => name == "pi" || name == "frac" || GREEK.contains(&name.as_str()),
+            _ => false,
+        }
+    }
+}
+
+/// `e` and `i` are numbers.
+fn constant_or_variable(letter: char) -> Expression {
+    match letter {
+        'e' => Expression::E,
+        'i' => Expression::I,
+        _ => Expression::Variable(letter.to_string()),
+    }
+}

@@ -1,0 +1,144 @@
+//! Several forms in a row.
+
+use num_rational::BigRational;
+
+use super::{Reader, is_sign, junction, outer, split};
+use crate::grading::{
+    evaluate::Scalar,
+    expression::Expression,
+    form::Form,
+    key::{Detail, Shape, shape},
+    lex::{Kind, Token},
+    region::Region,
+};
+
+impl Reader<'_> {
+    /// One form, or several between commas, semicolons, `and`, `or`.
+    pub fn list(&self, tokens: &[Token]) -> Option<Form> {
+        let has = |sign| outer(tokens).any(|(_, token)| is_sign(token, sign));
+        if has(';') && has(',') {
+            let groups = split(tokens, |token| is_sign(token, ';'));
+            let forms: Vec<Form> = groups.into_iter().map(|group| self.list(group)).collect::<Option<_>>()?;
+            return forms.iter().all(|form| matches!(form, Form::Assignments(..))).then_some(Form::Set(forms));
+        }
+        let separates = |token: &Token| is_sign(token, ',') || is_sign(token, ';') || junction(token).is_some();
+        let parts = split(tokens, separates);
+        if parts.len() == 1 {
+            return self.item(tokens);
+        }
+        if parts.iter().all(|part| part.is_empty()) {
+            return None;
+        }
+        let words: Vec<&str> = outer(tokens).filter_map(|(_, token)| junction(token)).collect();
+        let parts: Vec<&[Token]> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        if let Some(at) = parts.iter().position(|part| matches!(part, [Token { kind: Kind::Ellipsis, .. }])) {
+            return self.progression(&parts, at);
+        }
+        let forms: Vec<Form> = parts.into_iter().map(|part| self.item(part)).collect::<Option<_>>()?;
+        self.joined(forms, &words)
+    }
+
+    /// What several forms are together.
+    fn joined(&self, forms: Vec<Form>, words: &[&str]) -> Option<Form> {
+        if forms.len() == 1 {
+            return forms.into_iter().next();
+        }
+        let names: Vec<&str> = forms.iter().filter_map(name).collect();
+        let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(flat_set(forms)) };
+        if names.len() == forms.len() && names.iter().any(|name| *name != first) {
+            let distinct = names.iter().enumerate().all(|(at, name)| !names[..at].contains(name));
+            return distinct.then(|| Form::Assignments(forms.into_iter().filter_map(named_value).collect(), false));
+        }
+        let bare = |form: &Form| !matches!(form, Form::Named(..) | Form::Assignments(..) | Form::Equation(..));
+        let follow = matches!(forms[0], Form::Named(..)) && forms[1..].iter().all(bare);
+        if names.len() == forms.len() || follow {
+            let values: Vec<Form> =
+                forms.into_iter().map(|form| named_value(form.clone()).map_or(form, |(_, v)| v)).collect();
+            return Some(Form::Named(first, Box::new(self.alternatives(values, words)?)));
+        }
+        Some(flat_set(forms))
+    }
+
+    /// Several values of one name.
+    fn alternatives(&self, values: Vec<Form>, words: &[&str]) -> Option<Form> {
+        let regions: Option<Vec<Region>> = values
+            .iter()
+            .map(|value| if let Form::Region(region) = value { Some(region.clone()) } else { None })
+            .collect();
+        let Some(regions) = regions else { return Some(flat_set(values)) };
+        let mut regions = regions.into_iter();
+        let first = regions.next()?;
+        let joint = |join: fn(&Region, &Region) -> Region| regions.clone().fold(first.clone(), |a, b| join(&a, &b));
+        let (all, both) = (joint(Region::union), joint(Region::intersection));
+        match words {
+            _ if words.contains(&"or") => Some(Form::Region(all)),
+            // `x < 1 and x > 3` can only mean either.
+            _ if both.is_empty() => Some(Form::Region(all)),
+            _ if words.contains(&"and") => Some(Form::Region(both)),
+            _ => None,
+        }
+    }
+
+    /// `1, 2, ..., 9`: the numbers with equal differences. What goes on for ever, or in another way, is no set of what is
+    /// shown, but only equal to what is written in the same way.
+    fn progression(&self, parts: &[&[Token]], at: usize) -> Option<Form> {
+        if let Some(set) = self.equal_steps(parts, at) {
+            return Some(set);
+        }
+        let shown = parts.iter().enumerate().filter(|(place, _)| *place != at);
+        let forms: Vec<Form> = shown.map(|(_, part)| self.item(part)).collect::<Option<_>>()?;
+        Some(Form::Chain(forms, vec!['.'; at.max(1)]))
+    }
+
+    fn equal_steps(&self, parts: &[&[Token]], at: usize) -> Option<Form> {
+        let number = |part: &&[Token]| match shape(&self.item(part)?, Detail::FULL, self.budget)? {
+            Shape::Number(Scalar::One(number)) => number.rational().cloned(),
+            _ => None,
+        };
+        let before: Vec<BigRational> = parts[..at].iter().map(number).collect::<Option<_>>()?;
+        let after: Vec<BigRational> = parts[at + 1..].iter().map(number).collect::<Option<_>>()?;
+        let ([first, second, ..], Some(end)) = (before.as_slice(), after.last()) else { return None };
+        let step = second - first;
+        if step == BigRational::from_integer(0.into()) {
+            return None;
+        }
+        let terms = |n: usize| first + &step * BigRational::from_integer(n.into());
+        let count = ((end - first) / &step + BigRational::from_integer(1.into())).to_integer();
+        let count = usize::try_from(count).ok().filter(|count| (before.len() + after.len()..=200).contains(count))?;
+        let all: Vec<BigRational> = (0..count).map(terms).collect();
+        (all.starts_with(&before) && all.ends_with(&after))
+            .then(|| Form::Set(all.into_iter().map(|value| Form::Scalar(Expression::Number(value))).collect()))
+    }
+}
+
+/// A set of forms, and of those in the sets among them.
+pub(super) fn flat_set(forms: Vec<Form>) -> Form {
+    let mut flat = vec![];
+    for form in forms {
+        match form {
+            Form::Set(inner) => flat.extend(inner),
+            other => flat.push(other),
+        }
+    }
+    Form::Set(flat)
+}
+
+/// The name that a form gives a value to.
+fn name(form: &Form) -> Option<&str> {
+    match form {
+        Form::Named(name, _) => Some(name),
+        Form::Equation(Expression::Sum(terms), Some(_)) => match terms.first() {
+            Some(Expression::Variable(name)) => Some(name),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn named_value(form: Form) -> Option<(String, Form)> {
+    let name = name(&form)?.to_owned();
+    match form {
+        Form::Named(_, value) | Form::Equation(_, Some(value)) => Some((name, *value)),
+        _ => None,
+    }
+}

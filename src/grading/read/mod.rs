@@ -1,0 +1,375 @@
+//! From an answer to its form: lists, brackets, signs that stand for two values, units, words.
+
+mod list;
+mod quantity;
+
+use super::{
+    budget::{Budget, MAX_BYTES},
+    clean::clean,
+    expression::Expression,
+    form::Form,
+    key::{Detail, Shape, limit, shape},
+    lex::{Kind, Token, tokens},
+    matrix,
+    parse::expression,
+    region::Region,
+    relation::{Sides, is_relation},
+    vocabulary::is_function,
+    words::{based, clock, date, fold, is_junction, is_wordy, meaning, number_set},
+};
+
+use list::flat_set;
+
+/// The form of an answer; `None` if it is not understood, or is nothing.
+pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
+    if answer.len() > MAX_BYTES {
+        return None;
+    }
+    let text = grouped_by_spaces(clean(answer));
+    if text.is_empty() {
+        return None;
+    }
+    let tokens = tokens(&text)?;
+    let reader = Reader { budget };
+    if let Some(form) = reader.lone(&tokens) {
+        return Some(form);
+    }
+    if let Some(date) = date(&text) {
+        return Some(date);
+    }
+    let quantity_first = matches!(tokens.first()?.kind, Kind::Number(_) | Kind::Sign('-'));
+    if is_wordy(&tokens) && !(quantity_first && reader.item(&tokens).is_some()) {
+        return of_words(fold(&text));
+    }
+    reader.list(&tokens)
+}
+
+/// What folded words say; they are text if they have no other meaning.
+fn of_words(folded: String) -> Option<Form> {
+    meaning(&folded).or_else(|| (!folded.is_empty()).then_some(Form::Text(folded)))
+}
+
+/// `1 000 000` without its spaces.
+fn grouped_by_spaces(text: String) -> String {
+    let digits = text.strip_prefix('-').unwrap_or(&text);
+    let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
+    let groups: Vec<&str> = whole.split(' ').collect();
+    let is_digits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let is_grouped = groups.len() > 1
+        && groups.iter().all(is_digits)
+        && (1..=3).contains(&groups[0].len())
+        && groups[1..].iter().all(|group| group.len() == 3)
+        && (decimals.is_empty() || is_digits(&decimals));
+    if is_grouped { text.replace(' ', "") } else { text }
+}
+
+/// Reads forms from tokens, within a budget.
+pub(super) struct Reader<'a> {
+    pub budget: &'a Budget,
+}
+
+fn is_sign(token: &Token, sign: char) -> bool {
+    token.kind == Kind::Sign(sign)
+}
+
+/// The tokens outside of all brackets, with their places.
+fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
+    let mut depth = 0i32;
+    tokens.iter().enumerate().filter(move |(_, token)| {
+        let opens = matches!(token.kind, Kind::Open(_) | Kind::Group | Kind::Begin);
+        let closes = matches!(token.kind, Kind::Close(_) | Kind::EndGroup | Kind::End);
+        depth += i32::from(opens);
+        let is_outer = depth == 0;
+        depth -= i32::from(closes);
+        is_outer
+    })
+}
+
+/// The parts between the outer tokens that are such.
+fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token]> {
+    let mut parts = vec![];
+    let mut start = 0;
+    for (at, _) in outer(tokens).filter(|(_, token)| is_separator(token)) {
+        parts.push(&tokens[start..at]);
+        start = at + 1;
+    }
+    parts.push(&tokens[start..]);
+    parts
+}
+
+/// The tokens inside the bracket that goes around all of them, with how it opens and closes.
+fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
+    let [first, inner @ .., last] = tokens else { return None };
+    let opens = matches!(first.kind, Kind::Open(_) | Kind::Group);
+    let closes = matches!(last.kind, Kind::Close(_) | Kind::EndGroup);
+    (opens && closes && outer(tokens).next().is_none()).then_some(())?;
+    // `(a)(b)` is not in brackets as a whole.
+    let mut depth = 0i32;
+    for token in inner {
+        match token.kind {
+            Kind::Open(_) | Kind::Group | Kind::Begin => depth += 1,
+            Kind::Close(_) | Kind::EndGroup | Kind::End => depth -= 1,
+            _ => {}
+        }
+        if depth < 0 {
+            return None;
+        }
+    }
+    Some((&first.kind, inner, &last.kind))
+}
+
+fn junction(token: &Token) -> Option<&str> {
+    match &token.kind {
+        Kind::Word(word) | Kind::Text(word) if is_junction(word) => Some(word.trim().trim_matches(',').trim()),
+        _ => None,
+    }
+}
+
+impl Reader<'_> {
+    /// A single letter, also in brackets as the choice of one, or a single text.
+    fn lone(&self, tokens: &[Token]) -> Option<Form> {
+        let token = match tokens {
+            [token] => token,
+            [open, token, close] if open.kind == Kind::Open('(') && close.kind == Kind::Close(')') => token,
+            _ => return None,
+        };
+        match &token.kind {
+            Kind::Word(word) if word.chars().count() == 1 => {
+                Some(Form::Scalar(expression(std::slice::from_ref(token))?))
+            }
+            // `BDC` may be an order, in which letters are no factors.
+            Kind::Word(word) if word.chars().count() > 2 || word.chars().all(char::is_uppercase) => {
+                if is_function(word) { None } else { of_words(fold(word)) }
+            }
+            Kind::Text(text) => {
+                let folded = text.trim().trim_start_matches('(').trim_end_matches([')', '.']).trim();
+                let inner = super::lex::tokens(folded)?;
+                match inner.as_slice() {
+                    [Token { kind: Kind::Word(letter), .. }] if letter.chars().count() == 1 => self.lone(&inner),
+                    _ if is_wordy(&inner) => of_words(fold(text)),
+                    _ => self.list(&inner),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// A form without outer commas.
+    pub fn item(&self, tokens: &[Token]) -> Option<Form> {
+        self.budget.take(1)?;
+        if tokens.is_empty() {
+            return None;
+        }
+        if outer(tokens).any(|(_, token)| is_relation(&token.kind)) {
+            let signs = outer(tokens).filter(|(_, token)| is_relation(&token.kind));
+            let signs = signs.map(|(_, token)| if let Kind::Sign(sign) = token.kind { sign } else { '=' }).collect();
+            return self.relation(Sides { sides: split(tokens, |token| is_relation(&token.kind)), signs });
+        }
+        if let Some((Kind::Open('{') | Kind::Group, inner, _)) = bracketed(tokens) {
+            return self.braces(inner);
+        }
+        if tokens.iter().any(|token| is_sign(token, '\u{b1}')) {
+            return self.both_signs(tokens);
+        }
+        if outer(tokens).any(|(_, token)| matches!(token.kind, Kind::Sign('\u{222a}' | '\u{2229}' | '\u{2216}'))) {
+            return self.set_algebra(tokens);
+        }
+        self.brackets(tokens)
+            .or_else(|| self.special(tokens))
+            .or_else(|| expression(tokens).and_then(|expression| self.scalar(expression, tokens)))
+            .or_else(|| self.quantity(tokens))
+    }
+
+    /// What stands in braces: a set, or only a group.
+    fn braces(&self, inner: &[Token]) -> Option<Form> {
+        if inner.is_empty() {
+            return Some(Form::Set(vec![]));
+        }
+        if let Some(set) = self.set_builder(inner) {
+            return set;
+        }
+        match self.list(inner)? {
+            Form::Set(forms) => Some(Form::Set(forms)),
+            other => Some(other),
+        }
+    }
+
+    /// `x | x > 5` and `x \in \mathbb{R} : x > 5`. `Some(None)` if it is one that is not understood.
+    fn set_builder(&self, inner: &[Token]) -> Option<Option<Form>> {
+        let (at, _) = outer(inner).find(|(_, token)| is_sign(token, '|') || is_sign(token, ':'))?;
+        let (head, condition) = (&inner[..at], &inner[at + 1..]);
+        let mut parts = split(head, |token| is_sign(token, '\u{2208}')).into_iter();
+        let (name, within) = (parts.next()?, parts.next());
+        if !condition.iter().any(|token| is_relation(&token.kind)) || super::relation::name_of(name).is_none() {
+            return None;
+        }
+        let Some(Form::Named(_, set)) = self.list(condition) else { return Some(None) };
+        let Some(within) = within else { return Some(Some(*set)) };
+        let (Form::Region(set), Some(within)) = (*set, self.region(within)) else { return Some(None) };
+        Some(Some(Form::Region(set.intersection(&within))))
+    }
+
+    /// The two values of a formula with one `\pm`, in which `\mp` is the other sign.
+    fn both_signs(&self, tokens: &[Token]) -> Option<Form> {
+        if tokens.iter().filter(|token| is_sign(token, '\u{b1}')).count() != 1 {
+            return None;
+        }
+        let with = |plus: char, minus: char| {
+            let signed = tokens.iter().map(|token| match token.kind {
+                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), spaced: token.spaced },
+                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), spaced: token.spaced },
+                _ => token.clone(),
+            });
+            self.item(&signed.collect::<Vec<_>>())
+        };
+        Some(flat_set(vec![with('+', '-')?, with('-', '+')?]))
+    }
+
+    fn set_algebra(&self, tokens: &[Token]) -> Option<Form> {
+        let is_operator = |token: &Token| matches!(token.kind, Kind::Sign('\u{222a}' | '\u{2229}' | '\u{2216}'));
+        let signs: Vec<&Token> = outer(tokens).map(|(_, token)| token).filter(|token| is_operator(token)).collect();
+        // Which comes first is a matter of convention.
+        if signs.iter().any(|sign| sign.kind != signs[0].kind) || (signs.len() > 1 && is_sign(signs[0], '\u{2216}')) {
+            return None;
+        }
+        let regions: Vec<Region> =
+            split(tokens, is_operator).into_iter().map(|part| self.region(part)).collect::<Option<_>>()?;
+        let mut regions = regions.into_iter();
+        let first = regions.next()?;
+        Some(Form::Region(regions.fold(first, |a, b| match signs[0].kind {
+            Kind::Sign('\u{222a}') => a.union(&b),
+            Kind::Sign('\u{2229}') => a.intersection(&b),
+            _ => a.intersection(&b.complement()),
+        })))
+    }
+
+    fn region(&self, tokens: &[Token]) -> Option<Region> {
+        let form = self.item(tokens).filter(|form| !form.is_open())?;
+        match shape(&form, Detail { names: super::key::Names::Loose, units: true }, self.budget)? {
+            Shape::Region(region) => Some(region),
+            Shape::Tuple(ends) => {
+                let [low, high] = ends.as_slice() else { return None };
+                Some(Region::between(limit(low)?, false, limit(high)?, false))
+            }
+            Shape::Set(points) => points.iter().try_fold(Region::everything().complement(), |region, point| {
+                let super::region::Limit::At(value) = limit(point)? else { return None };
+                Some(region.union(&Region::point(value)))
+            }),
+            number @ Shape::Number(_) if bracketed(tokens).is_some_and(|(open, ..)| *open == Kind::Open('{')) => {
+                let super::region::Limit::At(value) = limit(&number)? else { return None };
+                Some(Region::point(value))
+            }
+            _ => None,
+        }
+    }
+
+    /// Tuples, intervals and lists.
+    fn brackets(&self, tokens: &[Token]) -> Option<Form> {
+        let (Kind::Open(open), inner, Kind::Close(_)) = bracketed(tokens)? else { return None };
+        let close = self.closing(tokens)?;
+        let parts = split(inner, |token| is_sign(token, ',') || is_sign(token, ';'));
+        if parts.len() == 1 {
+            return if (*open, close) == ('(', ')') { self.item(inner) } else { None };
+        }
+        // `(1,000)` may be a thousand.
+        let is_group = |part: &&[Token]| match part {
+            [Token { kind: Kind::Number(literal), .. }] => literal.digits.len() > 1 && literal.digits.starts_with('0'),
+            _ => false,
+        };
+        if parts.iter().any(is_group) {
+            return None;
+        }
+        let mut forms: Vec<Form> = parts.into_iter().map(|part| self.item(part)).collect::<Option<_>>()?;
+        match (open, close) {
+            ('(', ')') | ('<', '<') => Some(Form::Tuple(forms)),
+            ('[', ']') if forms.len() > 2 => Some(Form::List(forms)),
+            ('(' | '[', ')' | ']') if forms.len() == 2 => {
+                let (high, low) = (Box::new(forms.pop()?), Box::new(forms.pop()?));
+                Some(Form::Span { low, low_closed: *open == '[', high, high_closed: close == ']' })
+            }
+            _ => None,
+        }
+    }
+
+    /// How the last bracket closes.
+    fn closing(&self, tokens: &[Token]) -> Option<char> {
+        match tokens.last()?.kind {
+            Kind::Close(bracket) => Some(bracket),
+            _ => None,
+        }
+    }
+
+    /// What is written with signs or words of its own: ratios, times, bases, infinities, sets with a name.
+    fn special(&self, tokens: &[Token]) -> Option<Form> {
+        if let Some(form) = clock(tokens).or_else(|| based(tokens)) {
+            return Some(form);
+        }
+        if outer(tokens).any(|(_, token)| is_sign(token, ':')) {
+            let parts = split(tokens, |token| is_sign(token, ':'));
+            let parts: Option<Vec<Form>> =
+                parts.into_iter().map(|part| Some(Form::Scalar(expression(part)?))).collect();
+            return parts.map(Form::Ratio);
+        }
+        if let [sign, rest @ ..] = tokens
+            && is_sign(sign, '-')
+            && bracketed(rest).is_some_and(|(_, inner, _)| inner.iter().any(|token| is_sign(token, ',')))
+        {
+            return Some(Form::Region(self.region(rest)?.mirrored()));
+        }
+        let (negative, rest) = match tokens {
+            [sign, rest @ ..] if is_sign(sign, '-') => (true, rest),
+            [sign, rest @ ..] if is_sign(sign, '+') => (false, rest),
+            _ => (false, tokens),
+        };
+        match rest {
+            [Token { kind: Kind::Command(name), .. }] if name == "infty" => Some(Form::Infinity { negative }),
+            [Token { kind: Kind::Word(name), .. }] if matches!(name.as_str(), "infinity" | "inf" | "oo") => {
+                Some(Form::Infinity { negative })
+            }
+            [Token { kind: Kind::Command(name), .. }] if matches!(name.as_str(), "emptyset" | "varnothing") => {
+                Some(Form::Set(vec![]))
+            }
+            [
+                Token { kind: Kind::Command(name), .. },
+                Token { kind: Kind::Group, .. },
+                Token { kind: Kind::Word(letter), .. },
+                Token { kind: Kind::EndGroup, .. },
+            ] if name == "mathbb" => {
+                if letter == "R" {
+                    Some(Form::Region(Region::everything()))
+                } else {
+                    number_set(letter)
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn scalar(&self, expression: Expression, tokens: &[Token]) -> Option<Form> {
+        if let Some(rows) = matrix::rows(&expression) {
+            return Some(Form::Matrix(
+                rows?.into_iter().map(|row| row.into_iter().map(Form::Scalar).collect()).collect(),
+            ));
+        }
+        let number = match tokens {
+            [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => Some((is_sign(sign, '-'), number)),
+            [number] => Some((false, number)),
+            _ => None,
+        };
+        if let Some((negative, Token { kind: Kind::Number(literal), .. })) = number
+            && let Some(places) = literal.places
+        {
+            let value = literal.value.clone();
+            return Some(Form::Decimal(if negative { -value } else { value }, places));
+        }
+        // `90\u{b0}` alone is a quantity; in a formula it is an angle.
+        let calls = tokens.iter().any(|token| match &token.kind {
+            Kind::Command(name) | Kind::Word(name) => is_function(name),
+            _ => false,
+        });
+        if !calls && tokens.last().is_some_and(|token| is_sign(token, '\u{b0}') || is_sign(token, '%')) {
+            return None;
+        }
+        Some(Form::Scalar(expression))
+    }
+}

@@ -1,0 +1,318 @@
+//! Equations, inequalities and memberships.
+
+use super::{
+    budget::Budget,
+    evaluate::{Scalar, scalar},
+    expression::{Expression, Function},
+    form::Form,
+    key::{Detail, limit, real_value, shape},
+    lex::{Kind, Token},
+    numeric::part::Part,
+    parse::expression,
+    read::Reader,
+    region::{Limit, Region},
+};
+
+/// The signs between the sides of relations.
+pub(super) fn is_relation(kind: &Kind) -> bool {
+    matches!(kind, Kind::Sign('=' | '<' | '>' | '\u{2264}' | '\u{2265}' | '\u{2260}' | '\u{2248}' | '\u{2208}'))
+}
+
+/// What stands on the sides of a relation, and its signs.
+pub(super) struct Sides<'a> {
+    pub sides: Vec<&'a [Token]>,
+    pub signs: Vec<char>,
+}
+
+impl Reader<'_> {
+    /// The form of a relation.
+    pub fn relation(&self, Sides { mut sides, mut signs }: Sides) -> Option<Form> {
+        // What is only approximate behind an exact value is not the answer; alone it is.
+        if let Some(at) = signs.iter().position(|sign| *sign == '\u{2248}') {
+            if at == 0 && sides.len() == 2 {
+                let (name, value) = (sides[0], self.item(sides[1])?);
+                return match (name.is_empty(), name_of(name)) {
+                    (true, _) => Some(value),
+                    (_, Some(name)) => Some(Form::Named(name, Box::new(value))),
+                    _ => self.item(sides[0]),
+                };
+            }
+            sides.truncate(at + 1);
+            signs.truncate(at);
+        }
+        if signs.is_empty() {
+            return self.item(sides.first()?);
+        }
+        if signs.iter().all(|sign| *sign == '=') {
+            return if sides.len() == 2 { self.equation(sides[0], sides[1]) } else { self.equations(&sides) };
+        }
+        if signs == ['\u{2208}'] {
+            let (name, set) = (name_of(sides[0])?, self.item(sides[1])?);
+            return Some(Form::Named(name, Box::new(set)));
+        }
+        self.inequality(&sides, &signs)
+    }
+
+    fn equation(&self, left: &[Token], right: &[Token]) -> Option<Form> {
+        if left.is_empty() {
+            return self.item(right);
+        }
+        if let Some(names) = tuple_of_names(left)
+            && let Form::Tuple(values) = self.item(right)?
+            && values.len() == names.len()
+        {
+            return Some(Form::Assignments(names.into_iter().zip(values).collect(), true));
+        }
+        if let Some(name) = name_of(left) {
+            let value = self.list(right)?;
+            if let Form::Scalar(expression) = &value
+                && expression.is_open()
+                && let Some(Expression::Variable(letter)) = super::parse::expression(left)
+            {
+                // What says what a letter is in terms of others is an equation between them.
+                let zero = Expression::Variable(letter.clone()).minus(expression.clone());
+                let told = (!expression.mentions(&letter)).then(|| Box::new(value.clone()));
+                return Some(Form::Equation(zero, told));
+            }
+            return Some(Form::Named(name, Box::new(value)));
+        }
+        let (a, b) = (expression(left)?, expression(right)?);
+        if !a.is_open() && !b.is_open() {
+            // A sum and its result; if it is wrong, who knows what is meant.
+            return (scalar(&a, self.budget)? == scalar(&b, self.budget)?).then(|| self.item(right)).flatten();
+        }
+        if !a.is_open()
+            && let Some(name) = name_of(right)
+        {
+            return Some(Form::Named(name, Box::new(self.item(left)?)));
+        }
+        Some(Form::Equation(a.minus(b), None))
+    }
+
+    /// `x = 5 + 6 = 11`: what the first side is, is the last.
+    fn equations(&self, sides: &[&[Token]]) -> Option<Form> {
+        let (first, last) = (sides.first()?, sides.last()?);
+        let value = self.item(last)?;
+        let names: Option<Vec<String>> = sides[..sides.len() - 1].iter().map(|side| name_of(side)).collect();
+        if let Some(names) = names {
+            return Some(Form::Assignments(names.into_iter().map(|name| (name, value.clone())).collect(), false));
+        }
+        match name_of(first) {
+            Some(name) => Some(Form::Named(name, Box::new(value))),
+            None => (!expression(first)?.is_open()).then_some(value),
+        }
+    }
+
+    fn inequality(&self, sides: &[&[Token]], signs: &[char]) -> Option<Form> {
+        if let Some(solved) = self.solved(sides, signs) {
+            return Some(solved);
+        }
+        match (sides, signs) {
+            ([left, right], [sign]) => {
+                let (left, right) = (expression(left)?, expression(right)?);
+                let (zero, sign) = match sign {
+                    '>' => (right.minus(left), '<'),
+                    '\u{2265}' => (right.minus(left), '\u{2264}'),
+                    _ => (left.minus(right), *sign),
+                };
+                zero.is_open().then_some(Form::Inequality(sign, zero))
+            }
+            _ => {
+                let mut forms =
+                    sides.iter().map(|side| Some(Form::Scalar(expression(side)?))).collect::<Option<Vec<_>>>()?;
+                let mut signs = signs.to_vec();
+                if matches!(signs.first(), Some('>' | '\u{2265}')) {
+                    forms.reverse();
+                    signs.reverse();
+                    for sign in &mut signs {
+                        *sign = reversed(*sign);
+                    }
+                }
+                signs.iter().all(|sign| matches!(sign, '<' | '\u{2264}')).then_some(Form::Chain(forms, signs))
+            }
+        }
+    }
+
+    /// The set of what is between limits, if there is one thing that is.
+    fn solved(&self, sides: &[&[Token]], signs: &[char]) -> Option<Form> {
+        let bound = |side: &[Token]| {
+            let form = self.item(side).filter(|form| !form.is_open())?;
+            limit(&shape(&form, Detail::FULL, self.budget)?)
+        };
+        let (subject, region) = match (sides, signs) {
+            ([left, right], [sign]) => match (bound(left), bound(right)) {
+                (None, Some(bound)) => (*left, half(bound, *sign)?),
+                (Some(bound), None) => (*right, half(bound, reversed(*sign))?),
+                _ => return None,
+            },
+            ([low, subject, high], [first, second]) => {
+                let (low, high) = (bound(low)?, bound(high)?);
+                if matches!(first, '<' | '\u{2264}') != matches!(second, '<' | '\u{2264}') {
+                    return None;
+                }
+                (*subject, half(low, reversed(*first))?.intersection(&half(high, *second)?))
+            }
+            _ => return None,
+        };
+        let subject_expression = expression(subject)?;
+        if let Some((name, region)) = self.linear(&subject_expression, &region) {
+            return Some(Form::Named(name, Box::new(Form::Region(region))));
+        }
+        Some(Form::Named(name_of(subject)?, Box::new(Form::Region(region))))
+    }
+
+    /// For which values of its only letter a linear expression, or the absolute value of one, is in a region.
+    fn linear(&self, subject: &Expression, region: &Region) -> Option<(String, Region)> {
+        if let Expression::Call(Function::Abs, inner) = subject {
+            let positive = Region::between(zero(), true, Limit::PlusInfinity, false).intersection(region);
+            return self.linear(inner.first()?, &positive.union(&positive.mirrored()));
+        }
+        let [name] = subject.variables()[..] else { return None };
+        if *subject == Expression::Variable(name.into()) {
+            return Some((name.into(), region.clone()));
+        }
+        let at = |value| subject.with(name, &Expression::integer(value));
+        let offset = at(0);
+        let slope = at(1).minus(offset.clone());
+        let line = Expression::Sum(vec![
+            Expression::Product(vec![slope.clone(), Expression::Variable(name.into())]),
+            offset.clone(),
+        ]);
+        let is_linear = is_zero(&subject.clone().minus(line), self.budget)? && !is_zero(&slope, self.budget)?;
+        // x = u / slope - offset / slope
+        let inverse = Expression::integer(1).over(slope.clone());
+        let shift = offset.over(slope).negative();
+        if !is_linear {
+            return None;
+        }
+        Some((name.into(), self.mapped(region, &inverse, &shift)?))
+    }
+
+    /// The region of all `factor u + shift`, for `u` in a region.
+    fn mapped(&self, region: &Region, factor: &Expression, shift: &Expression) -> Option<Region> {
+        let flipped =
+            real_value(factor, self.budget)?.compare(&real_value(&Expression::integer(0), self.budget)?).is_lt();
+        let mut ends = vec![];
+        for (limit, closed) in region.limits() {
+            let limit = match limit {
+                Limit::At(Part::Exact(value)) => {
+                    let scaled = Expression::Product(vec![factor.clone(), Expression::Number(value.clone())]);
+                    Limit::At(real_value(&Expression::Sum(vec![scaled, shift.clone()]), self.budget)?)
+                }
+                // Of such a bound only digits are known.
+                Limit::At(Part::Digits { .. }) => return None,
+                Limit::MinusInfinity if flipped => Limit::PlusInfinity,
+                Limit::PlusInfinity if flipped => Limit::MinusInfinity,
+                infinite => infinite.clone(),
+            };
+            ends.push((limit, closed));
+        }
+        let mut mapped = Region::everything().complement();
+        for pair in ends.chunks(2) {
+            let [(a, a_closed), (b, b_closed)] = pair else { return None };
+            let piece = if flipped {
+                Region::between(b.clone(), *b_closed, a.clone(), *a_closed)
+            } else {
+                Region::between(a.clone(), *a_closed, b.clone(), *b_closed)
+            };
+            mapped = mapped.union(&piece);
+        }
+        Some(mapped)
+    }
+}
+
+fn zero() -> Limit {
+    Limit::At(Part::Exact(num_rational::BigRational::from_integer(0.into())))
+}
+
+fn is_zero(expression: &Expression, budget: &Budget) -> Option<bool> {
+    match scalar(expression, budget)? {
+        Scalar::One(number) => Some(number.rational().is_some_and(|value| *value == num_traits::Zero::zero())),
+        Scalar::Branches(_) => Some(false),
+    }
+}
+
+fn reversed(sign: char) -> char {
+    match sign {
+        '<' => '>',
+        '>' => '<',
+        '\u{2264}' => '\u{2265}',
+        '\u{2265}' => '\u{2264}',
+        other => other,
+    }
+}
+
+/// What stands in such a relation to a limit.
+fn half(limit: Limit, sign: char) -> Option<Region> {
+    let point = |limit: Limit| if let Limit::At(value) = limit { Some(Region::point(value)) } else { None };
+    match sign {
+        '<' => Some(Region::between(Limit::MinusInfinity, false, limit, false)),
+        '\u{2264}' => Some(Region::between(Limit::MinusInfinity, false, limit, true)),
+        '>' => Some(Region::between(limit, false, Limit::PlusInfinity, false)),
+        '\u{2265}' => Some(Region::between(limit, true, Limit::PlusInfinity, false)),
+        '\u{2260}' => Some(point(limit)?.complement()),
+        _ => None,
+    }
+}
+
+/// The text of a name: a letter, a function of something, a length, a ratio of such. `None` for a formula.
+pub(super) fn name_of(tokens: &[Token]) -> Option<String> {
+    let mut text = String::new();
+    let (mut depth, mut is_named) = (0usize, false);
+    if tokens.len() > 24 {
+        return None;
+    }
+    for (at, token) in tokens.iter().enumerate() {
+        match &token.kind {
+            Kind::Word(word) => {
+                let fits = word.chars().count() == 1 || word.chars().all(char::is_uppercase) || depth > 0;
+                let letters_in_a_row = at > 0 && matches!(tokens[at - 1].kind, Kind::Word(_)) && depth == 0;
+                if !fits || letters_in_a_row || (depth == 0 && at == 0 && matches!(word.as_str(), "e" | "i")) {
+                    return None;
+                }
+                is_named = true;
+                text.push_str(word);
+            }
+            Kind::Text(words) => {
+                is_named = true;
+                text.push_str(&words.trim().to_lowercase());
+            }
+            Kind::Command(name) => {
+                let is_name = super::vocabulary::is_name_command(name);
+                if !is_name {
+                    return None;
+                }
+                is_named |= name != "frac";
+                text.push('\\');
+                text.push_str(name);
+            }
+            Kind::Open(bracket) if at > 0 => {
+                depth += 1;
+                text.push(*bracket);
+            }
+            Kind::Close(bracket) => {
+                depth = depth.checked_sub(1)?;
+                text.push(*bracket);
+            }
+            // An index in braces is the same without them.
+            Kind::Group => depth += 1,
+            Kind::EndGroup => depth = depth.checked_sub(1)?,
+            Kind::Number(literal) if depth > 0 || at > 0 && tokens[at - 1].kind == Kind::Sign('_') => {
+                text.push_str(&literal.value.to_string());
+            }
+            Kind::Sign(sign @ ('_' | '|' | '\'' | ':' | '/')) => text.push(*sign),
+            Kind::Sign(sign) if depth > 0 => text.push(*sign),
+            _ => return None,
+        }
+    }
+    is_named.then_some(text)
+}
+
+/// The names in `(x, y)`.
+fn tuple_of_names(tokens: &[Token]) -> Option<Vec<String>> {
+    let [Token { kind: Kind::Open('('), .. }, inner @ .., Token { kind: Kind::Close(')'), .. }] = tokens else {
+        return None;
+    };
+    let names: Vec<String> = inner.split(|token| token.kind == Kind::Sign(',')).map(name_of).collect::<Option<_>>()?;
+    (names.len() > 1).then_some(names)
+}

@@ -1,0 +1,110 @@
+//! The words that formulas are made of.
+
+use super::expression::Function;
+
+/// Words that are functions, with or without a backslash.
+const FUNCTIONS: [(&str, Function); 24] = [
+    ("sin", Function::Sin),
+    ("cos", Function::Cos),
+    ("tan", Function::Tan),
+    ("tg", Function::Tan),
+    ("cot", Function::Cot),
+    ("sec", Function::Sec),
+    ("csc", Function::Csc),
+    ("arcsin", Function::Arcsin),
+    ("arccos", Function::Arccos),
+    ("arctan", Function::Arctan),
+    ("asin", Function::Arcsin),
+    ("acos", Function::Arccos),
+    ("atan", Function::Arctan),
+    ("sinh", Function::Sinh),
+    ("cosh", Function::Cosh),
+    ("tanh", Function::Tanh),
+    ("ln", Function::Ln),
+    ("log", Function::Log),
+    ("lg", Function::Log),
+    ("abs", Function::Abs),
+    ("min", Function::Min),
+    ("max", Function::Max),
+    ("gcd", Function::Gcd),
+    ("lcm", Function::Lcm),
+];
+
+pub(super) const GREEK: [&str; 34] = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "varepsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "vartheta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "rho",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "varphi",
+    "chi",
+    "psi",
+    "omega",
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Lambda",
+    "Sigma",
+    "Phi",
+    "Psi",
+    "Omega",
+    "ell",
+];
+
+pub(super) fn function(name: &str) -> Option<Function> {
+    FUNCTIONS.iter().find(|(word, _)| *word == name).map(|(_, function)| *function)
+}
+
+/// Whether a word or command is a function of numbers.
+pub(super) fn is_function(name: &str) -> bool {
+    function(name).is_some()
+}
+
+/// Whether a word names something in formulas.
+pub(super) fn is_formula_word(word: &str) -> bool {
+    function(word).is_some() || matches!(word, "sqrt" | "pi" | "exp" | "cbrt") || letters(word).is_some()
+}
+
+/// Two letters that are a word of English rather than a product.
+const SHORT_WORDS: [&str; 46] = [
+    "no", "on", "of", "or", "so", "up", "us", "we", "he", "me", "my", "by", "do", "go", "if", "in", "is", "it", "am",
+    "an", "as", "at", "be", "to", "tv", "pm", "ok", "hi", "ox", "oh", "cm", "km", "mm", "kg", "mg", "ml", "ft", "lb",
+    "oz", "hr", "hz", "kj", "kw", "dm", "mi", "yd",
+];
+
+/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel.
+pub(super) fn letters(word: &str) -> Option<Vec<char>> {
+    let letters: Vec<char> = word.chars().collect();
+    let lower = word.to_ascii_lowercase();
+    let is_product = match letters.len() {
+        1 => true,
+        2 => !SHORT_WORDS.contains(&lower.as_str()),
+        3..=5 => {
+            !lower.contains(['a', 'e', 'i', 'o', 'u'])
+                && !["mph", "rpm", "hrs", "lbs", "fps", "pct", "sqrt", "hmm"].contains(&lower.as_str())
+        }
+        _ => false,
+    };
+    (is_product && letters.iter().all(char::is_ascii_alphabetic)).then_some(letters)
+}
+
+/// Whether a command may be in a name: a Greek letter, or what is put over letters.
+pub(super) fn is_name_command(name: &str) -> bool {
+    GREEK.contains(&name) || matches!(name, "frac" | "overline" | "vec" | "angle" | "triangle" | "hat" | "bar")
+}

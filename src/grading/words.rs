@@ -1,0 +1,248 @@
+//! Answers in words: text, choices, times of day, numbers in other bases.
+
+use super::{
+    expression::Expression,
+    form::Form,
+    lex::{Kind, Token},
+    region::Region,
+    unit::is_unit_word,
+    vocabulary::is_formula_word,
+};
+
+/// Whether the tokens are words rather than a formula: at least one word, and nothing that words do not have.
+pub(super) fn is_wordy(tokens: &[Token]) -> bool {
+    let is_word = |kind: &Kind| match kind {
+        Kind::Word(word) => !is_formula_word(word) && !is_unit_word(word) && !is_junction(word),
+        Kind::Text(text) => !is_junction(text) && text.trim().chars().any(char::is_alphabetic),
+        _ => false,
+    };
+    let belongs = |kind: &Kind| match kind {
+        Kind::Word(_) | Kind::Text(_) | Kind::Number(_) => true,
+        Kind::Sign(sign) => matches!(sign, ',' | '.' | '-' | '\'' | ';' | ':' | '?' | '!' | '&' | '"' | '/' | '%'),
+        Kind::Open(bracket) | Kind::Close(bracket) => matches!(bracket, '(' | ')'),
+        _ => false,
+    };
+    tokens.iter().any(|token| is_word(&token.kind)) && tokens.iter().all(|token| belongs(&token.kind))
+}
+
+/// Whether a word only joins the parts of a list.
+pub(super) fn is_junction(word: &str) -> bool {
+    matches!(word.trim().trim_matches(',').trim(), "and" | "or" | "")
+}
+
+/// Text without LaTeX's commands and braces.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        let after = &rest[at + 1..];
+        let name = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        rest = &after[name..];
+        if name == 0 {
+            plain.push(' ');
+        }
+    }
+    plain.push_str(rest);
+    plain.replace(['{', '}', '\u{2009}', '\u{2}'], " ")
+}
+
+/// Plain text in lower case, with single spaces and without marks at its end. An answer that begins with yes or no, and
+/// goes on behind a comma, is that.
+pub(super) fn fold(text: &str) -> String {
+    let words: Vec<String> = plain(text).split_whitespace().map(str::to_lowercase).collect();
+    let folded = words.join(" ").trim_matches([' ', '.', ',', ';', ':', '!', '?', '"', '\'', '*', '$']).to_owned();
+    match ["yes", "no"]
+        .into_iter()
+        .find(|word| folded.strip_prefix(word).is_some_and(|rest| rest.starts_with([',', '.'])))
+    {
+        Some(word) => word.to_owned(),
+        None => folded,
+    }
+}
+
+const NUMBERS: [&str; 21] = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+];
+
+/// What some words mean besides themselves.
+pub(super) fn meaning(folded: &str) -> Option<Form> {
+    match folded {
+        "all real numbers" | "real numbers" | "all reals" | "the real numbers" => {
+            Some(Form::Region(Region::everything()))
+        }
+        "no solution" | "no solutions" | "empty set" | "the empty set" | "no real solution" | "no real solutions" => {
+            Some(Form::Set(vec![]))
+        }
+        "infinity" | "positive infinity" => Some(Form::Infinity { negative: false }),
+        "negative infinity" => Some(Form::Infinity { negative: true }),
+        word => number_word(word).map(|number| Form::Scalar(Expression::integer(number))),
+    }
+}
+
+const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+
+/// `January 5, 2020`, `5th of January`, `2020-01-05`. Dates in figures alone are ambiguous but for the last.
+pub(super) fn date(text: &str) -> Option<Form> {
+    let number =
+        |digits: &str| digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u32>().ok()).flatten();
+    if let [year, month, day] = text.split('-').collect::<Vec<_>>()[..]
+        && (year.len(), month.len(), day.len()) == (4, 2, 2)
+    {
+        return valid_date(Some(number(year)?), number(month)?, number(day)?);
+    }
+    let lower = plain(text).to_lowercase();
+    let words: Vec<&str> = lower.split([' ', ',', '.']).filter(|word| !word.is_empty() && *word != "of").collect();
+    if !(2..=3).contains(&words.len()) {
+        return None;
+    }
+    let (mut year, mut month, mut day) = (None, None, None);
+    for word in words {
+        let ordinal = ["st", "nd", "rd", "th"].into_iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
+        let place = MONTHS.iter().position(|name| word.starts_with(name));
+        match (number(ordinal), place.map(|place| place as u32 + 1)) {
+            (Some(n), _) if n <= 31 && day.is_none() => day = Some(n),
+            (Some(n), _) if word.len() == 4 && year.is_none() => year = Some(n),
+            (None, Some(n)) if month.is_none() && is_month(word, n) => month = Some(n),
+            _ => return None,
+        }
+    }
+    valid_date(year, month?, day?)
+}
+
+fn is_month(word: &str, number: u32) -> bool {
+    const NAMES: [&str; 12] = [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ];
+    word.len() == 3 || word == "sept" || NAMES[number as usize - 1] == word
+}
+
+fn valid_date(year: Option<u32>, month: u32, day: u32) -> Option<Form> {
+    ((1..=12).contains(&month) && (1..=31).contains(&day)).then_some(Form::Date(year, month, day))
+}
+
+/// The number that a word is.
+fn number_word(word: &str) -> Option<i64> {
+    NUMBERS.iter().position(|number| *number == word).and_then(|at| i64::try_from(at).ok())
+}
+
+const SETS: [(&str, &str); 5] =
+    [("N", "natural numbers"), ("Z", "integers"), ("Q", "rational numbers"), ("C", "complex numbers"), ("P", "primes")];
+
+/// `\mathbb{Z}` and its kin; the real numbers are a region.
+pub(super) fn number_set(letter: &str) -> Option<Form> {
+    SETS.iter().find(|(name, _)| *name == letter).map(|(_, words)| Form::Text((*words).into()))
+}
+
+/// `12:05`, `3:30 pm`, `3 p.m.`, with the marks of the half of the day if there are any.
+pub(super) fn clock(tokens: &[Token]) -> Option<Form> {
+    let (digits, marks) = match tokens.iter().position(|token| matches!(token.kind, Kind::Word(_) | Kind::Text(_))) {
+        Some(at) => tokens.split_at(at),
+        None => (tokens, &[][..]),
+    };
+    let mut letters = String::new();
+    for token in marks {
+        match &token.kind {
+            Kind::Word(word) | Kind::Text(word) => letters.push_str(&word.to_lowercase()),
+            Kind::Sign('.') => {}
+            _ => return None,
+        }
+    }
+    let letters: String = letters.chars().filter(|c| c.is_alphabetic()).collect();
+    let after_noon = match letters.as_str() {
+        "" => None,
+        "am" => Some(false),
+        "pm" => Some(true),
+        _ => return None,
+    };
+    let mut parts = vec![];
+    for (at, token) in digits.iter().enumerate() {
+        match &token.kind {
+            Kind::Number(literal) if at % 2 == 0 && (1..=2).contains(&literal.digits.len()) => {
+                parts.push(literal.digits.as_str());
+            }
+            Kind::Sign(':') if at % 2 == 1 => {}
+            _ => return None,
+        }
+    }
+    let value = |text: &&str| text.parse::<u32>().ok();
+    let (hour, minute) = (value(parts.first()?)?, parts.get(1).map_or(Some(0), value)?);
+    let second = parts.get(2).and_then(value);
+    let two_digits = parts[1..].iter().all(|part| part.len() == 2);
+    let is_time = hour < 25 && minute < 60 && second.is_none_or(|s| s < 60) && two_digits && parts.len() <= 3;
+    if !is_time || (parts.len() == 1 && after_noon.is_none()) || (after_noon.is_some() && hour > 12) {
+        return None;
+    }
+    Some(match (hour, after_noon) {
+        // From 13 on, the hour says it.
+        (13.., None) => Form::Clock(hour - 12, minute, second, Some(true)),
+        _ => Form::Clock(hour, minute, second, after_noon),
+    })
+}
+
+/// `204_5`, `2A_{16}`, `1011_{\text{two}}`: digits in a base. In base ten it is the number.
+pub(super) fn based(tokens: &[Token]) -> Option<Form> {
+    let at = tokens.iter().position(|token| token.kind == Kind::Sign('_'))?;
+    let (digits, base) = (&tokens[..at], &tokens[at + 1..]);
+    let base = match base {
+        [Token { kind: Kind::Number(base), .. }] => base.digits.parse().ok(),
+        [Token { kind: Kind::Group, .. }, inner, Token { kind: Kind::EndGroup, .. }] => match &inner.kind {
+            Kind::Number(base) => base.digits.parse().ok(),
+            Kind::Text(word) | Kind::Word(word) => number_word(&word.trim().to_lowercase()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let base = u32::try_from(base.filter(|base| (2..=36).contains(base))?).ok()?;
+    let mut text = String::new();
+    for (at, token) in digits.iter().enumerate() {
+        match &token.kind {
+            Kind::Number(literal) if !literal.digits.is_empty() => text.push_str(&literal.digits),
+            Kind::Word(word) if at > 0 || digits.len() > 1 => text.push_str(&word.to_uppercase()),
+            Kind::Open('(') if at == 0 && digits.len() == 3 => {}
+            Kind::Close('(' | ')') if at == 2 => {}
+            _ => return None,
+        }
+    }
+    let has_digit = text.starts_with(|c: char| c.is_ascii_digit());
+    if !has_digit || !text.chars().all(|c| c.is_digit(base)) {
+        return None;
+    }
+    if base == 10 {
+        let value = num_bigint::BigInt::parse_bytes(text.as_bytes(), 10)?;
+        return Some(Form::Scalar(Expression::Number(value.into())));
+    }
+    let digits = text.trim_start_matches('0');
+    Some(Form::Based(if digits.is_empty() { "0".into() } else { digits.into() }, base))
+}
