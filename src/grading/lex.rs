@@ -348,7 +348,8 @@ impl<'a> Lexer<'a> {
         for mark in ["\\overline", "\\bar", "\\dot"] {
             let before = self.at;
             if self.eat(mark) {
-                let block = if self.rest().trim_start().starts_with('{') { self.braced()? } else { &self.rest()[..1] };
+                let is_braced = self.rest().trim_start().starts_with('{');
+                let block = if is_braced { self.braced()? } else { self.rest().get(..1).unwrap_or_default() };
                 if !block.is_empty() && block.bytes().all(|b| b.is_ascii_digit()) {
                     if !self.text[..self.at].ends_with('}') {
                         self.at += 1;
