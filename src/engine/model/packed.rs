@@ -4,7 +4,7 @@
 //! when the model is loaded, and stay small: Q4 and Q8 types in the bytes of the file, others in the next larger of 4 and 8
 //! bits with scales in f32 (Q4_K takes 6 bits a weight, Q6_K 12). Codes are turned into numbers in registers, right where
 //! they are multiplied. The arithmetic is f32 throughout, with the numbers of a matrix that was dequantised beforehand, to
-//! rounding (see [`Quantised`]).
+//! rounding (`Quantised` says how close).
 
 mod format;
 mod product;
