@@ -96,7 +96,8 @@ impl LocalEngine {
     ) -> Result<Self, EngineError> {
         let cache = KvCache::new(&decoder, options.cache_tokens).map_err(compute_error)?;
         let (sender, receiver) = mpsc::channel();
-        let stats = Arc::new(Mutex::new(EngineStats::default()));
+        let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
+        let stats = Arc::new(Mutex::new(idle));
         let worker = Worker {
             decoder: decoder.clone(),
             cache,
