@@ -37,7 +37,10 @@ impl Layer {
         adapters: &[(Range<usize>, &LayerLora)],
     ) -> Result<[Tensor; N]> {
         let weights = projections.map(|projection| &self.projections[projection as usize]);
-        let packed = adapters.iter().map(|(rows, lora)| Some((rows.clone(), lora.packed(projections[0])?)));
+        let packed = adapters.iter().map(|(rows, lora)| {
+            let pairs = lora.packed()?;
+            Some((rows.clone(), projections.map(|projection| pairs[projection as usize].as_ref())))
+        });
         let together = packed.collect::<Option<Vec<_>>>().map(|packed| ops::packed_linears(x, weights, &packed));
         let mut outputs = match together.transpose()?.flatten() {
             Some(outputs) => outputs,

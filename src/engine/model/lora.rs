@@ -1,11 +1,11 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685) on the seven projections of a layer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-use super::packed::LowRank;
+use super::packed::{Memory, PackedPair, PairShape, Words};
 use crate::engine::handle::Version;
 
 /// A linear map of a decoder layer that may carry an adapter.
@@ -24,10 +24,6 @@ pub enum Projection {
 impl Projection {
     pub const ALL: [Self; 7] =
         [Self::QProj, Self::KProj, Self::VProj, Self::OProj, Self::GateProj, Self::UpProj, Self::DownProj];
-
-    /// Those that a layer computes from the same input, in the order in which it asks for them.
-    pub const OF_ONE_INPUT: [&[Self]; 4] =
-        [&[Self::QProj, Self::KProj, Self::VProj], &[Self::OProj], &[Self::GateProj, Self::UpProj], &[Self::DownProj]];
 
     /// The name that PEFT and the model's own files use: `q_proj`, ..., `down_proj`.
     pub fn name(self) -> &'static str {
@@ -109,6 +105,11 @@ impl Pair {
         Ok(Self { a: self.a.to_device(device)?, b: self.b.to_device(device)?, scale: self.scale })
     }
 
+    fn shape(&self) -> Result<PairShape> {
+        let ((rank, inputs), outputs) = (self.a.dims2()?, self.b.dim(0)?);
+        Ok(PairShape { rank, inputs, outputs })
+    }
+
     /// `A`, and `B` with the scale in it, as numbers.
     fn numbers(&self) -> Result<(Vec<f32>, Vec<f32>)> {
         Ok((self.a.flatten_all()?.to_vec1()?, (&self.b * self.scale)?.flatten_all()?.to_vec1()?))
@@ -120,8 +121,8 @@ impl Pair {
 pub enum LayerLora {
     /// By projection, for any device and with gradients.
     Pairs([Option<Pair>; 7]),
-    /// For the CPU's kernels: the pairs of the projections of the same input, at the first of these projections.
-    Packed([Option<Arc<LowRank>>; 7]),
+    /// By projection, for the CPU's kernels.
+    Packed([Option<PackedPair>; 7]),
 }
 
 impl LayerLora {
@@ -136,31 +137,12 @@ impl LayerLora {
         }
     }
 
-    /// What the CPU's kernels add to the projections of one input of which this is the first, if they were packed.
-    pub fn packed(&self, first: Projection) -> Option<&LowRank> {
+    /// The pairs as the CPU's kernels read them, if they were packed.
+    pub fn packed(&self) -> Option<&[Option<PackedPair>; 7]> {
         match self {
             Self::Pairs(_) => None,
-            Self::Packed(packed) => packed[first as usize].as_deref(),
+            Self::Packed(packed) => Some(packed),
         }
-    }
-
-    /// The same layer for answering on a device: nothing is held twice.
-    fn to_device(&self, device: &Device) -> Result<Self> {
-        let mut pairs = Projection::ALL.map(|_| None);
-        for projection in Projection::ALL {
-            pairs[projection as usize] = self.pair(projection)?.map(|pair| pair.to_device(device)).transpose()?;
-        }
-        if !device.is_cpu() {
-            return Ok(Self::Pairs(pairs));
-        }
-        let mut packed = Projection::ALL.map(|_| None);
-        for projections in Projection::OF_ONE_INPUT {
-            let pairs = projections.iter().map(|&projection| pairs[projection as usize].as_ref());
-            let inputs = pairs.clone().flatten().next().map_or(Ok(1), |pair| pair.a.dim(1))?;
-            let numbers = pairs.map(|pair| pair.map(Pair::numbers).transpose()).collect::<Result<_>>()?;
-            packed[projections[0] as usize] = Some(Arc::new(LowRank::new(inputs, numbers)));
-        }
-        Ok(Self::Packed(packed))
     }
 }
 
@@ -215,9 +197,48 @@ impl Lora {
         &self.layers[index]
     }
 
-    /// The same adapter on a device, for answering only: no gradient reaches it.
+    /// The same adapter on a device, for answering only: no gradient reaches it, and nothing is held twice.
     pub fn to_device(&self, device: &Device) -> Result<Self> {
-        let layers = self.layers.iter().map(|layer| layer.to_device(device)).collect::<Result<_>>()?;
+        if device.is_cpu() {
+            return self.pack();
+        }
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let mut pairs = Projection::ALL.map(|_| None);
+            for projection in Projection::ALL {
+                pairs[projection as usize] = layer.pair(projection)?.map(|pair| pair.to_device(device)).transpose()?;
+            }
+            layers.push(LayerLora::Pairs(pairs));
+        }
         Ok(Self { layers })
+    }
+
+    /// The same adapter as the CPU's kernels read it, all of it in one piece of memory.
+    fn pack(&self) -> Result<Self> {
+        let mut end = 0;
+        let mut places: Vec<[Option<(PairShape, Range<usize>)>; 7]> = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let mut of_layer = Projection::ALL.map(|_| None);
+            for projection in Projection::ALL {
+                let Some(pair) = layer.pair(projection)? else { continue };
+                let shape = pair.shape()?;
+                of_layer[projection as usize] = Some((shape, end..end + shape.words()));
+                end += shape.words();
+            }
+            places.push(of_layer);
+        }
+        let mut memory = Memory::zeros(end);
+        for (layer, places) in self.layers.iter().zip(&places) {
+            for projection in Projection::ALL {
+                let (Some(pair), Some((shape, place))) = (layer.pair(projection)?, &places[projection as usize]) else {
+                    continue;
+                };
+                let (a, b) = pair.numbers()?;
+                shape.lay_out(&a, &b, &mut memory.floats_mut()[place.clone()]);
+            }
+        }
+        let memory = Arc::new(memory);
+        let packed = |place: Option<_>| place.map(|(shape, place)| PackedPair::new(shape, Words::new(&memory, place)));
+        Ok(Self { layers: places.into_iter().map(|places| LayerLora::Packed(places.map(packed))).collect() })
     }
 }

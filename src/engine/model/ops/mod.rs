@@ -20,7 +20,7 @@ use candle_core::{
 
 use super::{
     frozen::Frozen,
-    packed::{self, LowRank, PackedMatrix},
+    packed::{self, PackedMatrix, PackedPair},
 };
 
 pub use composed::softcap;
@@ -97,21 +97,22 @@ pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
 pub fn packed_linears<const N: usize>(
     x: &Tensor,
     weights: [&Frozen; N],
-    adapters: &[(Range<usize>, &LowRank)],
+    adapters: &[(Range<usize>, [Option<&PackedPair>; N])],
 ) -> Result<Option<[Tensor; N]>> {
     let packed = weights.iter().map(|weight| match weight {
         Frozen::Packed(matrix) => Some(&**matrix),
         Frozen::Dense(_) => None,
     });
-    let Some(packed) = packed.collect::<Option<Vec<&PackedMatrix>>>().filter(|_| !x.track_op()) else {
+    let packed = packed.collect::<Option<Vec<&PackedMatrix>>>().filter(|_| !x.track_op());
+    let Some(packed): Option<[&PackedMatrix; N]> = packed.and_then(|packed| packed.try_into().ok()) else {
         return Ok(None);
     };
     let (rows, width) = x.dims2()?;
     packed.iter().try_for_each(|matrix| check_width(width, matrix))?;
     let x = x.contiguous()?;
-    let products = on_cpu(&x, |x| packed::multiply(x, &packed, adapters))?.into_iter().zip(&packed);
+    let products = on_cpu(&x, |x| packed::multiply(x, packed, adapters))?.into_iter().zip(packed);
     let tensor =
-        |(product, matrix): (_, &&PackedMatrix)| Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu);
+        |(product, matrix): (_, &PackedMatrix)| Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu);
     let products: Vec<Tensor> = products.map(tensor).collect::<Result<_>>()?;
     products.try_into().map(Some).map_err(|_| candle_core::Error::msg("one product for each weight"))
 }
@@ -133,7 +134,7 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
         check_width(width, &self.0)?;
-        let product = packed::multiply(slice(x, layout)?, &[&self.0], &[]).pop().unwrap_or_default();
+        let [product] = packed::multiply(slice(x, layout)?, [&self.0], &[]);
         Ok((CpuStorage::F32(product), Shape::from((rows, self.0.outputs()))))
     }
 

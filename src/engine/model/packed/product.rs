@@ -5,226 +5,28 @@
 //! For few rows the decoded weights stay in registers. Either way each element of the result is one chain of fused
 //! multiply-adds along the inputs, so it depends neither on the other rows nor on the number of threads.
 
-use std::{borrow::Cow, cell::Cell, ops::Range};
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
-use rayon::prelude::*;
 
 use super::{
-    format::{BLOCK, F32, Format, PANEL, block_words},
+    format::{BLOCK, Format, PANEL, block_words},
+    rows::{DEPTH, RowGroup, Rows, Run},
     words::{LINE, prefetch},
 };
-
-/// Inputs whose weights are decoded at a time: 8 kB of them.
-const DEPTH: usize = 2 * BLOCK;
-
-/// Runs of numbers given to a thread at a time where they are only moved.
-const MIN_RUNS: usize = 128;
-
-/// Numbers of room that a thread keeps, 32 MB: the logits of 64 rows and 128,000 tokens.
-const MAX_KEPT: usize = 8 << 20;
-
-/// Consecutive inputs of one row of the left factor.
-type Run = [f32; DEPTH];
-
-/// Rows of the left factor, in groups that are multiplied together: the runs of a group's rows lie one behind the other,
-/// so that one address and fixed distances reach the same input of all of them.
-pub struct Rows<'a> {
-    groups: Vec<RowGroup>,
-    /// Of each group, `[chunks, size]`; inputs beyond the matrix are 0.
-    values: Cow<'a, [Run]>,
-    /// How many runs the inputs of a row take.
-    chunks: usize,
-    /// Of all groups, those that fill up a group included.
-    slots: usize,
-}
-
-#[derive(Clone, Copy)]
-pub struct RowGroup {
-    /// The first of its rows in the left factor, and in the result of a panel.
-    first: usize,
-    slot: usize,
-    rows: usize,
-    /// Rows that are computed: those beyond `rows` are 0.
-    size: usize,
-}
-
-/// Group sizes for which there is code, by the number of vector registers: two accumulators a row, and some to spare.
-fn group_sizes() -> &'static [usize] {
-    struct Registers;
-    impl WithSimd for Registers {
-        type Output = usize;
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            S::REGISTER_COUNT
-        }
-    }
-    if dispatch(Registers) >= 32 { &[12, 8, 4, 2, 1] } else { &[6, 4, 2, 1] }
-}
-
-/// The groups of a number of rows: the largest size as often as it is filled, then the smallest that holds the rest.
-fn group_rows(parts: &[usize]) -> (Vec<RowGroup>, usize) {
-    let sizes = group_sizes();
-    let (mut groups, mut first, mut slot) = (Vec::new(), 0, 0);
-    for &part in parts {
-        let end = first + part;
-        while first < end {
-            let left = end - first;
-            let smallest = sizes.iter().rev().find(|&&size| size >= left);
-            let size = *smallest.unwrap_or(&sizes[0]);
-            groups.push(RowGroup { first, slot, rows: left.min(size), size });
-            first += left.min(size);
-            slot += size;
-        }
-    }
-    (groups, slot)
-}
-
-impl Rows<'_> {
-    /// Lays out `x`, rows of `width`. No group has rows of two of the parts, which are given by their numbers of rows.
-    pub fn pack(x: &[f32], width: usize, parts: &[usize]) -> Self {
-        let chunks = width.div_ceil(DEPTH);
-        let (groups, slots) = group_rows(parts);
-        // The run that is to be at a place.
-        let run = |place: usize| {
-            let group = groups[groups.partition_point(|group| group.slot * chunks <= place) - 1];
-            let within = place - group.slot * chunks;
-            let (chunk, row) = (within / group.size, within % group.size);
-            let mut run = [0f32; DEPTH];
-            if row < group.rows {
-                let rest = &x[(group.first + row) * width..][chunk * DEPTH..width];
-                match rest.first_chunk() {
-                    Some(whole) => run = *whole,
-                    None => run[..rest.len()].copy_from_slice(rest),
-                }
-            }
-            run
-        };
-        let values: Vec<Run> = (0..slots * chunks).into_par_iter().with_min_len(MIN_RUNS).map(run).collect();
-        Self { groups, values: values.into(), chunks, slots }
-    }
-
-    /// The values of a group, `[chunks, size, DEPTH]`.
-    fn group(&self, group: RowGroup) -> &[Run] {
-        &self.values[group.slot * self.chunks..][..group.size * self.chunks]
-    }
-
-    /// The rows of a range, which begins and ends with parts.
-    pub fn part(&self, rows: &Range<usize>) -> Part<'_> {
-        let before = |row: usize| self.groups.partition_point(|group| group.first < row);
-        let groups = &self.groups[before(rows.start)..before(rows.end)];
-        let slot = groups.first().map_or(0, |group| group.slot);
-        let slots = groups.iter().map(|group| group.size).sum();
-        let values = &self.values[slot * self.chunks..][..slots * self.chunks];
-        let moved = |group: &RowGroup| RowGroup { first: group.first - rows.start, slot: group.slot - slot, ..*group };
-        let groups = groups.iter().map(moved).collect();
-        Part { rows: Rows { groups, values: values.into(), chunks: self.chunks, slots }, slot }
-    }
-
-    /// The results of panels, `[slots, PANEL]` each, as left factor of another product; of their columns, those of a range.
-    pub fn of_product(&self, panels: &[f32], columns: &Range<usize>) -> Rows<'static> {
-        let chunks = columns.len().div_ceil(DEPTH);
-        let mut values = vec![[0f32; DEPTH]; self.slots * chunks];
-        for group in &self.groups {
-            for row in 0..group.rows {
-                let mut column = columns.start;
-                while column < columns.end {
-                    let place = column - columns.start;
-                    let to = group.slot * chunks + place / DEPTH * group.size + row;
-                    let from = column / PANEL * self.panel_len() + (group.slot + row) * PANEL + column % PANEL;
-                    let count = (PANEL - column % PANEL).min(DEPTH - place % DEPTH).min(columns.end - column);
-                    values[to][place % DEPTH..][..count].copy_from_slice(&panels[from..][..count]);
-                    column += count;
-                }
-            }
-        }
-        Rows { groups: self.groups.clone(), values: values.into(), chunks, slots: self.slots }
-    }
-
-    /// Brings the results of panels, `[slots, PANEL]` each, into rows of `width`.
-    pub fn unpack(&self, panels: &[f32], width: usize) -> Vec<f32> {
-        let slots = self.row_slots();
-        if !width.is_multiple_of(PANEL) {
-            return slots.iter().flat_map(|&slot| self.gather(panels, slot, width)).collect();
-        }
-        let (parts, count) = (panels.as_chunks::<PANEL>().0, width / PANEL);
-        let part = |place: usize| parts[place % count * self.slots + slots[place / count]];
-        let places = (0..slots.len() * count).into_par_iter().with_min_len(DEPTH / PANEL * MIN_RUNS);
-        places.map(part).collect::<Vec<[f32; PANEL]>>().into_flattened()
-    }
-
-    /// The same, each row on its own.
-    pub fn unpack_apart(&self, panels: &[f32], width: usize) -> Vec<Vec<f32>> {
-        self.row_slots().par_iter().map(|&slot| self.gather(panels, slot, width)).collect()
-    }
-
-    /// The slot of each row.
-    fn row_slots(&self) -> Vec<usize> {
-        self.groups.iter().flat_map(|group| group.slot..group.slot + group.rows).collect()
-    }
-
-    /// Brings the parts of one row together.
-    fn gather(&self, panels: &[f32], slot: usize, width: usize) -> Vec<f32> {
-        let mut out = Vec::with_capacity(width.next_multiple_of(PANEL));
-        for panel in panels.chunks_exact(self.slots * PANEL).take(width.div_ceil(PANEL)) {
-            out.extend_from_slice(&panel[slot * PANEL..][..PANEL]);
-        }
-        out.truncate(width);
-        out
-    }
-
-    /// Lends room for the results of a number of panels to `f`. What is in it is left from before: the room stays with
-    /// the thread, because the system takes longer to find memory for the logits of many rows than to move them.
-    /// Exceptionally large room does not, because in time every thread has had its turn.
-    pub fn with_room<R>(&self, panels: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-        thread_local! {
-            static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-        }
-        let mut room = ROOM.take();
-        let len = panels * self.panel_len();
-        if room.len() < len {
-            room.resize(len, 0.0);
-        }
-        let result = f(&mut room[..len]);
-        if len <= MAX_KEPT {
-            ROOM.set(room);
-        }
-        result
-    }
-
-    /// Elements of one panel's results.
-    pub fn panel_len(&self) -> usize {
-        self.slots * PANEL
-    }
-}
-
-/// Some of the rows, with slots of their own.
-pub struct Part<'a> {
-    pub rows: Rows<'a>,
-    /// The first of their slots among those of all rows.
-    pub slot: usize,
-}
-
-/// What an adapter adds to some rows: `t B^T`, with `t = x A^T`.
-pub struct Added<'a> {
-    /// The first of their slots.
-    pub slot: usize,
-    pub t: Rows<'static>,
-    /// `[outputs, rank]`, in f32.
-    pub b: &'a super::PackedMatrix,
-}
 
 /// Weights of a panel while they are multiplied with: `[PANEL / width][DEPTH][width]`, two registers to a `width`.
 type Weights = [f32; DEPTH * PANEL];
 
-/// One panel of `x W^T`: `words` are the panel's blocks, `out` is `[slots, PANEL]`.
-pub fn panel_product<F: Format>(format: F, words: &[u32], x: &Rows, out: &mut [f32]) {
+/// One panel of `x W^T`: `words` are the panel's blocks, `out` is `[slots, PANEL]`. Memory that is read next is brought
+/// nearer meanwhile.
+pub fn panel_product<F: Format>(format: F, words: &[u32], x: &Rows, next: &[u32], out: &mut [f32]) {
     match x.groups[..] {
-        [group @ RowGroup { size: 1, .. }] => dispatch(Few::<F, 1> { format, words, x: x.group(group), out }),
-        [group @ RowGroup { size: 2, .. }] => dispatch(Few::<F, 2> { format, words, x: x.group(group), out }),
-        [group @ RowGroup { size: 4, .. }] => dispatch(Few::<F, 4> { format, words, x: x.group(group), out }),
-        [group @ RowGroup { size: 8, .. }] => dispatch(Few::<F, 8> { format, words, x: x.group(group), out }),
-        [group @ RowGroup { size: 12, .. }] => dispatch(Few::<F, 12> { format, words, x: x.group(group), out }),
+        [group @ RowGroup { size: 1, .. }] => dispatch(Few::<F, 1> { format, words, x: x.group(group), next, out }),
+        [group @ RowGroup { size: 2, .. }] => dispatch(Few::<F, 2> { format, words, x: x.group(group), next, out }),
+        [group @ RowGroup { size: 4, .. }] => dispatch(Few::<F, 4> { format, words, x: x.group(group), next, out }),
+        [group @ RowGroup { size: 8, .. }] => dispatch(Few::<F, 8> { format, words, x: x.group(group), next, out }),
+        [group @ RowGroup { size: 12, .. }] => dispatch(Few::<F, 12> { format, words, x: x.group(group), next, out }),
         _ => {
             out.fill(0.0);
             let mut weights = [0f32; DEPTH * PANEL];
@@ -234,21 +36,6 @@ pub fn panel_product<F: Format>(format: F, words: &[u32], x: &Rows, out: &mut [f
                 dispatch(Decode { format, words, weights: &mut weights });
                 dispatch(Multiply { x, inputs, weights: &weights, out });
             }
-        }
-    }
-}
-
-impl Added<'_> {
-    /// Adds to a panel of the product with all rows.
-    pub fn add(&self, panel: usize, out: &mut [f32]) {
-        let out = &mut out[self.slot * PANEL..];
-        let mut weights = [0f32; DEPTH * PANEL];
-        for (chunk, words) in self.b.panel(panel).chunks(DEPTH / BLOCK * block_words::<F32>()).enumerate() {
-            let start = chunk * DEPTH;
-            // What fills up the last block is not worth multiplying.
-            let inputs = start..self.b.inputs().min(start + DEPTH);
-            dispatch(Decode { format: F32, words, weights: &mut weights });
-            dispatch(Multiply { x: &self.t, inputs, weights: &weights, out });
         }
     }
 }
@@ -314,7 +101,7 @@ fn lanes() -> usize {
 }
 
 /// Runs code that was compiled for the best instruction set of this machine.
-fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
     pulp::Arch::new().dispatch(op)
 }
 
@@ -375,7 +162,7 @@ fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut W
 
 /// Adds the product over a range of inputs to all rows of `out`.
 struct Multiply<'a> {
-    x: &'a Rows<'a>,
+    x: &'a Rows,
     inputs: Range<usize>,
     weights: &'a Weights,
     out: &'a mut [f32],
@@ -392,7 +179,7 @@ impl WithSimd for Multiply<'_> {
             let values = &x.group(group)[inputs.start / DEPTH * group.size..][..group.size];
             for part in 0..PANEL / width {
                 let weights = &weights[part * DEPTH * width..][..inputs.len() * width];
-                let out = &mut out[group.slot * PANEL + part * width..];
+                let out = &mut out[group.first * PANEL + part * width..];
                 match group.size {
                     1 => tile::<S, 1>(simd, values, weights, out),
                     2 => tile::<S, 2>(simd, values, weights, out),
@@ -413,16 +200,15 @@ impl WithSimd for Multiply<'_> {
 fn tile<S: Simd, const M: usize>(simd: S, x: &[Run], weights: &[f32], out: &mut [f32]) {
     let Some(x) = x.first_chunk::<M>() else { return };
     let (weights, _) = S::as_simd_f32s(weights);
-    let mut sums = [[simd.splat_f32s(0.0); 2]; M];
-    for (row, sums) in sums.iter_mut().enumerate() {
-        let (out, _) = S::as_simd_f32s(&out[row * PANEL..][..2 * S::F32_LANES]);
-        *sums = [out[0], out[1]];
-    }
+    let mut sums = load::<S, M>(simd, out);
     for (input, weights) in weights.as_chunks::<2>().0.iter().enumerate().take(DEPTH) {
         accumulate(simd, &mut sums, x, input, *weights);
     }
     store::<S, M>(&sums, out);
 }
+
+/// Lines of what is read next that are fetched with each block.
+const NEXT_LINES: usize = 2;
 
 /// The whole product of `M` rows with a panel, each weight used as soon as it is decoded.
 struct Few<'a, F, const M: usize> {
@@ -430,6 +216,7 @@ struct Few<'a, F, const M: usize> {
     words: &'a [u32],
     /// `[chunks, M]`.
     x: &'a [Run],
+    next: &'a [u32],
     out: &'a mut [f32],
 }
 
@@ -438,7 +225,7 @@ impl<F: Format, const M: usize> WithSimd for Few<'_, F, M> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { format, words, x, out } = self;
+        let Self { format, words, x, next, out } = self;
         if M > 4 && S::REGISTER_COUNT < 32 {
             return;
         }
@@ -447,9 +234,12 @@ impl<F: Format, const M: usize> WithSimd for Few<'_, F, M> {
         let x = x.as_chunks::<M>().0;
         for part in 0..registers / 2 {
             let mut sums = [[simd.splat_f32s(0.0); 2]; M];
-            for (words, x) in words.chunks(DEPTH / BLOCK * block_words::<F>()).zip(x) {
+            for (chunk, (words, x)) in words.chunks(DEPTH / BLOCK * block_words::<F>()).zip(x).enumerate() {
                 for (index, block) in words.chunks_exact(block_words::<F>()).enumerate() {
                     fetch_ahead::<F>(block);
+                    for line in 0..NEXT_LINES {
+                        prefetch(next, ((chunk * DEPTH / BLOCK + index) * NEXT_LINES + line) * LINE);
+                    }
                     let (header, codes) = block.split_at(F::HEADER);
                     let (header, codes) = (S::as_simd_u32s(header).0, S::as_simd_u32s(codes).0);
                     for (group, codes) in codes.chunks_exact(run / F::PER_WORD * registers).enumerate() {
@@ -480,28 +270,55 @@ impl<F: Format, const M: usize> WithSimd for Few<'_, F, M> {
     }
 }
 
+/// Runs `$body` for each of `$m` rows, twelve at most, with `$row` a constant. A loop would do if it were always unrolled:
+/// where it is not, the sums are in memory instead of registers, which takes twice as long.
+macro_rules! each_row {
+    ($m:expr, $row:ident => $body:block) => { each_row!(@ $m, $row, $body, 0 1 2 3 4 5 6 7 8 9 10 11) };
+    (@ $m:expr, $row:ident, $body:block, $($number:literal)*) => { $(
+        if $number < $m {
+            const $row: usize = $number;
+            $body
+        }
+    )* };
+}
+
+pub(super) use each_row;
+
+/// Adds one number of each row times two registers of weights.
 #[inline(always)]
-fn accumulate<S: Simd, const M: usize>(
+pub fn accumulate<S: Simd, const M: usize, const D: usize>(
     simd: S,
     sums: &mut [[S::f32s; 2]; M],
-    x: &[Run; M],
+    x: &[[f32; D]; M],
     input: usize,
     weights: [S::f32s; 2],
 ) {
-    for (sums, x) in sums.iter_mut().zip(x) {
-        let x = simd.splat_f32s(x[input]);
-        sums[0] = simd.mul_add_e_f32s(x, weights[0], sums[0]);
-        sums[1] = simd.mul_add_e_f32s(x, weights[1], sums[1]);
-    }
+    each_row!(M, ROW => {
+        let x = simd.splat_f32s(x[ROW][input]);
+        sums[ROW][0] = simd.mul_add_e_f32s(x, weights[0], sums[ROW][0]);
+        sums[ROW][1] = simd.mul_add_e_f32s(x, weights[1], sums[ROW][1]);
+    });
 }
 
+/// Two registers of each row of `out`; rows are [`PANEL`] apart.
 #[inline(always)]
-fn store<S: Simd, const M: usize>(sums: &[[S::f32s; 2]; M], out: &mut [f32]) {
-    for (row, sums) in sums.iter().enumerate() {
-        let (out, _) = S::as_mut_simd_f32s(&mut out[row * PANEL..][..2 * S::F32_LANES]);
-        out[0] = sums[0];
-        out[1] = sums[1];
-    }
+pub fn load<S: Simd, const M: usize>(simd: S, out: &[f32]) -> [[S::f32s; 2]; M] {
+    let mut sums = [[simd.splat_f32s(0.0); 2]; M];
+    each_row!(M, ROW => {
+        let (out, _) = S::as_simd_f32s(&out[ROW * PANEL..][..2 * S::F32_LANES]);
+        sums[ROW] = [out[0], out[1]];
+    });
+    sums
+}
+
+/// Writes what [`load`] reads.
+#[inline(always)]
+pub fn store<S: Simd, const M: usize>(sums: &[[S::f32s; 2]; M], out: &mut [f32]) {
+    each_row!(M, ROW => {
+        let (out, _) = S::as_mut_simd_f32s(&mut out[ROW * PANEL..][..2 * S::F32_LANES]);
+        out[0] = sums[ROW][0];
+        out[1] = sums[ROW][1];
+    });
 }
 
 /// Blocks between the one that is computed with and the one that is fetched meanwhile. The processor does not look far

@@ -85,11 +85,11 @@ impl Deref for Words {
 /// Words that memory moves at a time.
 pub const LINE: usize = 16;
 
-/// Asks for the memory that lies `distance` words behind the beginning of `words`, which may be beyond their end. Only
-/// x86 has a stable instruction for it.
+/// Asks for the memory that lies `distance` words behind the beginning of `words` (or of numbers as wide), which may be
+/// beyond their end. Only x86 has a stable instruction for it.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "there is no instruction for it"))]
-pub fn prefetch(words: &[u32], distance: usize) {
+pub fn prefetch<Word>(words: &[Word], distance: usize) {
     #[cfg(target_arch = "x86_64")]
     #[expect(
         unsafe_code,
