@@ -24,8 +24,10 @@ pub(super) enum Form {
     Tuple(Vec<Form>),
     /// `[a, b, c]`
     List(Vec<Form>),
-    /// In any order, and each once: `{a, b}`, `a or b`.
+    /// `{a, b}`: in any order, and each once.
     Set(Vec<Form>),
+    /// One of several: `a or b`, `1 \pm a`. In a set, each is a member of it.
+    Values(Vec<Form>),
     /// An interval whose ends may have letters in them.
     Span {
         low: Box<Form>,
@@ -60,9 +62,12 @@ impl Form {
     fn children(&self) -> Vec<&Self> {
         match self {
             Self::Quantity { figure: inner, .. } | Self::Percent(inner) | Self::Named(_, inner) => vec![inner],
-            Self::Tuple(inner) | Self::List(inner) | Self::Set(inner) | Self::Chain(inner, _) | Self::Ratio(inner) => {
-                inner.iter().collect()
-            }
+            Self::Tuple(inner)
+            | Self::List(inner)
+            | Self::Set(inner)
+            | Self::Values(inner)
+            | Self::Chain(inner, _)
+            | Self::Ratio(inner) => inner.iter().collect(),
             Self::Span { low, high, .. } => vec![low, high],
             Self::Matrix(rows) => rows.iter().flatten().collect(),
             Self::Assignments(pairs, _) => pairs.iter().map(|(_, value)| value).collect(),

@@ -13,6 +13,7 @@ pub mod key;
 mod kind;
 mod lex;
 mod matrix;
+mod names;
 mod number;
 mod numeric;
 mod parse;

@@ -11,14 +11,13 @@ use super::{
     key::{Detail, Shape, limit, shape},
     lex::{Kind, Token, tokens},
     matrix,
+    names::name_of,
     parse::expression,
     region::Region,
     relation::{Sides, is_relation},
     vocabulary::is_function,
     words::{based, clock, date, fold, is_junction, is_wordy, meaning, number_set},
 };
-
-use list::flat_set;
 
 /// The form of an answer; `None` if it is not understood, or is nothing.
 pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
@@ -68,12 +67,16 @@ pub(super) struct Reader<'a> {
     pub budget: &'a Budget,
 }
 
-fn is_sign(token: &Token, sign: char) -> bool {
+pub(super) fn is_sign(token: &Token, sign: char) -> bool {
     token.kind == Kind::Sign(sign)
 }
 
+fn is_separator(token: &Token) -> bool {
+    is_sign(token, ',') || is_sign(token, ';')
+}
+
 /// The tokens outside of all brackets, with their places.
-fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
+pub(super) fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
     let mut depth = 0i32;
     tokens.iter().enumerate().filter(move |(_, token)| {
         let opens = matches!(token.kind, Kind::Open(_) | Kind::Group | Kind::Begin);
@@ -86,7 +89,7 @@ fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
 }
 
 /// The parts between the outer tokens that are such.
-fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token]> {
+pub(super) fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token]> {
     let mut parts = vec![];
     let mut start = 0;
     for (at, _) in outer(tokens).filter(|(_, token)| is_separator(token)) {
@@ -98,7 +101,7 @@ fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token
 }
 
 /// The tokens inside the bracket that goes around all of them, with how it opens and closes.
-fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
+pub(super) fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
     let [first, inner @ .., last] = tokens else { return None };
     let opens = matches!(first.kind, Kind::Open(_) | Kind::Group);
     let closes = matches!(last.kind, Kind::Close(_) | Kind::EndGroup);
@@ -165,14 +168,21 @@ impl Reader<'_> {
             let signs = signs.map(|(_, token)| if let Kind::Sign(sign) = token.kind { sign } else { '=' }).collect();
             return self.relation(Sides { sides: split(tokens, |token| is_relation(&token.kind)), signs });
         }
-        if let Some((Kind::Open('{') | Kind::Group, inner, _)) = bracketed(tokens) {
-            return self.braces(inner);
+        if let Some((open @ (Kind::Open('{') | Kind::Group), inner, _)) = bracketed(tokens) {
+            return self.braces(open, inner);
         }
         if tokens.iter().any(|token| is_sign(token, '\u{b1}')) {
             return self.both_signs(tokens);
         }
         if outer(tokens).any(|(_, token)| matches!(token.kind, Kind::Sign('\u{222a}' | '\u{2229}' | '\u{2216}'))) {
             return self.set_algebra(tokens);
+        }
+        // `[2.5]` may be a whole number; around a matrix they are its brackets.
+        if let Some((Kind::Open('['), inner, _)) = bracketed(tokens)
+            && inner.first().is_none_or(|first| first.kind != Kind::Begin)
+            && !outer(inner).any(|(_, token)| is_separator(token))
+        {
+            return None;
         }
         self.brackets(tokens)
             .or_else(|| self.special(tokens))
@@ -181,17 +191,18 @@ impl Reader<'_> {
     }
 
     /// What stands in braces: a set, or only a group.
-    fn braces(&self, inner: &[Token]) -> Option<Form> {
+    fn braces(&self, open: &Kind, inner: &[Token]) -> Option<Form> {
         if inner.is_empty() {
             return Some(Form::Set(vec![]));
         }
         if let Some(set) = self.set_builder(inner) {
             return set;
         }
-        match self.list(inner)? {
-            Form::Set(forms) => Some(Form::Set(forms)),
-            other => Some(other),
-        }
+        Some(match self.list(inner)? {
+            Form::Values(forms) => Form::Set(forms),
+            other if *open == Kind::Group => other,
+            other => Form::Set(vec![other]),
+        })
     }
 
     /// `x | x > 5` and `x \in \mathbb{R} : x > 5`. `Some(None)` if it is one that is not understood.
@@ -200,7 +211,7 @@ impl Reader<'_> {
         let (head, condition) = (&inner[..at], &inner[at + 1..]);
         let mut parts = split(head, |token| is_sign(token, '\u{2208}')).into_iter();
         let (name, within) = (parts.next()?, parts.next());
-        if !condition.iter().any(|token| is_relation(&token.kind)) || super::relation::name_of(name).is_none() {
+        if !condition.iter().any(|token| is_relation(&token.kind)) || name_of(name).is_none() {
             return None;
         }
         let Some(Form::Named(_, set)) = self.list(condition) else { return Some(None) };
@@ -222,7 +233,7 @@ impl Reader<'_> {
             });
             self.item(&signed.collect::<Vec<_>>())
         };
-        Some(flat_set(vec![with('+', '-')?, with('-', '+')?]))
+        Some(Form::Values(vec![with('+', '-')?, with('-', '+')?]))
     }
 
     fn set_algebra(&self, tokens: &[Token]) -> Option<Form> {
@@ -265,11 +276,10 @@ impl Reader<'_> {
 
     /// Tuples, intervals and lists.
     fn brackets(&self, tokens: &[Token]) -> Option<Form> {
-        let (Kind::Open(open), inner, Kind::Close(_)) = bracketed(tokens)? else { return None };
-        let close = self.closing(tokens)?;
-        let parts = split(inner, |token| is_sign(token, ',') || is_sign(token, ';'));
+        let (Kind::Open(open), inner, Kind::Close(close)) = bracketed(tokens)? else { return None };
+        let parts = split(inner, is_separator);
         if parts.len() == 1 {
-            return if (*open, close) == ('(', ')') { self.item(inner) } else { None };
+            return if (*open, *close) == ('(', ')') { self.item(inner) } else { None };
         }
         // `(1,000)` may be a thousand.
         let is_group = |part: &&[Token]| match part {
@@ -285,16 +295,8 @@ impl Reader<'_> {
             ('[', ']') if forms.len() > 2 => Some(Form::List(forms)),
             ('(' | '[', ')' | ']') if forms.len() == 2 => {
                 let (high, low) = (Box::new(forms.pop()?), Box::new(forms.pop()?));
-                Some(Form::Span { low, low_closed: *open == '[', high, high_closed: close == ']' })
+                Some(Form::Span { low, low_closed: *open == '[', high, high_closed: *close == ']' })
             }
-            _ => None,
-        }
-    }
-
-    /// How the last bracket closes.
-    fn closing(&self, tokens: &[Token]) -> Option<char> {
-        match tokens.last()?.kind {
-            Kind::Close(bracket) => Some(bracket),
             _ => None,
         }
     }
@@ -310,9 +312,12 @@ impl Reader<'_> {
                 parts.into_iter().map(|part| Some(Form::Scalar(expression(part)?))).collect();
             return parts.map(Form::Ratio);
         }
+        // `-(1, 2)` may be a point.
         if let [sign, rest @ ..] = tokens
             && is_sign(sign, '-')
-            && bracketed(rest).is_some_and(|(_, inner, _)| inner.iter().any(|token| is_sign(token, ',')))
+            && let Some((open, inner, close)) = bracketed(rest)
+            && (*open == Kind::Open('[') || *close == Kind::Close(']'))
+            && outer(inner).any(|(_, token)| is_separator(token))
         {
             return Some(Form::Region(self.region(rest)?.mirrored()));
         }
