@@ -320,6 +320,13 @@ same("a list of the same number", "[1,1]", "[ 1, 1 ]")
 apart("a list of the same number is not the number", "[1,1]", "1")
 unknown("what an exponent or a slash reaches", "x^ab", "a/bc", "x^{(2)}")
 
+# Functions of small numbers
+unknown("compositions that are the same to many orders", r"\sin(\tan(10^{-50}))", r"\tan(\sin(10^{-50}))", r"\sinh(\arctan(10^{-40}))", r"\tanh(\arcsin(10^{-40}))", r"\tanh(10^{-60})", r"\sin(\tan(\pi+10^{-60}))", r"\sqrt{3-\frac{2}{1+\sqrt2\cdot10^{-110}}}", r"\sin(\tan(10^{-50}x))")
+apart("compositions of numbers that are not so small", r"\sin(\tan\frac13)", r"\tan(\sin\frac13)", r"\sin(\tan 10^{-9})", r"\tan(\sin 10^{-9})")
+apart("hyperbolic compositions", r"\sinh(\arctan 10^{-12})", r"\tanh(\arcsin 10^{-12})")
+same("a logarithm of a long number", "300", r"\log_2(2^{300})", r"\frac{\ln(2^{300})}{\ln 2}")
+same("a root of a long number", r"2\sqrt{2^{298}+1}", r"\sqrt{2^{300}+4}")
+
 # Whole responses
 same("the last box", "47", r"so \boxed{47}.", r"\boxed{1}, no: \boxed{47}", r"We get $\fbox{47}$.", r"\boxed{\boxed{47}}")
 same("boxes that are listed", "1, 2", r"$\boxed{1}$ and $\boxed{2}$", r"\boxed{1}, \boxed{2}", r"\boxed{1,2}", r"$x=\boxed{2}$ or $x=\boxed{1}$")
