@@ -2,7 +2,7 @@
 
 use num_rational::BigRational;
 
-use super::{expression::Expression, region::Region, unit::Unit};
+use super::{expression::Expression, region::Region, unit::Measure};
 
 /// An answer as it was read, with what may be left out of it: names, units, brackets.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,11 +13,10 @@ pub(super) enum Form {
     Infinity {
         negative: bool,
     },
-    /// A figure, in units of which each is `factor` times the base unit.
+    /// A figure with its unit.
     Quantity {
         figure: Box<Form>,
-        unit: Unit,
-        factor: BigRational,
+        measure: Measure,
     },
     Percent(Box<Form>),
     /// `(a, b)`: a point, or the open interval.
@@ -86,7 +85,11 @@ impl Form {
 
     /// Whether it has units that could be left out.
     pub fn has_units(&self) -> bool {
-        self.any(&|form| matches!(form, Self::Quantity { .. } | Self::Percent(_)))
+        self.any(&|form| match form {
+            Self::Quantity { measure, .. } => measure.optional,
+            Self::Percent(_) => true,
+            _ => false,
+        })
     }
 
     /// Whether letters or the like are in it, so that its value is not known.

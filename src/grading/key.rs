@@ -93,11 +93,9 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         },
         Form::Decimal(value, _) => rational(value.clone()),
         Form::Infinity { negative } => Shape::Infinity { negative: *negative },
-        Form::Quantity { figure, unit, factor } => {
-            if !detail.units {
-                return inside(figure);
-            }
-            Shape::Quantity(Box::new(inside(&scaled(figure, factor)?)?), unit.clone())
+        Form::Quantity { figure, measure } if !detail.units && measure.optional => return inside(figure),
+        Form::Quantity { figure, measure } => {
+            Shape::Quantity(Box::new(inside(&scaled(figure, &measure.factor)?)?), measure.unit.clone())
         }
         // Without its sign, what is less than 1 is rather a share: 0.5 is 50%, not 0.5%.
         Form::Percent(figure) if !detail.units => return inside(figure).filter(is_one_or_more),

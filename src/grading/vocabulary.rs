@@ -1,6 +1,6 @@
 //! The words that formulas are made of.
 
-use super::expression::Function;
+use super::{expression::Function, unit::is_unit_word};
 
 /// Words that are functions, with or without a backslash.
 const FUNCTIONS: [(&str, Function); 24] = [
@@ -97,7 +97,8 @@ pub(super) fn letters(word: &str) -> Option<Vec<char>> {
         2 => !SHORT_WORDS.contains(&lower.as_str()),
         3..=5 => {
             !lower.contains(['a', 'e', 'i', 'o', 'u'])
-                && !["mph", "rpm", "hrs", "lbs", "fps", "pct", "sqrt", "hmm"].contains(&lower.as_str())
+                && !["fps", "pct", "sqrt", "hmm"].contains(&lower.as_str())
+                && !is_unit_word(word)
         }
         _ => false,
     };

@@ -9,7 +9,7 @@ use super::{
     expression::Expression,
     form::Form,
     key::{Detail, Shape, limit, shape},
-    lex::{Kind, Token, tokens},
+    lex::{Kind, Literal, Token, tokens},
     matrix,
     names::name_of,
     parse::expression,
@@ -69,6 +69,21 @@ pub(super) struct Reader<'a> {
 
 pub(super) fn is_sign(token: &Token, sign: char) -> bool {
     token.kind == Kind::Sign(sign)
+}
+
+/// `5-6`, `555-1234`: a range or a code rather than a difference, which would be of a larger number and a smaller one.
+fn is_range(tokens: &[Token]) -> bool {
+    let parts = split(tokens, |token| is_sign(token, '-'));
+    let numbers: Option<Vec<&Literal>> = parts
+        .iter()
+        .map(|part| match part {
+            [Token { kind: Kind::Number(literal), .. }] if !literal.digits.is_empty() => Some(literal),
+            _ => None,
+        })
+        .collect();
+    let is_tight = !tokens.iter().skip(1).any(|token| token.spaced);
+    is_tight
+        && numbers.is_some_and(|numbers| numbers.len() > 2 || numbers.len() == 2 && numbers[0].value < numbers[1].value)
 }
 
 fn is_separator(token: &Token) -> bool {
@@ -356,6 +371,9 @@ impl Reader<'_> {
                 rows?.into_iter().map(|row| row.into_iter().map(Form::Scalar).collect()).collect(),
             ));
         }
+        if is_range(tokens) {
+            return None;
+        }
         let number = match tokens {
             [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => Some((is_sign(sign, '-'), number)),
             [number] => Some((false, number)),
@@ -372,6 +390,10 @@ impl Reader<'_> {
             Kind::Command(name) | Kind::Word(name) => is_function(name),
             _ => false,
         });
+        let tokens = match tokens {
+            [rest @ .., Token { kind: Kind::Word(scale), .. }] if matches!(scale.as_str(), "C" | "F") => rest,
+            _ => tokens,
+        };
         if !calls && tokens.last().is_some_and(|token| is_sign(token, '\u{b0}') || is_sign(token, '%')) {
             return None;
         }
