@@ -81,6 +81,13 @@ const LOOKS: [&str; 10] =
     ["mathbf", "boldsymbol", "bm", "mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
 const MATRICES: [&str; 7] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "align"];
 
+/// Whether a command says how words are set, and not what they are.
+pub(super) fn is_setting(name: &str) -> bool {
+    TEXTS.contains(&name)
+        || LOOKS.contains(&name)
+        || matches!(name, "left" | "right" | "displaystyle" | "quad" | "qquad")
+}
+
 impl<'a> Lexer<'a> {
     fn rest(&self) -> &'a str {
         &self.text[self.at..]

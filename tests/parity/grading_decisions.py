@@ -356,6 +356,17 @@ unknown("what is below the line of a unit", r"5\text{ J}/\text{kg}\cdot\text{K}"
 unknown("two numbers with one unit", "5-6 hours", "1-1/2 cups", "5×6 cm", "5 × 6 matrix")
 unknown("ranges and codes", "5-6", "555-1234", "5-6-7")
 
+# Words and times
+same("midnight", "0:00", "24:00", "12:00 am", "midnight", "12 midnight", "00:00")
+same("noon", "12:00 pm", "noon", "12 noon", "12 pm")
+same("minutes after midnight", "0:30", "12:30 am", "00:30")
+apart("noon and midnight", "24:00", "12:00 pm", "12:30 am", "0:01")
+apart("a time that is none", "24:30", "12:30 pm", "12:30 am")
+same("a yes that is explained", "yes", "Yes, because it is even.", "Yes. It does.", "Yes, that's right")
+apart("a no that is followed by an answer", "no", "No, 5", "No, 6", "No, yes", "No, Paris")
+apart("Greek letters in words", r"\text{α-particle}", r"\text{β-particle}", r"\text{particle}")
+same("commands that are words", r"\alpha \text{ particle}", r"\text{α particle}")
+
 # Whole responses
 same("the last box", "47", r"so \boxed{47}.", r"\boxed{1}, no: \boxed{47}", r"We get $\fbox{47}$.", r"\boxed{\boxed{47}}")
 same("boxes that are listed", "1, 2", r"$\boxed{1}$ and $\boxed{2}$", r"\boxed{1}, \boxed{2}", r"\boxed{1,2}", r"$x=\boxed{2}$ or $x=\boxed{1}$")
