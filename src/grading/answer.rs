@@ -25,7 +25,8 @@ pub struct Answer {
     pub key: Key,
     /// What it would be if it said less: without names, units or the word `percent`.
     shorter: Vec<Shorter>,
-    /// The keys of another reading, which counts only where somebody has written it clearly: `1,5` for 1.5.
+    /// The keys of other readings, which count only where somebody has written them clearly: `1,5` for 1.5, `5 m` for five
+    /// metres.
     other_readings: Vec<Key>,
     form: Form,
 }
@@ -72,9 +73,10 @@ impl Answer {
         };
         let key = Key(shape(&form, Detail::FULL, &budget)?);
         let shorter = shorter(&form, &key, &budget);
-        let pointed =
-            if matches!(kind, AnswerKind::Choice | AnswerKind::Text) { None } else { with_decimal_point(text) };
-        let other_readings = pointed.map(|text| readings(&text, &budget)).unwrap_or_default();
+        let other_readings = match kind {
+            AnswerKind::Choice | AnswerKind::Text => vec![],
+            _ => other_readings(text, &form, &budget),
+        };
         Some(Self { key, shorter, other_readings, form })
     }
 
@@ -124,6 +126,30 @@ fn is_number(form: &Form) -> bool {
         Form::Decimal(..) | Form::Based(..) => true,
         _ => false,
     }
+}
+
+/// The keys of a text in its other readings.
+fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
+    let pointed = with_decimal_point(text).map(|text| readings(&text, budget));
+    let measured = || {
+        let quantity = read::form(&with_unit(text)?, budget)?;
+        let is_known = matches!(&quantity, Form::Quantity { measure, .. } if measure.optional);
+        is_known.then(|| shape(&quantity, Detail::FULL, budget).map(Key)).flatten()
+    };
+    let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
+    pointed.unwrap_or_default().into_iter().chain(is_formula.then(measured).flatten()).collect()
+}
+
+/// `5 m/s^2`, which is a product of letters, with its letters as those of a unit.
+fn with_unit(text: &str) -> Option<String> {
+    const LONGEST: usize = 12;
+    let text = text.trim().trim_matches('$').trim();
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (figure, unit) = text.split_at(at);
+    let figure = figure.trim();
+    let is_figure = !figure.is_empty() && figure.chars().all(|c| c.is_ascii_digit() || matches!(c, '-' | '.' | ','));
+    let is_unit = unit.len() <= LONGEST && unit.chars().all(|c| c.is_ascii_alphanumeric() || "/^-{} ".contains(c));
+    (is_figure && is_unit).then(|| format!("{figure}\\text{{ {unit}}}"))
 }
 
 /// The key and the shorter keys of a text.

@@ -365,8 +365,10 @@ fn words(tokens: &[Token]) -> Option<Vec<String>> {
 
 fn text_words(text: &str) -> Option<Vec<String>> {
     let mut words = vec![];
-    let spaced = text.replace('/', " / ").replace('^', " ^ ").replace(['{', '}', '.', '-'], " ").replace("\\", " ");
-    for word in spaced.split_whitespace() {
+    // The sign of an exponent stays.
+    let signed = text.replace("^{-", "^\u{2212}").replace("^-", "^\u{2212}");
+    let spaced = signed.replace('/', " / ").replace('^', " ^ ").replace(['{', '}', '.', '-', '\\'], " ");
+    for word in spaced.replace('\u{2212}', "-").split_whitespace() {
         let is_word = word.chars().all(char::is_alphabetic);
         let is_sign = matches!(word, "/" | "^");
         let is_exponent = words.last().is_some_and(|last| last == "^") && word.parse::<i32>().is_ok();

@@ -356,6 +356,12 @@ unknown("what is below the line of a unit", r"5\text{ J}/\text{kg}\cdot\text{K}"
 unknown("two numbers with one unit", "5-6 hours", "1-1/2 cups", "5×6 cm", "5 × 6 matrix")
 unknown("ranges and codes", "5-6", "555-1234", "5-6-7")
 
+same("letters behind a number, where somebody says that they are a unit", "5 meters", "5 m", "5m", "$5m$", "500 cm")
+same("a formula of letters, where somebody says that it is a unit", r"9.8\text{ m/s}^2", "9.8 m/s^2", "9.8 m/s^{2}")
+same("kilonewtons", r"5\text{ kN}", "5 kN", "5000 newtons")
+apart("letters behind a number, where nobody says that they are a unit", "5 m", "5", "5 s", "5x")
+apart("exponents of units in text", r"5\text{ m^{-1}}", r"5\text{ m}", r"5\text{ m^-2}", r"5\text{ m^{2}}")
+
 # Words and times
 same("midnight", "0:00", "24:00", "12:00 am", "midnight", "12 midnight", "00:00")
 same("noon", "12:00 pm", "noon", "12 noon", "12 pm")
