@@ -60,7 +60,7 @@ fn computed(expression: &Expression, budget: &Budget) -> Option<Scalar> {
 }
 
 /// The canonical form of an expression up to a factor: its values at two points, divided by its value at a third. Only
-/// positive factors count if `signed`. Numbers are left as they are.
+/// positive factors count if `signed`. `None` for a constant: what it is up to a factor says nothing.
 pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budget) -> Option<Vec<Number>> {
     over_seeds(|seed, branched| {
         let mut values = vec![];
@@ -74,7 +74,9 @@ pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budge
             values.push(value.approximated());
         }
         let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
-        values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect()
+        let numbers: Vec<Number> =
+            values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
+        numbers.iter().any(|number| *number != numbers[0]).then_some(numbers)
     })
 }
 

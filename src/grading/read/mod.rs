@@ -9,7 +9,7 @@ use super::{
     expression::Expression,
     form::Form,
     key::{Detail, Shape, limit, shape},
-    lex::{Kind, Literal, Token, tokens},
+    lex::{Kind, Token, tokens},
     matrix,
     names::name_of,
     parse::expression,
@@ -71,19 +71,23 @@ pub(super) fn is_sign(token: &Token, sign: char) -> bool {
     token.kind == Kind::Sign(sign)
 }
 
-/// `5-6`, `555-1234`: a range or a code rather than a difference, which would be of a larger number and a smaller one.
+/// `5-6`, `555-1234`, `5-1/2`: a range, a code or a mixed number rather than a difference, which would be of a larger
+/// number and a smaller one.
 fn is_range(tokens: &[Token]) -> bool {
+    let integer = |token: &Token| match &token.kind {
+        Kind::Number(literal) if !literal.digits.is_empty() => Some(literal.value.clone()),
+        _ => None,
+    };
     let parts = split(tokens, |token| is_sign(token, '-'));
-    let numbers: Option<Vec<&Literal>> = parts
-        .iter()
-        .map(|part| match part {
-            [Token { kind: Kind::Number(literal), .. }] if !literal.digits.is_empty() => Some(literal),
-            _ => None,
-        })
-        .collect();
     let is_tight = !tokens.iter().skip(1).any(|token| token.spaced);
     is_tight
-        && numbers.is_some_and(|numbers| numbers.len() > 2 || numbers.len() == 2 && numbers[0].value < numbers[1].value)
+        && match parts[..] {
+            [[first], [second]] => integer(first).zip(integer(second)).is_some_and(|(first, second)| first < second),
+            [[whole], [above, slash, below]] => {
+                is_sign(slash, '/') && [whole, above, below].map(integer).iter().all(Option::is_some)
+            }
+            _ => parts.len() > 2 && parts.iter().all(|part| matches!(part, [one] if integer(one).is_some())),
+        }
 }
 
 fn is_separator(token: &Token) -> bool {
@@ -226,10 +230,11 @@ impl Reader<'_> {
         let (head, condition) = (&inner[..at], &inner[at + 1..]);
         let mut parts = split(head, |token| is_sign(token, '\u{2208}')).into_iter();
         let (name, within) = (parts.next()?, parts.next());
-        if !condition.iter().any(|token| is_relation(&token.kind)) || name_of(name).is_none() {
-            return None;
-        }
-        let Some(Form::Named(_, set)) = self.list(condition) else { return Some(None) };
+        let name = name_of(name).filter(|_| condition.iter().any(|token| is_relation(&token.kind)))?;
+        let set = match self.list(condition) {
+            Some(Form::Named(own, set)) if own == name => set,
+            _ => return Some(None),
+        };
         let Some(within) = within else { return Some(Some(*set)) };
         let (Form::Region(set), Some(within)) = (*set, self.region(within)) else { return Some(None) };
         Some(Some(Form::Region(set.intersection(&within))))
@@ -275,7 +280,7 @@ impl Reader<'_> {
             Shape::Region(region) => Some(region),
             Shape::Tuple(ends) => {
                 let [low, high] = ends.as_slice() else { return None };
-                Some(Region::between(limit(low)?, false, limit(high)?, false))
+                Some(Region::between(limit(low)?, false, limit(high)?, false)).filter(|region| !region.is_empty())
             }
             Shape::Set(points) => points.iter().try_fold(Region::everything().complement(), |region, point| {
                 let super::region::Limit::At(value) = limit(point)? else { return None };
