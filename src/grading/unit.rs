@@ -379,3 +379,58 @@ fn text_words(text: &str) -> Option<Vec<String>> {
     }
     Some(words)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<(String, BigRational, bool)> {
+        let measure = unit(&crate::grading::lex::tokens(text).unwrap())?;
+        Some((measure.unit.to_string(), measure.factor, measure.optional))
+    }
+
+    #[test]
+    fn a_plural_is_its_singular() {
+        for (plural, one) in [
+            ("boxes", "box"),
+            ("inches", "inch"),
+            ("pennies", "penny"),
+            ("glasses", "glass"),
+            ("bus", "bus"),
+            ("is", "is"),
+        ] {
+            assert_eq!(singular(plural), one);
+        }
+    }
+
+    #[test]
+    fn symbols_have_their_case_and_prefixes() {
+        let factor = |over: i64, under: i64| BigRational::new(over.into(), under.into());
+        for (symbol, base, over, under) in [
+            ("MW", "W", 1_000_000, 1),
+            ("mW", "W", 1, 1000),
+            ("kHz", "Hz", 1000, 1),
+            ("cm", "m", 1, 100),
+            ("kgs", "g", 1000, 1),
+        ] {
+            assert_eq!(known(symbol), Some((base, factor(over, under))), "{symbol}");
+        }
+        for unknown in ["mw", "dV", "kft", "kilomile", "w"] {
+            assert_eq!(known(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_known_or_counted() {
+        let optional = |text: &str| read(text).map(|(.., optional)| optional);
+        for text in ["\\text{ m/s}", "red apples", "cups of flour", "dollars an hour", "students per class"] {
+            assert_eq!(optional(text), Some(true), "{text}");
+        }
+        for text in ["left", "apple", "wrong", "hexadecimal", "forwards"] {
+            assert_eq!(optional(text), Some(false), "{text}");
+        }
+        for text in ["lakh rupees", "below zero", "twelfths", "in a row", "times"] {
+            assert_eq!(optional(text), None, "{text}");
+        }
+    }
+}

@@ -82,6 +82,8 @@ fn is_range(tokens: &[Token]) -> bool {
     let is_tight = !tokens.iter().skip(1).any(|token| token.spaced);
     is_tight
         && match parts[..] {
+            // A dash in LaTeX.
+            [[first], [], [second]] => [first, second].map(integer).iter().all(Option::is_some),
             [[first], [second]] => integer(first).zip(integer(second)).is_some_and(|(first, second)| first < second),
             [[whole], [above, slash, below]] => {
                 is_sign(slash, '/') && [whole, above, below].map(integer).iter().all(Option::is_some)
