@@ -12,6 +12,8 @@ const MAX_TOKENS: usize = 24;
 /// The text of a name: of one unknown, or of a ratio of unknowns. `None` for a formula, whose value is not that of an
 /// unknown: 5 is not what `x/2 = 5` says.
 pub(super) fn name_of(tokens: &[Token]) -> Option<String> {
+    // Braces around a whole name are none of its own: `\mathbf{v}`.
+    let tokens = if let Some((Kind::Group, inner, _)) = bracketed(tokens) { inner } else { tokens };
     let is_name = tokens.len() <= MAX_TOKENS && (is_ratio(tokens) || is_unknown(tokens));
     is_name.then(|| spelled(tokens))
 }
@@ -64,18 +66,23 @@ fn is_unknown(tokens: &[Token]) -> bool {
         }
         [Token { kind: Kind::Text(_), .. }, rest @ ..] => {
             let described = |token: &Token| matches!(&token.kind, Kind::Text(_)) || is_capitals(token);
-            rest.iter().all(described) || is_unknown(rest)
+            let is_called = matches!(bracketed(rest), Some((Kind::Open('('), ..)));
+            rest.iter().all(described) || is_called || is_unknown(rest)
         }
-        [m, rest @ ..]
-            if m.kind == Kind::Word("m".into())
-                && rest.first().is_some_and(|token| token.kind == Kind::Command("angle".into())) =>
-        {
-            is_unknown(rest)
-        }
+        // `m\angle A`, `\Delta x`
+        [prefix, rest @ ..] if prefixes(prefix, rest) => is_unknown(rest),
         _ => {
             let head = operand(tokens);
             head > 0 && is_attached(&tokens[..head], &tokens[head..])
         }
+    }
+}
+
+fn prefixes(prefix: &Token, rest: &[Token]) -> bool {
+    match (&prefix.kind, rest) {
+        (Kind::Word(m), [Token { kind: Kind::Command(angle), .. }, ..]) => m == "m" && angle == "angle",
+        (Kind::Command(delta), [one, ..]) => delta == "Delta" && letter(one).is_some(),
+        _ => false,
     }
 }
 
@@ -87,7 +94,8 @@ fn operand(tokens: &[Token]) -> usize {
             [one, ..] if is_label(one) => 2,
             _ => 0,
         },
-        [one, ..] if letter(one).is_some() || is_capitals(one) => 1,
+        [Token { kind: Kind::Group, .. }, one, Token { kind: Kind::EndGroup, .. }, ..] if is_head(one) => 3,
+        [one, ..] if is_head(one) => 1,
         _ => 0,
     }
 }
@@ -99,6 +107,10 @@ fn letter(token: &Token) -> Option<&str> {
         Kind::Command(name) if is_greek(name) => Some(name),
         _ => None,
     }
+}
+
+fn is_head(token: &Token) -> bool {
+    letter(token).is_some() || is_capitals(token)
 }
 
 fn is_capitals(token: &Token) -> bool {
@@ -125,7 +137,7 @@ fn is_attached(head: &[Token], tail: &[Token]) -> bool {
         },
         _ if is_inverse(tail) => is_attached(head, &tail[INVERSE_TOKENS..]),
         _ => match (bracketed(tail), head) {
-            (Some((Kind::Open('('), arguments, Kind::Close(')'))), [one]) => match letter(one) {
+            (Some((Kind::Open('(' | '['), arguments, Kind::Close(_))), [one]) => match letter(one) {
                 // Of an event: `P(A|B)`, `P(X > 2)`.
                 Some("P" | "E") => !arguments.is_empty(),
                 Some(letter) => is_call(letter, arguments) == Some(true),
@@ -226,6 +238,11 @@ mod tests {
             ("m\\angle ABC", "m\\angle ABC"),
             ("f^{-1}(x)", "f^{-1}(x)"),
             ("f(1, 2)", "f(1,2)"),
+            ("{v}", "v"),
+            ("{v}_1", "v_1"),
+            ("\\Delta x", "\\Delta x"),
+            ("E[X]", "E[X]"),
+            ("\\text{Var}(X)", "var(X)"),
             ("P(A|B)", "P(A|B)"),
             ("A:B", "A:B"),
             ("\\frac{dy}{dx}", "\\frac dy dx"),

@@ -112,5 +112,5 @@ pub(super) fn is_greek(name: &str) -> bool {
 
 /// Whether a command makes a name of the letters behind it.
 pub(super) fn is_decoration(name: &str) -> bool {
-    matches!(name, "overline" | "vec" | "hat" | "bar" | "angle" | "triangle")
+    matches!(name, "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle")
 }

@@ -285,6 +285,7 @@ apart("denials", "42", "It is not 42", "maybe 42", "I don't know if it is 42")
 
 # Names, chains, sets in sets
 same("a name of several letters", "5", "|AB| = 5", r"\overline{AB} = 5", r"m\angle ABC = 5", "x_1 = 5", "f(2) = 5", "P(X=2) = 5", r"\text{Area of } ABC = 5")
+same("a name in bold, or of a difference or a mean", "5", r"\mathbf{v} = 5", r"\Delta x = 5", "E[X] = 5", r"\text{Var}(X) = 5", r"\overrightarrow{AB} = 5")
 same("a ratio of names", "2/3", r"\frac{a}{b} = \frac{2}{3}", r"\frac{AB}{CD} = 2/3", "a/b = 2/3")
 same("a derivative has a name", "2x", r"\frac{dy}{dx} = 2x", "y' = 2x", "f'(x) = 2x")
 same("an inverse function has a name", "2x", "f^{-1}(x) = 2x")
@@ -306,6 +307,7 @@ apart("sets in sets", r"\{\{1,2\},\{3,4\}\}", r"\{1,2,3,4\}", r"\{\{1,2,3,4\}\}"
 apart("sets of one member", r"\{1\}", r"\{\{1\}\}", r"\{\{\{1\}\}\}", r"\{\}", r"\{\{\}\}")
 same("a set that is what a letter is in", "1, 2, 3", r"x \in \{1,2\} \text{ or } x = 3")
 apart("a function is no factor", "P(2)", "2P", "P(3)", "Q(2)")
+apart("a mean is no product", "E[X]", "EX", "E[Y]")
 apart("a Greek function is no factor", r"\phi(10)", r"10\phi", r"\phi(5)")
 same("a function of two arguments", "f(x, y+1)", "f(x, 1+y)")
 apart("the order of arguments", "f(x, y)", "f(y, x)")

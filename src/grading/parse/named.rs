@@ -63,7 +63,7 @@ impl Parser<'_> {
         }
         let rest = &self.tokens[self.at..];
         let end = outer(rest).next().map_or(rest.len(), |(end, _)| end);
-        if let Some((Kind::Open('('), arguments, _)) = bracketed(&rest[..end])
+        if let Some((Kind::Open('(' | '['), arguments, _)) = bracketed(&rest[..end])
             && is_call(letter, arguments)?
         {
             index.extend(self.arguments()?);
@@ -229,14 +229,14 @@ impl Parser<'_> {
 
     /// What stands in brackets, between commas.
     fn arguments(&mut self) -> Option<Vec<Expression>> {
-        if !self.eat(&Kind::Open('(')) {
+        if !self.eat(&Kind::Open('(')) && !self.eat(&Kind::Open('[')) {
             return None;
         }
         let mut arguments = vec![self.sum()?];
         while self.eat(&Kind::Sign(',')) {
             arguments.push(self.sum()?);
         }
-        self.eat(&Kind::Close(')')).then_some(arguments)
+        (self.eat(&Kind::Close(')')) || self.eat(&Kind::Close(']'))).then_some(arguments)
     }
 
     /// What stands in brackets behind a function, or the factors up to the next sign, function or bracket.
