@@ -25,8 +25,8 @@ pub struct Answer {
     pub key: Key,
     /// What it would be if it said less: without names, units or the word `percent`.
     shorter: Vec<Shorter>,
-    /// The keys of other readings, which count only where somebody has written them clearly: `1,5` for 1.5, `5 m` for five
-    /// metres.
+    /// The keys of other readings, which count only where somebody has written them clearly: `1,5` for 1.5, `5 m` for
+    /// five metres.
     other_readings: Vec<Key>,
     form: Form,
 }

@@ -189,14 +189,15 @@ pub(super) fn money_scale(word: &str) -> Option<u64> {
 /// Words that make another number of the one before them, compare it, or deny it. What is counted has none of them.
 #[rustfmt::skip]
 const NO_UNITS: [&str; 100] = [
-    "squared", "cubed", "factorial", "repeating", "recurring", "repeated", "half", "third", "fourth", "quarter", "fifth",
-    "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "millionth", "billionth", "eleventh",
-    "twelfth", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
-    "hundred", "thousand", "lakh", "million", "crore", "billion", "trillion", "dozen", "score", "gross", "double",
-    "halve", "doubled", "triple", "tripled", "twice", "minus", "plus", "time", "over", "divided", "mod", "modulo", "root", "choose",
-    "base", "less", "fewer", "more", "greater", "than", "below", "above", "under", "between", "within", "about",
-    "to", "from", "in", "on", "at", "by", "with", "without", "for", "as", "out", "off", "up", "down", "and", "or", "if",
-    "when", "but", "except", "not", "no", "non", "never", "none", "ago", "before", "after", "equal",
+    "squared", "cubed", "factorial", "repeating", "recurring", "repeated", "half", "third", "fourth", "quarter",
+    "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "millionth", "billionth",
+    "eleventh", "twelfth", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "twenty", "hundred", "thousand", "lakh", "million", "crore", "billion", "trillion", "dozen", "score", "gross",
+    "double", "halve", "doubled", "triple", "tripled", "twice", "minus", "plus", "time", "over", "divided", "mod",
+    "modulo", "root", "choose", "base", "less", "fewer", "more", "greater", "than", "below", "above", "under",
+    "between", "within", "about", "to", "from", "in", "on", "at", "by", "with", "without", "for", "as", "out", "off",
+    "up", "down", "and", "or", "if", "when", "but", "except", "not", "no", "non", "never", "none", "ago", "before",
+    "after", "equal",
 ];
 
 /// Words that end like plurals, and are none.

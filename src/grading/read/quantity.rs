@@ -58,7 +58,8 @@ impl Reader<'_> {
     }
 }
 
-/// Whether these are two numbers rather than their difference or their product: `5-6 hours`, `1-1/2 cups`, `5\u{d7}6 cm`.
+/// Whether these are two numbers rather than their difference or their product: `5-6 hours`, `1-1/2 cups`, `5\u{d7}6
+/// cm`.
 fn is_several(figure: &[Token]) -> bool {
     match figure {
         [Token { kind: Kind::Number(_), .. }, sign, Token { kind: Kind::Number(right), .. }, rest @ ..] => {
