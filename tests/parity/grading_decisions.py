@@ -548,6 +548,28 @@ unknown(
     "After all that was said above about the numbers in this question, there are about 5 eggs",
     "If all that was said above about the numbers in this question is right, there are 5 eggs",
 )
+same("a box in bold, and one with a unit", "12", r"**\boxed{12}**", r"**Answer: $\boxed{12}$**", r"\boxed{12}cm", r"The answer is \boxed{12}!")
+unknown(
+    "numbers that could be read in two ways, or are a part of something",
+    "The answer is 5!",
+    "The answer is question 5.",
+    "Answer: 1) Find x",
+    "Answer:\n1. Find x\n2. Done",
+    "The answer is 5 (I am not sure).",
+    "The answer is 5. But this is wrong.",
+    "The answer is 5.\nLet me verify: 2+2=4. So it does not hold.",
+    "We have everything that we need.\n\nTherefore, x is larger when y is 5.",
+    "We have everything that we need.\n\nTherefore, Tom does not have 5 apples.",
+    "We have everything that we need.\n\nTherefore, Tom has 5 times as many apples.",
+    "We have everything that we need.\n\nTherefore, see step 5.",
+    r"2\boxed{5}",
+    r"\boxed{5}x",
+    r"\boxed{5}_8",
+    r"\frac{\boxed{5}}{2}",
+    r"\frac{1}{\boxed{5}}",
+    r"2^{\boxed{5}}",
+    r"\boxed{5} \text{ or maybe } \boxed{6}",
+)
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -120,7 +120,7 @@ fn verb(behind: &str) -> Option<usize> {
         if matches!(word, "is" | "are" | "be") && !behind_word.starts_with(['\'', '\u{2019}']) {
             return Some(at + length);
         }
-        if !is_filler(word) || behind_word.starts_with(['\'', '\u{2019}']) {
+        if !(is_filler(word) || matches!(word, "question" | "problem")) || behind_word.starts_with(['\'', '\u{2019}']) {
             return None;
         }
         rest = behind_word.trim_start_matches(',');

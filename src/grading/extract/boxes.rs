@@ -1,6 +1,6 @@
 //! `\boxed{...}` in responses.
 
-use super::wording::{changes, denies_last, denies_next, is_verb, retracts, words};
+use super::wording::{changes, denies_last, denies_next, is_in_doubt, is_verb, retracts, words};
 use crate::grading::words::is_junction;
 
 /// The boxes at the end of a response that belong together, as parts of it.
@@ -121,23 +121,36 @@ fn stands(before: &str, behind: &str) -> bool {
     let clause_before = before.rfind(CLAUSE_ENDS).map_or(before, |at| &before[at + 1..]);
     let end = behind.find(CLAUSE_ENDS).unwrap_or(behind.len());
     let (clause, rest) = behind.split_at(end);
-    !is_operand(before, behind) && !denies_next(clause_before) && !denies_last(clause) && !retracts(rest)
+    !is_operand(before, behind)
+        && !denies_next(clause_before)
+        && !is_in_doubt(clause_before)
+        && !denies_last(clause)
+        && !retracts(rest)
 }
 
 /// Whether an operator makes boxes a part of a formula: `-\boxed{5}`, `\boxed{5}^2`.
 fn is_operand(before: &str, behind: &str) -> bool {
-    const COMMANDS: [&str; 6] = ["\\cdot", "\\times", "\\div", "\\pm", "\\mp", "\\sqrt"];
-    const OPERATORS: [char; 8] = ['-', '+', '/', '^', '\u{2212}', '\u{d7}', '\u{b1}', '\u{221a}'];
+    const COMMANDS: [&str; 8] = ["\\cdot", "\\times", "\\div", "\\pm", "\\mp", "\\sqrt", "\\frac", "\\dfrac"];
+    const OPERATORS: [char; 9] = ['-', '+', '/', '^', '_', '\u{2212}', '\u{d7}', '\u{b1}', '\u{221a}'];
+    // `2\boxed{5}`, `\boxed{5}x`, and a part of a fraction; a unit has more letters.
+    let is_letter = |c: char| c.is_ascii_alphabetic();
+    let is_adjacent = before.ends_with(|c: char| c.is_ascii_digit())
+        || before.ends_with("}{")
+        || behind.starts_with("}{")
+        || behind.starts_with(is_letter) && !behind[1..].starts_with(is_letter);
     // A dash at the beginning of a line is the mark of an item, and one before words is a dash.
     let line = before.rfind('\n').map_or(before, |at| &before[at + 1..]);
-    let is_item = matches!(line.trim_end_matches(['$', '{']).trim_start(), "- " | "+ ");
+    let is_item = matches!(line.trim_end_matches(['$', '{']).trim_start(), "- " | "+ " | "* ");
+    // Stars without spaces are marks of bold.
+    let is_times = before.ends_with(" * ");
     let before = before.trim_end_matches([' ', '$', '{']);
-    let is_after = !is_item && before.ends_with(OPERATORS) || COMMANDS.iter().any(|command| before.ends_with(command));
+    let is_after = !is_item && (is_times || before.ends_with(OPERATORS))
+        || COMMANDS.iter().any(|command| before.ends_with(command));
     let behind = behind.trim_start_matches([' ', '$', '}']);
     let is_dash = behind.strip_prefix("- ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_alphabetic()));
     let is_command = behind.starts_with('\\') && words(behind).next().is_some_and(|word| COMMANDS.contains(&word));
     let is_before = !is_dash && behind.starts_with(OPERATORS) || is_command;
-    is_after || is_before
+    is_after || is_before || is_adjacent
 }
 
 #[cfg(test)]
@@ -163,6 +176,8 @@ mod tests {
         for (before, behind) in [
             ("x = ", ""),
             ("- ", "."),
+            ("\n * ", ""),
+            ("**", "**"),
             ("no, ", ""),
             ("the number that is not even is ", ", not 6"),
             ("\\equiv ", " \\pmod{11}"),
@@ -183,9 +198,16 @@ mod tests {
             ("", " (wrong)"),
             ("-", ""),
             ("2 \\cdot ", ""),
+            ("2 * ", ""),
             ("", "^2"),
             ("", "$ - 2"),
             ("", "\\times 2"),
+            ("2", ""),
+            ("", "x"),
+            ("", "_8"),
+            ("\\frac{1}{", "}"),
+            ("\\frac{", "}{2}"),
+            ("or maybe ", ""),
         ] {
             assert!(!stands(before, behind), "{before:?} {behind:?}");
         }

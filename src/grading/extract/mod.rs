@@ -334,7 +334,7 @@ mod tests {
 
         #[test]
         fn a_boxed_number_is_found_among_other_words(before in "[b-gj-m .\n]{0,40}", value: i64, after in "[b-gj-m .\n]{0,40}") {
-            let response = format!("{before}\\boxed{{{value}}}{after}");
+            let response = format!("{before} \\boxed{{{value}}} {after}");
             let found = extract(&response, Extraction::Auto, PLAIN);
             prop_assert_eq!(found.and_then(|answer| crate::grading::key(&answer)), crate::grading::key(&value.to_string()));
         }

@@ -109,11 +109,13 @@ fn last_figure(sentence: &str) -> Option<&str> {
     let end = with_unit(sentence, last.end);
     let tail = &sentence[end..];
     // `72 clips were sold`; and what has a known unit is no name, such as `step 5`.
-    let opens = before.is_empty() && words(lead).all(is_filler) && words(tail).any(is_verb);
+    let is_counted = words(tail).next().is_some_and(|word| !is_verb(word)) && words(tail).any(is_verb);
+    let opens = before.is_empty() && words(lead).all(is_filler) && is_counted;
     let measures = end > last.end && before.is_empty() && !changes(lead);
     // `5 k` and `5 M` are more than 5.
     let is_scaled = words(tail).next().is_some_and(|word| word.len() == 1 && word != "a");
-    let stands = (introduces(lead) || opens || measures) && !denies(lead) && !changes(tail) && !is_scaled;
+    let stands =
+        (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !changes(tail) && !is_scaled;
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
 }
 

@@ -15,7 +15,7 @@ impl Words {
 const FILLERS: Words = Words(
     "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
      believe so then thus hence therefore consequently finally now and also final correct right required desired exact \
-     numerical best answer answers solution solutions result value number fraction interval set question problem of \
+     numerical best answer answers solution solutions result value number fraction interval set of \
      equal equals to for given by as follows exactly simply indeed total true certainly definitely clearly",
 );
 
