@@ -26,8 +26,8 @@ const MAX_MENTIONS: usize = 200;
 const CLAUSE_ENDS: [char; 16] =
     ['.', ',', ';', ':', '!', '?', '\n', '*', '#', '(', '"', '>', '|', '\u{ff0c}', '\u{3002}', '\u{201c}'];
 
-/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or `####` or `答案是`. Other
-/// sentences about an answer, such as `I doubt that the answer is 5`, are none.
+/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or `####` or `答案是`.
+/// Other sentences about an answer, such as `I doubt that the answer is 5`, are none.
 pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a>> {
     // Lower case in ASCII only keeps every byte where it is.
     let lower = response.to_ascii_lowercase();

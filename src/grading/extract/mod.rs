@@ -37,7 +37,7 @@ pub enum Extraction {
     Text,
 }
 
-/// The longest line, in characters, that counts as an answer without being marked as one by a box: longer ones are prose.
+/// The longest line, in characters, that counts as an answer without being marked as one: longer ones are prose.
 const SHORT_CHARS: usize = 80;
 
 /// The longest end of a response, in bytes, in which an answer is looked for. Announcements stand at the end.

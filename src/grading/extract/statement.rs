@@ -18,8 +18,8 @@ pub(super) fn is_formula(text: &str) -> bool {
     form(text, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)))
 }
 
-/// The formula or number that a sentence gives: the sentence itself, but for its reasons and for words that add nothing;
-/// or what stands behind its verb; or the only one in it, if no word makes something else of it.
+/// The formula or number that a sentence gives: the sentence itself, but for its reasons and for words that add
+/// nothing; or what stands behind its verb; or the only one in it, if no word makes something else of it.
 pub(super) fn value(sentence: &str) -> Option<&str> {
     let text = sentence.trim();
     if text.len() > MAX_SENTENCE_BYTES {

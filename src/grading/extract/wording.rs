@@ -14,9 +14,9 @@ impl Words {
 /// Words that neither add to an answer nor take from it where they stand before it, or before its announcement.
 const FILLERS: Words = Words(
     "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
-     believe so then thus hence therefore consequently finally now and also final correct right required desired exact \
-     numerical best answer answers solution solutions result value number fraction interval set of \
-     equal equals to for given by as follows exactly simply indeed total true certainly definitely clearly",
+     believe so then thus hence therefore consequently finally now and also final correct right required desired \
+     exact numerical best answer answers solution solutions result value number fraction interval set of equal \
+     equals to for given by as follows exactly simply indeed total true certainly definitely clearly",
 );
 
 /// Words that begin another statement about something in their sentence.
@@ -27,40 +27,42 @@ const CONCLUSIONS: Words = Words("so thus hence therefore consequently conclusio
 
 /// Verbs behind which a sentence gives its number. Behind a noun a number may be its name: `step 5`.
 const VERBS: Words = Words(
-    "is are was were be it's that's there's equals equal has have had get gets got give gives gave make makes made take \
-     takes took need needs needed cost costs pay pays paid spend spends spent earn earns earned save saves saved sell \
-     sells sold buy buys bought eat eats ate use uses used read reads scored collected received planted picked baked \
-     caught walked ran drove traveled travelled worked contain contains hold holds weigh weighs leaves remain remains increases decreases find obtain yields",
+    "is are was were be it's that's there's equals equal has have had get gets got give gives gave make makes \
+     made take takes took need needs needed cost costs pay pays paid spend spends spent earn earns earned save \
+     saves saved sell sells sold buy buys bought eat eats ate use uses used read reads scored collected received \
+     planted picked baked caught walks walked runs ran drives drove travels traveled travelled works worked \
+     writes charges drinks contain contains hold holds weigh weighs leaves remain remains increases increased \
+     decreases decreased find obtain yields",
 );
 
 /// Words that deny what stands beside them. So do words that end in `n't`.
 const DENIALS: Words = Words(
-    "not no never cannot neither nor none nobody nothing without except wrong incorrect false untrue invalid impossible \
-     rather instead hardly \\ne \\neq",
+    "not no never cannot neither nor none nobody nothing without except wrong incorrect false untrue invalid \
+     impossible rather instead hardly \\ne \\neq",
 );
 
 /// Words that make another number of the one beside them, or compare it.
 const CHANGES: Words = Words(
     "about around approximately approx roughly nearly almost close near least most more less fewer greater larger \
      smaller bigger higher lower over under above below beyond within between from up than exceed exceeds minimum \
-     maximum far extra additional earlier previously but other different unlike twice thrice double doubled triple \
-     tripled half halves third thirds quarter quarters squared square cubed cube root factorial times plus minus \
-     negative divided multiplied sum product difference reciprocal opposite inverse multiple power logarithm sine base \
-     binary octal hexadecimal modulo mod choose or versus against out hundred hundreds thousand thousands million \
-     millions billion billions trillion dozen dozens lakh crore score gross bn mn o'clock fourth fifth sixth seventh eighth \
-     ninth tenth",
+     maximum far extra additional earlier previously but other different unlike twice thrice double doubled \
+     triple tripled half halves third thirds quarter quarters squared square cubed cube root factorial times plus \
+     minus negative divided multiplied sum product difference reciprocal opposite inverse multiple power \
+     logarithm sine base binary octal hexadecimal modulo mod choose or versus against out hundred hundreds \
+     thousand thousands million millions billion billions trillion dozen dozens lakh crore score gross bn mn \
+     o'clock fourth fifth sixth seventh eighth ninth tenth",
 );
 
 /// Words that make a guess, a condition or a question of their sentence.
 const DOUBTS: Words = Words(
-    "if unless whether suppose supposing assume assuming let maybe perhaps possibly probably unlikely guess unsure know \
-     either",
+    "if unless whether suppose supposing assume assuming let maybe perhaps possibly probably unlikely guess \
+     unsure know either",
 );
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
-    "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight \
-     wrong incorrect scratch reconsider recheck recalculate recompute redo",
+    "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight wrong \
+     incorrect scratch reconsider recheck recalculate recompute redo",
 );
 
 /// First words of sentences that give reasons for what was said before them.
@@ -72,8 +74,8 @@ const POINTERS: Words = Words("it it's this that that's which answer");
 
 /// What `yes` and `no` may be followed by without saying more.
 const ECHOES: Words = Words(
-    "it they he she we you i there this that is are was were does do did can will would has have not isn't aren't wasn't \
-     weren't doesn't don't didn't can't cannot won't haven't hasn't",
+    "it they he she we you i there this that is are was were does do did can will would has have not isn't aren't \
+     wasn't weren't doesn't don't didn't can't cannot won't haven't hasn't",
 );
 
 /// How many words a denial reaches: `is not the right answer`.
