@@ -188,7 +188,7 @@ fn run(sentence: &str, from: usize, digit: usize) -> Range<usize> {
     start..start + opened.trim_end_matches(CLOSING).len()
 }
 
-/// Whether a run of characters is one number, perhaps with a sign, a currency or the sign of percent, and no part of one.
+/// Whether a run of characters is one number, perhaps with a sign, a currency or percent, and no part of one.
 fn is_whole(run: &str) -> bool {
     if DELIMITERS.iter().any(|(open, close)| run.len() > open.len() && run.starts_with(open) && run.ends_with(close)) {
         return true;
