@@ -7,9 +7,10 @@ use num_traits::{Signed, Zero};
 use super::{
     budget::Budget,
     evaluate::Scalar,
+    extract::choice,
     form::Form,
     key::{Detail, Key, Names, Shape, shape},
-    kind::{AnswerKind, choice},
+    kind::AnswerKind,
     read,
     words::fold,
 };

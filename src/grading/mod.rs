@@ -1,7 +1,6 @@
 //! When are two answers the same answer: extraction, canonical keys, votes. No I/O, no async, no tensors.
 
 mod answer;
-mod boxes;
 mod budget;
 mod clean;
 mod evaluate;

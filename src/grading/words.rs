@@ -52,8 +52,10 @@ pub(super) fn plain(text: &str) -> String {
 }
 
 /// How a sentence begins that only says again what a yes or no before it says.
-const RESTATED: [&str; 14] =
-    ["it", "they", "he", "she", "we", "you", "i", "this", "that", "these", "those", "there", "because", "since"];
+const RESTATED: [&str; 12] = ["it", "they", "he", "she", "we", "you", "i", "this", "that", "these", "those", "there"];
+
+/// How the reason of a yes or no begins.
+const REASONS: [&str; 2] = ["because", "since"];
 
 /// Plain text in lower case, with single spaces and without marks at its end. An answer that begins with yes or no, and
 /// goes on with a sentence about it, is that.
@@ -63,9 +65,9 @@ pub(super) fn fold(text: &str) -> String {
     let restates = |word: &&str| {
         let rest = folded.strip_prefix(word).and_then(|rest| rest.strip_prefix([',', '.'])).unwrap_or_default();
         let mut words = rest.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
-        words.next().is_some_and(|first| RESTATED.contains(&first.split('\'').next().unwrap_or(first)))
-            && !rest.contains(|c: char| c.is_ascii_digit())
-            && !words.any(|word| matches!(word, "yes" | "no"))
+        let first = words.next().map_or("", |first| first.split('\'').next().unwrap_or(first));
+        let restates = RESTATED.contains(&first) && !rest.contains(|c: char| c.is_ascii_digit());
+        (restates || REASONS.contains(&first)) && !words.any(|word| matches!(word, "yes" | "no"))
     };
     match ["yes", "no"].into_iter().find(restates) {
         Some(word) => word.to_owned(),

@@ -344,14 +344,14 @@ same("dozens", "60", "5 dozen", "5 dozens", r"5\text{ dozen}")
 same("a dozen of something", "60 eggs", "5 dozen eggs", "60")
 same("per cent in two words", "5%", "5 per cent", "5")
 apart("a word that makes another number", "5", "5 lakh", "5 dozens", "5 tens", "5 thousands", "5 twelfths", "5 thirteenths")
-apart("a word that says something else", "5", "5 below zero", "5 left", "5 wrong", "5 doubled", "5 years ago", "5 minimum", "5 clockwise", "5 in base eight", "5 in a row", "5 times")
+apart("a word that says something else", "5", "5 below zero", "5 left", "5 wrong", "5 doubled", "5 minimum", "5 clockwise", "5 in base eight", "5 in a row", "5 times")
 apart("digits that repeat", "0.3", "0.3 repeating", "0.3 recurring")
 apart("digits in a base", "12", "12 hexadecimal", "12 base eight")
 apart("the case of symbols", r"5\text{ MW}", r"5\text{ mW}", r"5\text{ mw}", "5 W")
 apart("bits and bytes", r"5\text{ Mb}", r"5\text{ MB}", r"5\text{ mb}")
 apart("tons", "5 tons", "5 tonnes", "5 kg")
 apart("the order of words", "5 dog cats", "5 cat dogs", "5 cats")
-apart("inches and what is in something", "12 in", "12 in base eight", "12 in total")
+apart("inches and what is in something", "12 in", "12 in base eight")
 apart("money in thousands", "$5k", "$5", "$5M")
 apart("what is below the line of a unit", r"5\text{ J/kg K}", r"5\text{ J K/kg}")
 unknown("what is below the line of a unit", r"5\text{ J}/\text{kg}\cdot\text{K}")
@@ -392,6 +392,279 @@ same("roots without braces", r"\sqrt{2}", r"\sqrt2", r"\sqrt 2", "√2", "sqrt2"
 same("spacing", r"x+1", r"x\,+\,1", r"x \; + \quad 1", r"{x}+{1}", r"\left(x+1\right)", r"\displaystyle x+1")
 same("signs of multiplication", "2x", r"2\cdot x", r"2\times x", "2*x", "2·x", "x+x", r"2\ast x")
 same("doubled backslashes", r"\frac{1}{2}", r"\\frac{1}{2}")
+
+# Answers in responses, as small models write them
+same(
+    "what a response announces",
+    "12",
+    "So, the answer is: 12",
+    r"The final answer is $\boxed{12}$.",
+    r"The final answer is: $\boxed{12}$. I hope it is correct.",
+    "Let's add.\n\n5 + 7 = 12\n\nThe answer is 12.",
+    "#### 12",
+    "He has 5 + 7 = 12 apples.\n#### 12",
+    "**Answer:** 12",
+    "**Answer**: 12",
+    "**Final Answer:** 12",
+    "**Final Answer**\n12",
+    "### Final Answer\n\n12",
+    "### Answer: 12",
+    "Final Answer: 12",
+    "final answer: 12.",
+    "Answer: **12**",
+    "Answer:\n12",
+    "The answer is **12**.",
+    "**The answer is 12.**",
+    "The answer is:\n\n**12**",
+    "The answer is $12$.",
+    r"The answer is \(12\).",
+    "The answer is: \\[\n12\n\\]",
+    "The answer is:\n\n$$12$$",
+    "the answer is therefore 12",
+    "The answer is simply 12.",
+    "The answer is equal to 12.",
+    "Therefore, the correct answer is 12.",
+    "Thus, our final answer is 12.",
+    "We get 5 + 7 = 12, so the answer is 12.",
+    "We get 5 + 7 = 12 so the answer is 12.",
+    "Hence the required answer is 12.",
+    "I believe that the answer is 12.",
+    "The answer to this question is 12.",
+    "The answer should be 12.",
+    "The answer is x = 12.",
+    "The answer is that x = 12.",
+    "The answer is 5 + 7 = 12.",
+    "The answer is 12, because 5 + 7 is 12.",
+    "The answer is 12 because there are 5 and 7.",
+    "The answer is 12, since 20 - 8 = 12.",
+    "The answer is 12. This is because 5 + 7 = 12.",
+    "Answer: 12\n\nExplanation:\nFirst we count 5 apples. Then we count 7 more.",
+    "The answer is 12. So Tom has 12 apples.",
+    "The answer is 12. I hope this helps!",
+    "The answer is 12. I hope the answer is correct.",
+    "The answer is 12.\n\nQuestion: What is 3 + 4?\nAnswer: The answer is 7.",
+    "The answer is 12.<|im_end|>\n<|im_start|>user\nAnd 3 + 4? The answer is 7.",
+    "The answer is 11. Wait, I made a mistake. The answer is 12.",
+    "所以答案为 12。",
+    "答案：12",
+)
+same(
+    "a unit beside what is announced",
+    "12",
+    "**Answer:** 12 apples",
+    "Answer: 12 cm",
+    "The answer is 12 apples in total.",
+    "The answer is $12.",
+    "Answer: 12 hours",
+    "#### 12 apples",
+)
+same(
+    "letters of choices",
+    "B",
+    "Answer: B",
+    "Answer: (B)",
+    "The answer is (B).",
+    "The answer is **B**.",
+    "The correct answer is B.",
+    "**Answer: B**",
+    r"\boxed{\text{B}}",
+    "The answer is B, since 5 is odd.",
+)
+same(
+    "yes",
+    "yes",
+    "The answer is yes.",
+    "Answer: Yes",
+    "**Yes**",
+    "The answer is yes, because 7 is prime.",
+    "Yes, it is.",
+    "Yes, since 7 is prime.",
+)
+same(
+    "no",
+    "no",
+    "The answer is no.",
+    "The answer is no, because the remainder is 6.",
+    "No, it is not.",
+    "No, it isn't.",
+    "Let me see. It is even.\n\n**No**",
+)
+same(
+    "an answer in words",
+    "Paris",
+    "The answer is Paris.",
+    "**Answer:** Paris",
+    "So the answer is: Paris",
+    r"\boxed{\text{Paris}}",
+    "Here is what I know.\n\n**Paris**",
+)
+same(
+    "what a last sentence concludes",
+    "12",
+    "Tom has 5 apples. He buys 7.\nTherefore, there are 12 apples in total.",
+    "He buys 7 apples and has 5.\nSo, Tom has 12 apples.",
+    "First, 5. Then 7 more.\n\nThus, the total is 12.",
+    "First, 5. Then 7 more.\n\nTherefore, the total cost is $12.",
+    "First, 5. Then 7 more.\n\nHence, she sold a total of 12 clips in April and May.",
+    "First, 5. Then 7 more.\n\nTherefore, $x = 12$.",
+    "First, 5. Then 7 more.\n\nTherefore, the value is $12$. I hope this helps!",
+    "First, 5. Then 7 more.\n\nIn total, they have 12 apples.",
+    "First, 5. Then 7 more.\n\nThe total is **12**.",
+    "First, 5. Then 7 more.\n\n**12**",
+    "First, 5. Then 7 more.\n\nTherefore, 12 apples were sold.",
+    "First, 5. Then 7 more.\n\nAs a result, he needs 12 eggs.",
+)
+same(
+    "what a short sentence says",
+    "12",
+    "There are 12 apples.",
+    "It is 12.",
+    "x is 12",
+    "The total is $12$.",
+    "Total: 12",
+    "Tom has 12 apples left.",
+)
+same(
+    "the last number that a verb gives, as a guess",
+    "12",
+    "We took 5 of them first, and it was clear to all of us in the room that there are now 12",
+    "They had eaten 3 of all the 15 cakes on the table in the kitchen, and so there were 12 cakes",
+)
+same(
+    "several answers",
+    "2, 3",
+    "The answers are 2 and 3.",
+    "The answer is x = 2 or x = 3.",
+    r"\boxed{x = 2} or \boxed{x = 3}",
+    r"\boxed{2} and \boxed{3}",
+    r"$\boxed{2}$, $\boxed{3}$",
+    r"\boxed{2}, x = \boxed{3}",
+    "\\boxed{2}\n\nand\n\n\\boxed{3}",
+    "Answer: 2, 3",
+    "The solutions are 2 and 3",
+)
+same(
+    "the last box counts",
+    "12",
+    r"\boxed{11} is wrong, so \boxed{12}",
+    r"\boxed{11}, wait, \boxed{12}",
+    r"not \boxed{11} but \boxed{12}",
+    r"\boxed{11} and adding one gives \boxed{12}",
+    r"\boxed{11} and the correct value was \boxed{12}",
+    r"\boxed{11} is wrong. The answer is 12.",
+    "$$\\boxed{12}$$\n\nThis is the number of apples, which 5 and 7 add up to.",
+    r"Therefore, there are $\boxed{12}$ apples.",
+    r"The smallest number not divisible by 5 is \boxed{12}.",
+    r"- \boxed{12}",
+    r"x \equiv \boxed{12} \pmod{17}",
+    r"\boxed{12} - that is the answer",
+    r"\boxed{12}. Note that 5 + 7 = 12. However, 13 is prime.",
+)
+apart("reasons are no answers", "6", "The answer is 5, because x is 6.", "The answer is no, because the remainder is 6.")
+apart("a later answer", "5", "#### 5\n#### 7", r"\boxed{5}. Wait, that is wrong. \boxed{8}", r"\boxed{5} is wrong. The answer is 9.")
+apart("a denial in words is no denied word", "Paris", "The answer is not Paris.", "The answer is London.")
+apart("letters", "B", "The answer is not B.", "The answer is neither A nor B.", "The answer is A or B.", "The answer is C.")
+unknown(
+    "a number that is announced as another one",
+    "The answer is not 5.",
+    "The answer is not $5$.",
+    "The answer is about 5.",
+    "The answer is approximately $5$",
+    "The answer is at least 5.",
+    "The answer is more than 5.",
+    "The answer is twice 5.",
+    "The answer is the square of 5.",
+    "The answer is the opposite of $5$.",
+    "The answer is 5 less than x.",
+    "The answer is neither 5 nor 6.",
+    "The answer is either 5 or 6.",
+    "The answer is anything except $5$.",
+    "The answer is a multiple of 5.",
+    "The answer is 12 in base 5.",
+    "The answer is $5$ modulo seven.",
+    "The answer is probably 5.",
+    "The answer is unlikely to be $5$.",
+    "The answer is close to 5.",
+    "The answer is in step 5.",
+    "The answer is given by equation (5).",
+    "The answer is option 5.",
+    "The answer is 5 when x = 6.",
+    "The answer is $5$ where $x = 6$.",
+    "The answer is 5?",
+    "The answer is: 5 (wrong)",
+    "The answer is 5, which is 6 less than 11.",
+)
+unknown(
+    "an announcement that is taken back, or goes on with other numbers",
+    "The answer is 5. Wait, no.",
+    "The answer is 5. No, that is wrong.",
+    "The answer is 5. Actually, the correct value is 6.",
+    "The answer is 5.\nThe question asks for the double, so 10.",
+    "The answer is 5. That is incorrect.",
+    "The answer is 5. Sorry, I made a mistake.",
+    "The answer is 1. 5",
+    "The answer is",
+    "The answer is:",
+    "The answer is 5 +",
+)
+unknown(
+    "boxes that are denied, taken back, empty, or a part of a formula",
+    r"The answer is not \boxed{5}.",
+    r"It cannot be \boxed{5}.",
+    r"x \ne \boxed{5}",
+    r"\boxed{5} is wrong.",
+    r"\boxed{5} is not correct.",
+    r"\boxed{5}? No. I don't know.",
+    r"\boxed{5}. Wait, that's not right.",
+    r"\boxed{5}. I apologize for the mistake.",
+    r"neither \boxed{5} nor 6",
+    r"\boxed{5}\boxed{}",
+    r"\boxed{5}, x = \boxed{}",
+    r"\boxed{5}, \boxed{",
+    r"\boxed 5",
+    r"\boxed{6} or \boxed 5",
+    r"x = -\boxed{5}",
+    r"2 \cdot \boxed{5}",
+    r"\boxed{5}^2",
+    r"\boxed{5} + 2",
+    r"\boxed{5}\times 10^3",
+)
+unknown(
+    "no number at the end of a response",
+    "He has 5 apples and 6 pears, and he is going to give all of them to his sister. So the total is",
+    "There are many things to say about this question, and most of them are in Figure 5",
+    "The meeting that we are all looking forward to since the last one is on January 5",
+    "The meeting that we are all looking forward to since the last one is on 2020-01-05",
+    "After all that was said above about the numbers in this question, the ratio is 5:6",
+    "After all that was said above about the numbers in this question, the value is 3 x 5",
+    "After all that was said above about the numbers in this question, there are 2^5 ways",
+    "After all that was said above about the numbers in this question, it is certainly not 5",
+    "After all that was said above about the numbers in this question, there are 5 dozen eggs",
+    "After all that was said above about the numbers in this question, there are about 5 eggs",
+    "If all that was said above about the numbers in this question is right, there are 5 eggs",
+)
+same("a box in bold, and one with a unit", "12", r"**\boxed{12}**", r"**Answer: $\boxed{12}$**", r"\boxed{12}cm", r"The answer is \boxed{12}!")
+unknown(
+    "numbers that could be read in two ways, or are a part of something",
+    "The answer is 5!",
+    "The answer is question 5.",
+    "Answer: 1) Find x",
+    "Answer:\n1. Find x\n2. Done",
+    "The answer is 5 (I am not sure).",
+    "The answer is 5. But this is wrong.",
+    "The answer is 5.\nLet me verify: 2+2=4. So it does not hold.",
+    "We have everything that we need.\n\nTherefore, x is larger when y is 5.",
+    "We have everything that we need.\n\nTherefore, Tom does not have 5 apples.",
+    "We have everything that we need.\n\nTherefore, Tom has 5 times as many apples.",
+    "We have everything that we need.\n\nTherefore, see step 5.",
+    r"2\boxed{5}",
+    r"\boxed{5}x",
+    r"\boxed{5}_8",
+    r"\frac{\boxed{5}}{2}",
+    r"\frac{1}{\boxed{5}}",
+    r"2^{\boxed{5}}",
+    r"\boxed{5} \text{ or maybe } \boxed{6}",
+)
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
