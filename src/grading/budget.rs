@@ -14,6 +14,8 @@ pub(super) const MAX_BYTES: usize = 2000;
 pub(super) const MAX_TOKENS: usize = 600;
 /// How deeply brackets, braces and operators may be nested. A level of parsing takes a few stack frames.
 pub(super) const MAX_DEPTH: usize = 40;
+/// The most digits of all numbers of an answer together, were they written without exponents.
+pub(super) const MAX_DIGITS: usize = 4000;
 /// The most bits of a numerator or a denominator; about 1,200 decimal digits. `1000!` and `2^4096` are refused.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
