@@ -285,11 +285,6 @@ fn ratio(parts: &[Form], budget: &Budget) -> Option<Shape> {
     Some(Shape::Ratio(values.into_iter().map(|value| rational(value / &first)).collect()))
 }
 
-/// The limit of an interval that a form without letters can be.
-pub(super) fn limit_of(form: &Form) -> Option<Limit> {
-    limit(&shape(form, Detail::FULL, &Budget::new())?)
-}
-
 /// The real number that an expression without letters is.
 pub(super) fn real_value(expression: &Expression, budget: &Budget) -> Option<Part> {
     match evaluate::scalar(expression, budget)? {

@@ -8,8 +8,11 @@ mod exact;
 mod expression;
 pub mod extract;
 mod form;
+mod join;
 pub mod key;
 mod kind;
+#[cfg(test)]
+mod laws;
 mod lex;
 mod matrix;
 mod names;
@@ -19,13 +22,14 @@ mod parse;
 mod read;
 mod region;
 mod relation;
+mod rounding;
 mod unit;
 mod vocabulary;
 pub mod vote;
 mod words;
 
-pub use answer::{Answer, Verdict, key};
+pub use answer::{Answer, key};
 pub use extract::{Extraction, answer_of, extract};
 pub use key::Key;
 pub use kind::{AnswerKind, Reading};
-pub use vote::{Class, Tally};
+pub use vote::{Class, Tally, Verdict};

@@ -665,6 +665,21 @@ unknown(
     r"2^{\boxed{5}}",
     r"\boxed{5} \text{ or maybe } \boxed{6}",
 )
+# Roundings and what they may leave out
+same("a rounding leaves out a name", r"x = \frac{1}{3}", "0.3333", "x = 0.3333", "0.33333")
+same("a rounding leaves out a unit", r"\frac{1}{3}\text{ cm}", "0.3333")
+same("roundings in intervals", r"[\frac13, 1)", "[0.3333, 1)")
+same("roundings in tuples", r"(\frac13, \sqrt2, 5)", "(0.3333, 1.4142, 5)")
+same("a rounding of many digits", r"\frac13", "0." + "3" * 500)
+apart("a rounding of another name's number", "x = 1/3", "y = 0.3333", "x = 0.33")
+apart("a rounding in another unit", r"\frac13\text{ cm}", r"0.3333\text{ kg}")
+apart("roundings at other ends", "[1/3, 1)", "[0.3333, 1]", "(0.3333, 1)", "[0.3334, 1)", "[0.3333, 2)")
+apart("roundings of only some", r"(\frac13, \sqrt2)", "(0.3333, 1.4143)", "(0.3333, 1.4142, 0)")
+apart("roundings of each other", "0.3333", "0.33333")
+apart("a comma for a point, and a unit that is left out", "1,50 cm", "1.50")
+apart("figures of one quantity in two units", r"5\text{ m}", "500")
+unknown("numbers that are too long together", ", ".join(f"{n}e-399" for n in range(1, 12)), ", ".join(f"{n}e399+x" for n in range(1, 12)))
+same("a long exponent", "1e-399", r"10^{-399}", "10e-400")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
