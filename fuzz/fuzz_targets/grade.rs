@@ -1,4 +1,4 @@
-//! Any text, as a response and as an answer of each kind: no panic, and one key.
+//! Any text, as a response and as an answer of each kind: no panic, and one key. Its lines as votes: the same classes in any order.
 
 #![no_main]
 #![allow(dead_code, unused_imports, reason = "the target uses a part of the room")]
@@ -6,7 +6,7 @@
 #[path = "../../src/grading/mod.rs"]
 mod grading;
 
-use grading::{Answer, AnswerKind, Extraction, Reading, Verdict, extract};
+use grading::{Answer, AnswerKind, Extraction, Key, Reading, Tally, Verdict, extract};
 use libfuzzer_sys::fuzz_target;
 
 const KINDS: [AnswerKind; 5] =
@@ -24,4 +24,13 @@ fuzz_target!(|text: &str| {
             assert_eq!(Verdict::of(Some(first), Some(second)), Verdict::Equal);
         }
     }
+    assert_eq!(classes(text.lines()), classes(text.lines().rev()));
 });
+
+/// The classes of some votes by their keys, with how many voted for each.
+fn classes<'a>(votes: impl Iterator<Item = &'a str>) -> Vec<(Key, usize)> {
+    let tally = Tally::count(votes.map(|vote| Some(vote.to_owned())));
+    let mut classes: Vec<_> = tally.classes.iter().map(|class| (class.key.clone(), class.votes())).collect();
+    classes.sort();
+    classes
+}

@@ -1,22 +1,14 @@
-//! An answer that has been read, and when two are the same.
-
-use num_bigint::BigInt;
-use num_rational::BigRational;
-use num_traits::{Signed, Zero};
+//! An answer that has been read, with what may be left out of it.
 
 use super::{
     budget::Budget,
-    evaluate::Scalar,
+    extract::choice,
     form::Form,
     key::{Detail, Key, Names, Shape, shape},
-    kind::{AnswerKind, choice},
+    kind::AnswerKind,
     read,
     words::fold,
 };
-
-/// A rounded decimal with fewer significant digits, or fewer places behind its point, stands for nothing but itself: 3.14
-/// is not pi.
-const ROUNDED_DIGITS: usize = 4;
 
 /// An answer that was understood.
 #[derive(Clone, Debug)]
@@ -24,38 +16,19 @@ pub struct Answer {
     /// Its canonical form. Answers with equal keys are the same.
     pub key: Key,
     /// What it would be if it said less: without names, units or the word `percent`.
-    shorter: Vec<Shorter>,
-    /// The keys of another reading, which counts only where somebody has written it clearly: `1,5` for 1.5.
-    other_readings: Vec<Key>,
-    form: Form,
+    pub(super) shorter: Vec<Shorter>,
+    /// The keys of other readings, which count only where somebody has written them clearly: `1,5` for 1.5, `5 m` for
+    /// five metres.
+    pub(super) other_readings: Vec<Key>,
+    pub(super) form: Form,
 }
 
 /// A way of saying less.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shorter {
-    key: Key,
+    pub key: Key,
     /// Whether units are left out: then what has one is something else. 25% is not short for 0.25%.
-    bare: bool,
-}
-
-/// Whether two answers are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Equal,
-    Different,
-    /// At least one of them was not understood.
-    Unknown,
-}
-
-impl Verdict {
-    /// Of two answers, as [`super::Tally`] would count them if nobody else had voted.
-    pub fn of(a: Option<&Answer>, b: Option<&Answer>) -> Self {
-        match (a, b) {
-            (Some(a), Some(b)) if a.key == b.key || a.may_mean(b) || b.may_mean(a) => Self::Equal,
-            (Some(_), Some(_)) => Self::Different,
-            _ => Self::Unknown,
-        }
-    }
+    pub bare: bool,
 }
 
 impl Answer {
@@ -72,42 +45,11 @@ impl Answer {
         };
         let key = Key(shape(&form, Detail::FULL, &budget)?);
         let shorter = shorter(&form, &key, &budget);
-        let pointed =
-            if matches!(kind, AnswerKind::Choice | AnswerKind::Text) { None } else { with_decimal_point(text) };
-        let other_readings = pointed.map(|text| readings(&text, &budget)).unwrap_or_default();
+        let other_readings = match kind {
+            AnswerKind::Choice | AnswerKind::Text => vec![],
+            _ => other_readings(text, &form, &budget),
+        };
         Some(Self { key, shorter, other_readings, form })
-    }
-
-    /// Whether this says less than `other` and nothing else: it lacks a name or a unit that the other has, is its
-    /// correct rounding, or is it in another reading.
-    pub fn may_mean(&self, other: &Self) -> bool {
-        let rounds = !self.is_exact() && other.is_exact() && self.rounds(other);
-        self.is_among(&other.shorter) || self.reads_as(other) || rounds
-    }
-
-    /// Whether this is one of some ways to say less.
-    pub(super) fn is_among(&self, shorter: &[Shorter]) -> bool {
-        shorter.iter().any(|way| way.key == self.key && !(way.bare && self.form.has_units()))
-    }
-
-    /// Whether another reading of this is `other`.
-    pub(super) fn reads_as(&self, other: &Self) -> bool {
-        self.other_readings.contains(&other.key)
-    }
-
-    /// Whether the decimals in this are correct roundings of the numbers in `other`, and all else is equal.
-    pub(super) fn rounds(&self, other: &Self) -> bool {
-        rounds(&self.form, &other.key.0)
-    }
-
-    /// The ways to say less than this.
-    pub(super) fn shorter(&self) -> &[Shorter] {
-        &self.shorter
-    }
-
-    /// Whether every number is written exactly.
-    pub(super) fn is_exact(&self) -> bool {
-        !self.form.has_decimals()
     }
 }
 
@@ -126,13 +68,29 @@ fn is_number(form: &Form) -> bool {
     }
 }
 
-/// The key and the shorter keys of a text.
-fn readings(text: &str, budget: &Budget) -> Vec<Key> {
-    let Some(form) = read::form(text, budget) else { return vec![] };
-    let Some(key) = shape(&form, Detail::FULL, budget).map(Key) else { return vec![] };
-    let mut keys: Vec<Key> = shorter(&form, &key, budget).into_iter().map(|way| way.key).collect();
-    keys.push(key);
-    keys
+/// The keys of a text in its other readings.
+fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
+    let pointed = with_decimal_point(text).and_then(|text| read::form(&text, budget));
+    let measured = || {
+        let quantity = read::form(&with_unit(text)?, budget)?;
+        let is_known = matches!(&quantity, Form::Quantity { measure, .. } if measure.optional);
+        is_known.then_some(quantity)
+    };
+    let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
+    let forms = pointed.into_iter().chain(is_formula.then(measured).flatten());
+    forms.filter_map(|form| shape(&form, Detail::FULL, budget).map(Key)).collect()
+}
+
+/// `5 m/s^2`, which is a product of letters, with its letters as those of a unit.
+fn with_unit(text: &str) -> Option<String> {
+    const LONGEST: usize = 12;
+    let text = text.trim().trim_matches('$').trim();
+    let at = text.find(|c: char| c.is_ascii_alphabetic())?;
+    let (figure, unit) = text.split_at(at);
+    let figure = figure.trim();
+    let is_figure = !figure.is_empty() && figure.chars().all(|c| c.is_ascii_digit() || matches!(c, '-' | '.' | ','));
+    let is_unit = unit.len() <= LONGEST && unit.chars().all(|c| c.is_ascii_alphanumeric() || "/^-{} ".contains(c));
+    (is_figure && is_unit).then(|| format!("{figure}\\text{{ {unit}}}"))
 }
 
 /// What a form is with less detail than its own key has.
@@ -154,11 +112,8 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
         }
     }
     for detail in details {
-        if let Some(shape) = shape(form, detail, budget).map(Key)
-            && shape != *key
-        {
-            ways.push(Shorter { key: shape, bare: !detail.units });
-        }
+        let way = shape(form, detail, budget).map(|shape| Shorter { key: Key(shape), bare: !detail.units });
+        ways.extend(way.filter(|way| way.key != *key && !ways.contains(way)));
     }
     // A column of numbers may be written as a tuple.
     if let Shape::Matrix(rows) = &key.0
@@ -185,50 +140,12 @@ fn with_decimal_point(text: &str) -> Option<String> {
     is_decimal.then(|| format!("{before}.{after}"))
 }
 
-/// Whether the numbers of a form are those of a shape, and its decimals are correct roundings of them.
-fn rounds(form: &Form, shape: &Shape) -> bool {
-    let all = |forms: &[Form], shapes: &[Shape]| {
-        forms.len() == shapes.len() && forms.iter().zip(shapes).all(|(form, shape)| rounds(form, shape))
-    };
-    match (form, shape) {
-        (Form::Decimal(value, places), Shape::Number(Scalar::One(number))) => {
-            let Some(part) = number.real() else { return false };
-            number.rational() == Some(value)
-                || (significant_digits(value, *places).min(*places as usize) >= ROUNDED_DIGITS
-                    && part.rounds_to(value, *places))
-        }
-        (Form::Tuple(forms), Shape::Tuple(shapes)) | (Form::List(forms), Shape::List(shapes)) => all(forms, shapes),
-        (Form::Matrix(rows), Shape::Matrix(shapes)) => {
-            rows.len() == shapes.len() && rows.iter().zip(shapes).all(|(forms, shapes)| all(forms, shapes))
-        }
-        (Form::Span { low, low_closed, high, high_closed }, Shape::Region(region)) => {
-            let ends: Vec<_> = region.limits().collect();
-            let [(a, a_closed), (b, b_closed)] = ends[..] else { return false };
-            let end = |form: &Form, limit: &super::region::Limit| match limit {
-                super::region::Limit::At(part) => rounds(form, &super::key::real(part)),
-                infinite => super::key::limit_of(form).as_ref() == Some(infinite),
-            };
-            (*low_closed, *high_closed) == (a_closed, b_closed) && end(low, a) && end(high, b)
-        }
-        (Form::Span { low, low_closed: false, high, high_closed: false }, Shape::Tuple(shapes)) => {
-            matches!(&shapes[..], [a, b] if rounds(low, a) && rounds(high, b))
-        }
-        (Form::Named(name, inner), Shape::Named(own, shape)) => name == own && rounds(inner, shape),
-        (_, shape) => super::key::shape(form, Detail::FULL, &Budget::new()).as_ref() == Some(shape),
-    }
-}
-
-/// How many digits a decimal has from its first that is not zero.
-fn significant_digits(value: &BigRational, places: u32) -> usize {
-    let digits = (value * BigRational::from_integer(BigInt::from(10).pow(places))).to_integer().abs();
-    if digits.is_zero() { 0 } else { digits.to_string().len() }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::grading::Verdict;
 
     fn read(text: &str) -> Option<Answer> {
         Answer::read(text, AnswerKind::Auto)

@@ -14,10 +14,14 @@ pub(super) const MAX_BYTES: usize = 2000;
 pub(super) const MAX_TOKENS: usize = 600;
 /// How deeply brackets, braces and operators may be nested. A level of parsing takes a few stack frames.
 pub(super) const MAX_DEPTH: usize = 40;
+/// The most digits of all numbers of an answer together, were they written without exponents.
+pub(super) const MAX_DIGITS: usize = 4000;
 /// The most bits of a numerator or a denominator; about 1,200 decimal digits. `1000!` and `2^4096` are refused.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
 const STEPS: u32 = 4000;
+/// Steps in which an answer is compared, in one tally, with those that it may be a rounding of.
+const ROUNDING_STEPS: u32 = 80;
 
 /// The steps that are left, and what has been computed with the others.
 pub(super) struct Budget {
@@ -28,7 +32,16 @@ pub(super) struct Budget {
 
 impl Budget {
     pub fn new() -> Self {
-        Self { left: Cell::new(STEPS), known: RefCell::new(vec![]), values: RefCell::new(vec![]) }
+        Self::of(STEPS)
+    }
+
+    /// For the roundings of one answer in a tally.
+    pub fn for_roundings() -> Self {
+        Self::of(ROUNDING_STEPS)
+    }
+
+    fn of(steps: u32) -> Self {
+        Self { left: Cell::new(steps), known: RefCell::new(vec![]), values: RefCell::new(vec![]) }
     }
 
     /// Takes so many steps; `None` if fewer are left.

@@ -1,5 +1,7 @@
 //! What a formula says, as a tree.
 
+use std::mem::discriminant;
+
 use num_bigint::BigInt;
 use num_rational::BigRational;
 
@@ -33,7 +35,7 @@ pub(super) enum Function {
 }
 
 /// A formula. The parser bounds its depth and its size.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Expression {
     Number(BigRational),
     Pi,
@@ -52,6 +54,26 @@ pub(super) enum Expression {
     Opaque(String, Vec<Expression>),
     /// Rows of equal length.
     Matrix(Vec<Vec<Expression>>),
+}
+
+impl PartialEq for Expression {
+    /// Whether they are written alike. Numbers are compared by their digits: to compare fractions by their size, as
+    /// `BigRational` does, takes too long for what is done so often.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Number(a), Self::Number(b)) => (a.numer(), a.denom()) == (b.numer(), b.denom()),
+            (Self::Variable(a), Self::Variable(b)) => a == b,
+            (Self::Sum(a), Self::Sum(b)) | (Self::Product(a), Self::Product(b)) => a == b,
+            (Self::Negative(a), Self::Negative(b)) => a == b,
+            (Self::Quotient(a, b), Self::Quotient(c, d)) | (Self::Power(a, b), Self::Power(c, d)) => a == c && b == d,
+            (Self::Root(a, m), Self::Root(b, n)) => m == n && a == b,
+            (Self::Call(f, a), Self::Call(g, b)) => f == g && a == b,
+            (Self::Opaque(f, a), Self::Opaque(g, b)) => f == g && a == b,
+            (Self::Matrix(a), Self::Matrix(b)) => a == b,
+            // Constants have no parts.
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
 }
 
 impl Expression {

@@ -2,7 +2,7 @@
 
 use num_rational::BigRational;
 
-use super::{expression::Expression, region::Region, unit::Unit};
+use super::{expression::Expression, region::Region, unit::Measure};
 
 /// An answer as it was read, with what may be left out of it: names, units, brackets.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,19 +13,20 @@ pub(super) enum Form {
     Infinity {
         negative: bool,
     },
-    /// A figure, in units of which each is `factor` times the base unit.
+    /// A figure with its unit.
     Quantity {
         figure: Box<Form>,
-        unit: Unit,
-        factor: BigRational,
+        measure: Measure,
     },
     Percent(Box<Form>),
     /// `(a, b)`: a point, or the open interval.
     Tuple(Vec<Form>),
     /// `[a, b, c]`
     List(Vec<Form>),
-    /// In any order, and each once: `{a, b}`, `a or b`.
+    /// `{a, b}`: in any order, and each once.
     Set(Vec<Form>),
+    /// One of several: `a or b`, `1 \pm a`. In a set, each is a member of it.
+    Values(Vec<Form>),
     /// An interval whose ends may have letters in them.
     Span {
         low: Box<Form>,
@@ -60,9 +61,12 @@ impl Form {
     fn children(&self) -> Vec<&Self> {
         match self {
             Self::Quantity { figure: inner, .. } | Self::Percent(inner) | Self::Named(_, inner) => vec![inner],
-            Self::Tuple(inner) | Self::List(inner) | Self::Set(inner) | Self::Chain(inner, _) | Self::Ratio(inner) => {
-                inner.iter().collect()
-            }
+            Self::Tuple(inner)
+            | Self::List(inner)
+            | Self::Set(inner)
+            | Self::Values(inner)
+            | Self::Chain(inner, _)
+            | Self::Ratio(inner) => inner.iter().collect(),
             Self::Span { low, high, .. } => vec![low, high],
             Self::Matrix(rows) => rows.iter().flatten().collect(),
             Self::Assignments(pairs, _) => pairs.iter().map(|(_, value)| value).collect(),
@@ -81,7 +85,11 @@ impl Form {
 
     /// Whether it has units that could be left out.
     pub fn has_units(&self) -> bool {
-        self.any(&|form| matches!(form, Self::Quantity { .. } | Self::Percent(_)))
+        self.any(&|form| match form {
+            Self::Quantity { measure, .. } => measure.optional,
+            Self::Percent(_) => true,
+            _ => false,
+        })
     }
 
     /// Whether letters or the like are in it, so that its value is not known.

@@ -35,7 +35,7 @@ pub(super) enum Shape {
     Quantity(Box<Shape>, Unit),
     Tuple(Vec<Shape>),
     List(Vec<Shape>),
-    /// Sorted, without repetition, and not of one element.
+    /// Sorted, without repetition. Of one member only where that is a set, or this is in one.
     Set(Vec<Shape>),
     Span {
         low: Box<Shape>,
@@ -93,11 +93,9 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         },
         Form::Decimal(value, _) => rational(value.clone()),
         Form::Infinity { negative } => Shape::Infinity { negative: *negative },
-        Form::Quantity { figure, unit, factor } => {
-            if !detail.units {
-                return inside(figure);
-            }
-            Shape::Quantity(Box::new(inside(&scaled(figure, factor)?)?), unit.clone())
+        Form::Quantity { figure, measure } if !detail.units && measure.optional => return inside(figure),
+        Form::Quantity { figure, measure } => {
+            Shape::Quantity(Box::new(inside(&scaled(figure, &measure.factor)?)?), measure.unit.clone())
         }
         // Without its sign, what is less than 1 is rather a share: 0.5 is 50%, not 0.5%.
         Form::Percent(figure) if !detail.units => return inside(figure).filter(is_one_or_more),
@@ -106,7 +104,7 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         Form::Tuple(inner) if form.is_open() => Shape::Tuple(all(inner)?),
         Form::Tuple(inner) => tuple(all(inner)?),
         Form::List(inner) => Shape::List(all(inner)?),
-        Form::Set(inner) => set(all(inner)?),
+        Form::Set(inner) | Form::Values(inner) => one_or_set(members(inner, detail, budget)?),
         Form::Span { low, low_closed, high, high_closed } if form.is_open() => {
             literal_span(inside(low)?, *low_closed, inside(high)?, *high_closed)
         }
@@ -126,7 +124,7 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
             let values = || pairs.iter().map(|(_, value)| value.clone()).collect();
             match detail.names {
                 Names::Kept => Shape::Assignments(pairs),
-                Names::Loose => set(values()),
+                Names::Loose => one_or_set(sorted(values())),
                 Names::Written | Names::Sorted => tuple(values()),
             }
         }
@@ -198,21 +196,43 @@ fn tuple(parts: Vec<Shape>) -> Shape {
     Shape::Tuple(parts)
 }
 
-fn set(mut parts: Vec<Shape>) -> Shape {
-    // A set in a set is what a list of several values in several places gives.
+/// The members of a set, sorted. A set among them stays one; several values are several members.
+fn members(forms: &[Form], detail: Detail, budget: &Budget) -> Option<Vec<Shape>> {
+    let mut parts = vec![];
+    for form in forms {
+        match form {
+            Form::Values(inner) => parts.extend(members(inner, detail, budget)?),
+            Form::Set(inner) => parts.push(Shape::Set(members(inner, detail, budget)?)),
+            other => parts.push(shape(other, detail, budget)?),
+        }
+    }
+    Some(sorted(parts))
+}
+
+fn sorted(mut parts: Vec<Shape>) -> Vec<Shape> {
     parts.sort();
     parts.dedup();
-    if parts.len() == 1 { parts.remove(0) } else { Shape::Set(parts) }
+    parts
+}
+
+/// The set of some members. That of one is the one, unless it is a set itself: `{{1}}` is not `{1}`.
+fn one_or_set(mut members: Vec<Shape>) -> Shape {
+    match members.as_slice() {
+        [Shape::Set(_)] => Shape::Set(members),
+        [_] => members.remove(0),
+        _ => Shape::Set(members),
+    }
 }
 
 fn span(low: Shape, low_closed: bool, high: Shape, high_closed: bool) -> Option<Shape> {
     if let (Some(a), Some(b)) = (limit(&low), limit(&high)) {
+        let is_ascending = a.is_less(&b);
         let region = Region::between(a, low_closed, b, high_closed);
-        // `[3, 1]` is a list, if anything.
-        return match (region.is_empty(), low_closed && high_closed, low_closed || high_closed) {
-            (false, _, _) => Some(of_region(region)),
-            (true, true, _) => Some(Shape::List(vec![low, high])),
-            (true, _, false) => Some(Shape::Tuple(vec![low, high])),
+        // `[3, 1]` is a list, if anything, and so is `[1, 1]`.
+        return match (is_ascending, low_closed && high_closed, low_closed || high_closed) {
+            (true, _, _) => Some(of_region(region)),
+            (false, true, _) => Some(Shape::List(vec![low, high])),
+            (false, _, false) => Some(Shape::Tuple(vec![low, high])),
             _ => None,
         };
     }
@@ -248,7 +268,7 @@ fn of_region(region: Region) -> Shape {
         return Shape::Tuple(vec![real(low), real(high)]);
     }
     if let Some(points) = region.as_points() {
-        return set(points.into_iter().map(real).collect());
+        return one_or_set(sorted(points.into_iter().map(real).collect()));
     }
     Shape::Region(region)
 }
@@ -263,11 +283,6 @@ fn ratio(parts: &[Form], budget: &Budget) -> Option<Shape> {
     let Some(values) = shapes.iter().map(exact).collect::<Option<Vec<_>>>() else { return Some(Shape::Ratio(shapes)) };
     let first = values.first()?.clone();
     Some(Shape::Ratio(values.into_iter().map(|value| rational(value / &first)).collect()))
-}
-
-/// The limit of an interval that a form without letters can be.
-pub(super) fn limit_of(form: &Form) -> Option<Limit> {
-    limit(&shape(form, Detail::FULL, &Budget::new())?)
 }
 
 /// The real number that an expression without letters is.

@@ -4,7 +4,7 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::One;
 
-use super::budget::{MAX_DEPTH, MAX_TOKENS};
+use super::budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS};
 
 /// A number as it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,7 @@ pub(super) struct Token {
 
 /// The tokens of a text; `None` if it is too long, nested too deeply, unbalanced, or not understood.
 pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
-    let mut lexer = Lexer { text, at: 0, brackets: vec![], tokens: vec![] };
+    let mut lexer = Lexer { text, at: 0, brackets: vec![], tokens: vec![], digits: 0 };
     loop {
         let spaced = lexer.skip_space();
         if lexer.at == text.len() {
@@ -72,6 +72,8 @@ struct Lexer<'a> {
     /// For each open bracket, whether commas in it separate even where they could group digits.
     brackets: Vec<bool>,
     tokens: Vec<Token>,
+    /// How many digits the numbers so far have, with those that their exponents stand for.
+    digits: usize,
 }
 
 /// Commands whose argument is words.
@@ -80,6 +82,13 @@ const TEXTS: [&str; 9] = ["text", "mbox", "textbf", "textit", "textnormal", "tex
 const LOOKS: [&str; 10] =
     ["mathbf", "boldsymbol", "bm", "mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
 const MATRICES: [&str; 7] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "align"];
+
+/// Whether a command says how words are set, and not what they are.
+pub(super) fn is_setting(name: &str) -> bool {
+    TEXTS.contains(&name)
+        || LOOKS.contains(&name)
+        || matches!(name, "left" | "right" | "displaystyle" | "quad" | "qquad")
+}
 
 impl<'a> Lexer<'a> {
     fn rest(&self) -> &'a str {
@@ -313,6 +322,10 @@ impl<'a> Lexer<'a> {
             value += BigRational::new(BigInt::parse_bytes(block.as_bytes(), 10)?, nines * scale);
         }
         let exponent = self.exponent();
+        self.digits += digits.len() + decimals.len() + block.len() + exponent.map_or(0, i32::unsigned_abs) as usize;
+        if self.digits > MAX_DIGITS {
+            return None;
+        }
         if let Some(exponent) = exponent {
             let power = BigRational::from_integer(BigInt::from(10).pow(exponent.unsigned_abs()));
             value = if exponent < 0 { value / power } else { value * power };

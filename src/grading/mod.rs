@@ -1,7 +1,6 @@
 //! When are two answers the same answer: extraction, canonical keys, votes. No I/O, no async, no tensors.
 
 mod answer;
-mod boxes;
 mod budget;
 mod clean;
 mod evaluate;
@@ -9,23 +8,28 @@ mod exact;
 mod expression;
 pub mod extract;
 mod form;
+mod join;
 pub mod key;
 mod kind;
+#[cfg(test)]
+mod laws;
 mod lex;
 mod matrix;
+mod names;
 mod number;
 mod numeric;
 mod parse;
 mod read;
 mod region;
 mod relation;
+mod rounding;
 mod unit;
 mod vocabulary;
 pub mod vote;
 mod words;
 
-pub use answer::{Answer, Verdict, key};
+pub use answer::{Answer, key};
 pub use extract::{Extraction, answer_of, extract};
 pub use key::Key;
 pub use kind::{AnswerKind, Reading};
-pub use vote::{Class, Tally};
+pub use vote::{Class, Tally, Verdict};

@@ -20,6 +20,10 @@ impl Limit {
             _ => self.cmp(other),
         }
     }
+
+    pub fn is_less(&self, other: &Self) -> bool {
+        self.compare(other).is_lt()
+    }
 }
 
 impl fmt::Display for Limit {

@@ -7,6 +7,7 @@ use super::{
     form::Form,
     key::{Detail, limit, real_value, shape},
     lex::{Kind, Token},
+    names::{name_of, tuple_of_names},
     numeric::part::Part,
     parse::expression,
     read::Reader,
@@ -29,16 +30,14 @@ impl Reader<'_> {
     pub fn relation(&self, Sides { mut sides, mut signs }: Sides) -> Option<Form> {
         // What is only approximate behind an exact value is not the answer; alone it is.
         if let Some(at) = signs.iter().position(|sign| *sign == '\u{2248}') {
-            if at == 0 && sides.len() == 2 {
-                let (name, value) = (sides[0], self.item(sides[1])?);
-                return match (name.is_empty(), name_of(name)) {
-                    (true, _) => Some(value),
-                    (_, Some(name)) => Some(Form::Named(name, Box::new(value))),
-                    _ => self.item(sides[0]),
-                };
+            if at == 0 && sides.len() == 2 && (sides[0].is_empty() || name_of(sides[0]).is_some()) {
+                signs[0] = '=';
+            } else {
+                // What is about a number and has letters in it says something of them, but not what.
+                self.item(sides[at]).filter(|exact| !exact.is_open())?;
+                sides.truncate(at + 1);
+                signs.truncate(at);
             }
-            sides.truncate(at + 1);
-            signs.truncate(at);
         }
         if signs.is_empty() {
             return self.item(sides.first()?);
@@ -47,8 +46,11 @@ impl Reader<'_> {
             return if sides.len() == 2 { self.equation(sides[0], sides[1]) } else { self.equations(&sides) };
         }
         if signs == ['\u{2208}'] {
-            let (name, set) = (name_of(sides[0])?, self.item(sides[1])?);
-            return Some(Form::Named(name, Box::new(set)));
+            let value = match self.item(sides[1])? {
+                Form::Set(forms) => Form::Values(forms),
+                other => other,
+            };
+            return Some(Form::Named(name_of(sides[0])?, Box::new(value)));
         }
         self.inequality(&sides, &signs)
     }
@@ -89,18 +91,32 @@ impl Reader<'_> {
         Some(Form::Equation(a.minus(b), None))
     }
 
-    /// `x = 5 + 6 = 11`: what the first side is, is the last.
+    /// `x = 5 + 6 = 11`: what the only name is, is the last. `x = 5 = y`: the names are what the only value is.
     fn equations(&self, sides: &[&[Token]]) -> Option<Form> {
-        let (first, last) = (sides.first()?, sides.last()?);
+        let (names, values): (Vec<&[Token]>, Vec<&[Token]>) = sides.iter().partition(|side| name_of(side).is_some());
+        if let [value] = values[..] {
+            let value = self.item(value)?;
+            let pairs = names.into_iter().filter_map(name_of).map(|name| (name, value.clone()));
+            return Some(Form::Assignments(pairs.collect(), false));
+        }
+        let (first, between, last) = (sides.first()?, &sides[1..sides.len() - 1], sides.last()?);
         let value = self.item(last)?;
-        let names: Option<Vec<String>> = sides[..sides.len() - 1].iter().map(|side| name_of(side)).collect();
-        if let Some(names) = names {
-            return Some(Form::Assignments(names.into_iter().map(|name| (name, value.clone())).collect(), false));
+        match names[..] {
+            // Formulas on the way to a number are what it was computed from.
+            [name] if !value.is_open() => self.equation(name, last),
+            _ => {
+                let key = |form: &Form| shape(form, Detail::FULL, self.budget);
+                let is_last = |side: &&[Token]| self.item(side).is_some_and(|form| key(&form) == key(&value));
+                if between.iter().all(is_last) { self.equation(first, last) } else { self.neighbours(sides) }
+            }
         }
-        match name_of(first) {
-            Some(name) => Some(Form::Named(name, Box::new(value))),
-            None => (!expression(first)?.is_open()).then_some(value),
-        }
+    }
+
+    /// `x = y = z`: each side and the next.
+    fn neighbours(&self, sides: &[&[Token]]) -> Option<Form> {
+        let sides: Vec<Expression> = sides.iter().map(|side| expression(side)).collect::<Option<_>>()?;
+        let pairs = sides.windows(2).map(|pair| Form::Equation(pair[0].clone().minus(pair[1].clone()), None));
+        sides.iter().all(Expression::is_open).then(|| Form::Values(pairs.collect()))
     }
 
     fn inequality(&self, sides: &[&[Token]], signs: &[char]) -> Option<Form> {
@@ -253,66 +269,4 @@ fn half(limit: Limit, sign: char) -> Option<Region> {
         '\u{2260}' => Some(point(limit)?.complement()),
         _ => None,
     }
-}
-
-/// The text of a name: a letter, a function of something, a length, a ratio of such. `None` for a formula.
-pub(super) fn name_of(tokens: &[Token]) -> Option<String> {
-    let mut text = String::new();
-    let (mut depth, mut is_named) = (0usize, false);
-    if tokens.len() > 24 {
-        return None;
-    }
-    for (at, token) in tokens.iter().enumerate() {
-        match &token.kind {
-            Kind::Word(word) => {
-                let fits = word.chars().count() == 1 || word.chars().all(char::is_uppercase) || depth > 0;
-                let letters_in_a_row = at > 0 && matches!(tokens[at - 1].kind, Kind::Word(_)) && depth == 0;
-                if !fits || letters_in_a_row || (depth == 0 && at == 0 && matches!(word.as_str(), "e" | "i")) {
-                    return None;
-                }
-                is_named = true;
-                text.push_str(word);
-            }
-            Kind::Text(words) => {
-                is_named = true;
-                text.push_str(&words.trim().to_lowercase());
-            }
-            Kind::Command(name) => {
-                let is_name = super::vocabulary::is_name_command(name);
-                if !is_name {
-                    return None;
-                }
-                is_named |= name != "frac";
-                text.push('\\');
-                text.push_str(name);
-            }
-            Kind::Open(bracket) if at > 0 => {
-                depth += 1;
-                text.push(*bracket);
-            }
-            Kind::Close(bracket) => {
-                depth = depth.checked_sub(1)?;
-                text.push(*bracket);
-            }
-            // An index in braces is the same without them.
-            Kind::Group => depth += 1,
-            Kind::EndGroup => depth = depth.checked_sub(1)?,
-            Kind::Number(literal) if depth > 0 || at > 0 && tokens[at - 1].kind == Kind::Sign('_') => {
-                text.push_str(&literal.value.to_string());
-            }
-            Kind::Sign(sign @ ('_' | '|' | '\'' | ':' | '/')) => text.push(*sign),
-            Kind::Sign(sign) if depth > 0 => text.push(*sign),
-            _ => return None,
-        }
-    }
-    is_named.then_some(text)
-}
-
-/// The names in `(x, y)`.
-fn tuple_of_names(tokens: &[Token]) -> Option<Vec<String>> {
-    let [Token { kind: Kind::Open('('), .. }, inner @ .., Token { kind: Kind::Close(')'), .. }] = tokens else {
-        return None;
-    };
-    let names: Vec<String> = inner.split(|token| token.kind == Kind::Sign(',')).map(name_of).collect::<Option<_>>()?;
-    (names.len() > 1).then_some(names)
 }

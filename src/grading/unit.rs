@@ -22,67 +22,130 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Names, base unit, and the factor to it as a fraction. Names of one letter are units only where they are set as text.
-const UNITS: [(&[&str], &str, i64, i64); 49] = [
-    (&["m", "meter", "metre"], "m", 1, 1),
-    (&["cm", "centimeter", "centimetre"], "m", 1, 100),
-    (&["mm", "millimeter", "millimetre"], "m", 1, 1000),
-    (&["km", "kilometer", "kilometre"], "m", 1000, 1),
-    (&["dm", "decimeter", "decimetre"], "m", 1, 10),
-    (&["in", "inch", "inche"], "m", 254, 10_000),
-    (&["ft", "foot", "feet"], "m", 3048, 10_000),
-    (&["yd", "yard"], "m", 9144, 10_000),
-    (&["mi", "mile"], "m", 1_609_344, 1000),
-    (&["g", "gram"], "g", 1, 1),
-    (&["kg", "kilogram", "kilo"], "g", 1000, 1),
-    (&["mg", "milligram"], "g", 1, 1000),
-    (&["lb", "pound"], "lb", 1, 1),
-    (&["oz", "ounce"], "oz", 1, 1),
-    (&["ton", "tonne"], "ton", 1, 1),
-    (&["s", "sec", "second"], "s", 1, 1),
-    (&["min", "minute"], "s", 60, 1),
-    (&["h", "hr", "hour"], "s", 3600, 1),
-    (&["day"], "s", 86_400, 1),
-    (&["week"], "s", 604_800, 1),
-    (&["month"], "month", 1, 1),
-    (&["yr", "year"], "month", 12, 1),
-    (&["l", "L", "liter", "litre"], "L", 1, 1),
-    (&["ml", "mL", "milliliter", "millilitre"], "L", 1, 1000),
-    (&["gal", "gallon"], "gallon", 1, 1),
-    (&["degree", "deg", "\u{b0}"], "degree", 1, 1),
-    (&["rad", "radian"], "radian", 1, 1),
-    (&["dollar", "usd", "USD", "$", "buck"], "dollar", 1, 1),
-    (&["cent", "\u{a2}"], "dollar", 1, 100),
-    (&["euro", "eur", "EUR", "\u{20ac}"], "euro", 1, 1),
-    (&["GBP", "gbp", "\u{a3}"], "pound sterling", 1, 1),
-    (&["yen", "JPY", "\u{a5}"], "yen", 1, 1),
-    (&["yuan", "RMB", "rmb", "CNY"], "yuan", 1, 1),
-    (&["rupee", "INR", "\u{20b9}"], "rupee", 1, 1),
-    (&["N", "newton"], "N", 1, 1),
-    (&["J", "joule"], "J", 1, 1),
-    (&["kJ", "kilojoule"], "J", 1000, 1),
-    (&["W", "watt"], "W", 1, 1),
-    (&["kW", "kilowatt"], "W", 1000, 1),
-    (&["V", "volt"], "V", 1, 1),
-    (&["A", "amp", "ampere"], "A", 1, 1),
-    (&["Hz", "hertz"], "Hz", 1, 1),
-    (&["Pa", "pascal"], "Pa", 1, 1),
-    (&["K", "kelvin"], "K", 1, 1),
-    (&["mol", "mole"], "mol", 1, 1),
-    (&["mph"], "mph", 1, 1),
-    (&["unit"], "unit", 1, 1),
-    (&["people", "person"], "person", 1, 1),
-    (&["acre"], "acre", 1, 1),
+/// A unit that is known, as so many times a base unit.
+struct Known {
+    /// Its signs; those of one letter only where they are set as text.
+    symbols: &'static [&'static str],
+    /// Its names in the singular, in lower case.
+    names: &'static [&'static str],
+    base: &'static str,
+    factor: (i64, i64),
+    /// Whether it may have a prefix such as kilo.
+    metric: bool,
+}
+
+type Words = &'static [&'static str];
+
+const fn metric(symbols: Words, names: Words, base: &'static str) -> Known {
+    Known { symbols, names, base, factor: (1, 1), metric: true }
+}
+
+const fn plain(symbols: Words, names: Words, base: &'static str, over: i64, under: i64) -> Known {
+    Known { symbols, names, base, factor: (over, under), metric: false }
+}
+
+const UNITS: [Known; 61] = [
+    metric(&["m"], &["meter", "metre"], "m"),
+    metric(&["g"], &["gram"], "g"),
+    metric(&["s"], &["second", "sec"], "s"),
+    metric(&["L", "l"], &["liter", "litre"], "L"),
+    metric(&["N"], &["newton"], "N"),
+    metric(&["J"], &["joule"], "J"),
+    metric(&["W"], &["watt"], "W"),
+    metric(&["Wh"], &["watthour"], "Wh"),
+    metric(&["V"], &["volt"], "V"),
+    metric(&["A"], &["ampere", "amp"], "A"),
+    metric(&["Hz"], &["hertz"], "Hz"),
+    metric(&["Pa"], &["pascal"], "Pa"),
+    metric(&["K"], &["kelvin"], "K"),
+    metric(&["mol"], &["mole"], "mol"),
+    metric(&["eV"], &["electronvolt"], "eV"),
+    metric(&["Omega"], &["ohm"], "ohm"),
+    metric(&["cal"], &["calorie"], "cal"),
+    metric(&["B"], &["byte"], "byte"),
+    metric(&["b"], &["bit"], "bit"),
+    plain(&[], &["coulomb"], "coulomb", 1, 1),
+    plain(&[], &["tonne"], "g", 1_000_000, 1),
+    plain(&[], &["kilo"], "g", 1000, 1),
+    plain(&["ha"], &["hectare"], "hectare", 1, 1),
+    plain(&[], &["in", "inch"], "m", 254, 10_000),
+    plain(&[], &["ft", "foot", "feet"], "m", 3048, 10_000),
+    plain(&[], &["yd", "yard"], "m", 9144, 10_000),
+    plain(&[], &["mi", "mile"], "m", 1_609_344, 1000),
+    plain(&[], &["lb", "pound"], "lb", 1, 1),
+    plain(&[], &["oz", "ounce"], "oz", 1, 1),
+    // Of two thousand pounds, or of more.
+    plain(&[], &["ton"], "ton", 1, 1),
+    plain(&[], &["min", "minute"], "s", 60, 1),
+    plain(&["h"], &["hr", "hour"], "s", 3600, 1),
+    plain(&[], &["day"], "s", 86_400, 1),
+    plain(&[], &["week"], "s", 604_800, 1),
+    plain(&[], &["month"], "month", 1, 1),
+    plain(&[], &["yr", "year"], "month", 12, 1),
+    plain(&[], &["gal", "gallon"], "gallon", 1, 1),
+    plain(&[], &["quart"], "quart", 1, 1),
+    plain(&[], &["pint"], "pint", 1, 1),
+    plain(&[], &["cup"], "cup", 1, 1),
+    plain(&[], &["tablespoon"], "tablespoon", 1, 1),
+    plain(&[], &["teaspoon"], "teaspoon", 1, 1),
+    plain(&["\u{b0}"], &["degree", "deg"], "degree", 1, 1),
+    plain(&["degree C"], &["celsius"], "degree C", 1, 1),
+    plain(&["degree F"], &["fahrenheit"], "degree F", 1, 1),
+    plain(&[], &["rad", "radian"], "radian", 1, 1),
+    plain(&["$"], &["dollar", "usd", "buck"], "dollar", 1, 1),
+    plain(&["\u{a2}"], &["cent"], "dollar", 1, 100),
+    plain(&["\u{20ac}"], &["euro", "eur"], "euro", 1, 1),
+    plain(&["\u{a3}"], &["gbp"], "pound sterling", 1, 1),
+    plain(&["\u{a5}"], &["yen", "jpy"], "yen", 1, 1),
+    plain(&[], &["yuan", "rmb", "cny"], "yuan", 1, 1),
+    plain(&["\u{20b9}"], &["rupee", "inr"], "rupee", 1, 1),
+    plain(&[], &["mph"], "mph", 1, 1),
+    plain(&[], &["rpm"], "rpm", 1, 1),
+    plain(&[], &["acre"], "acre", 1, 1),
+    plain(&[], &["unit"], "unit", 1, 1),
+    plain(&[], &["person", "people"], "person", 1, 1),
+    plain(&[], &["child", "children"], "child", 1, 1),
+    plain(&[], &["man", "men"], "man", 1, 1),
+    plain(&[], &["woman", "women"], "woman", 1, 1),
 ];
 
-/// The base unit of a name and its factor. Plurals are the singular. `None` if the name is not known.
-fn known(name: &str) -> Option<(&'static str, BigRational)> {
-    let find = |name: &str| UNITS.iter().find(|(names, ..)| names.contains(&name));
-    let lower = name.to_lowercase();
-    let singular = lower.strip_suffix('s').filter(|rest| rest.len() > 1);
-    let (_, base, over, under) =
-        find(name).or_else(|| (lower.len() > 2).then(|| find(&lower)).flatten()).or_else(|| find(singular?))?;
-    Some((base, BigRational::new(BigInt::from(*over), BigInt::from(*under))))
+/// Symbols of prefixes, their names, and the power of ten that they are.
+const PREFIXES: [(&[&str], &str, i32); 7] = [
+    (&["k", "K"], "kilo", 3),
+    (&["M"], "mega", 6),
+    (&["G"], "giga", 9),
+    (&["d"], "deci", -1),
+    (&["c"], "centi", -2),
+    (&["m"], "milli", -3),
+    (&["\u{b5}", "u"], "micro", -6),
+];
+
+impl Known {
+    fn is(&self, symbol: &str, name: &str) -> bool {
+        self.symbols.contains(&symbol) || self.names.contains(&name)
+    }
+
+    /// Whether it may have the prefix for a power of ten: `dV` is no tenth of a volt.
+    fn takes(&self, power: i32) -> bool {
+        self.metric && (!matches!(power, -1 | -2) || matches!(self.base, "m" | "g" | "L"))
+    }
+}
+
+/// The base unit of a word and its factor. Symbols have their case, names have none; plurals are the singular.
+fn known(word: &str) -> Option<(&'static str, BigRational)> {
+    let symbol = singular(word);
+    let name = symbol.to_lowercase();
+    let prefixed = || {
+        PREFIXES.iter().find_map(|(symbols, prefix, power)| {
+            let symbol = symbols.iter().find_map(|prefix| symbol.strip_prefix(prefix));
+            let name = name.strip_prefix(prefix);
+            let (symbol, name) = (symbol.or(name)?, name.unwrap_or_default());
+            Some((UNITS.iter().find(|unit| unit.takes(*power) && unit.is(symbol, name))?, *power))
+        })
+    };
+    let (unit, power) = UNITS.iter().find(|unit| unit.is(&symbol, &name)).map(|unit| (unit, 0)).or_else(prefixed)?;
+    let factor = BigRational::new(BigInt::from(unit.factor.0), BigInt::from(unit.factor.1));
+    Some((unit.base, factor * num_traits::pow::Pow::pow(BigRational::from_integer(BigInt::from(10)), power)))
 }
 
 /// Whether a word behind a number is a unit even without being set as text.
@@ -96,125 +159,174 @@ pub(super) fn is_currency(kind: &Kind) -> bool {
 }
 
 /// Words that multiply a figure.
-const SCALES: [(&str, u64); 6] = [
+const SCALES: [(&str, u64); 8] = [
+    ("dozen", 12),
     ("hundred", 100),
     ("thousand", 1000),
+    ("lakh", 100_000),
     ("million", 1_000_000),
+    ("crore", 10_000_000),
     ("billion", 1_000_000_000),
     ("trillion", 1_000_000_000_000),
-    ("dozen", 12),
 ];
 
 /// By how much a word multiplies the figure before it.
 pub(super) fn scale(word: &str) -> Option<u64> {
-    let word = word.trim().to_lowercase();
+    let word = singular(word.trim()).to_lowercase();
     SCALES.iter().find(|(name, _)| word == *name).map(|(_, scale)| *scale)
 }
 
-/// Words that make another number of the one before them, or compare it: those are no units.
-const NO_UNITS: [&str; 52] = [
-    "squared",
-    "cubed",
-    "factorial",
-    "half",
-    "halves",
-    "third",
-    "thirds",
-    "fourth",
-    "fourths",
-    "quarter",
-    "quarters",
-    "fifth",
-    "fifths",
-    "sixth",
-    "sixths",
-    "seventh",
-    "sevenths",
-    "eighth",
-    "eighths",
-    "ninth",
-    "ninths",
-    "tenth",
-    "tenths",
-    "hundredth",
-    "hundredths",
-    "thousandth",
-    "thousandths",
-    "hundred",
-    "thousand",
-    "million",
-    "billion",
-    "trillion",
-    "dozen",
-    "minus",
-    "plus",
-    "times",
-    "over",
-    "divided",
-    "mod",
-    "modulo",
-    "less",
-    "fewer",
-    "more",
-    "greater",
-    "root",
-    "choose",
-    "to",
-    "if",
-    "when",
-    "not",
-    "point",
-    "score",
+/// By how much a word or a letter multiplies the amount of money before it: `$5M`.
+pub(super) fn money_scale(word: &str) -> Option<u64> {
+    match word {
+        "k" | "K" => Some(1000),
+        "M" => Some(1_000_000),
+        "B" => Some(1_000_000_000),
+        _ => scale(word),
+    }
+}
+
+/// Words that make another number of the one before them, compare it, or deny it. What is counted has none of them.
+#[rustfmt::skip]
+const NO_UNITS: [&str; 100] = [
+    "squared", "cubed", "factorial", "repeating", "recurring", "repeated", "half", "third", "fourth", "quarter",
+    "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "millionth", "billionth",
+    "eleventh", "twelfth", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "twenty", "hundred", "thousand", "lakh", "million", "crore", "billion", "trillion", "dozen", "score", "gross",
+    "double", "halve", "doubled", "triple", "tripled", "twice", "minus", "plus", "time", "over", "divided", "mod",
+    "modulo", "root", "choose", "base", "less", "fewer", "more", "greater", "than", "below", "above", "under",
+    "between", "within", "about", "to", "from", "in", "on", "at", "by", "with", "without", "for", "as", "out", "off",
+    "up", "down", "and", "or", "if", "when", "but", "except", "not", "no", "non", "never", "none", "ago", "before",
+    "after", "equal",
 ];
 
-/// The most words of a unit that is not known.
+/// Words that end like plurals, and are none.
+const NO_PLURALS: [&str; 8] = ["does", "goes", "always", "sideways", "sometimes", "perhaps", "besides", "thanks"];
+
+/// Words behind a unit that say nothing new.
+const FILLERS: [&str; 11] =
+    ["long", "wide", "tall", "high", "deep", "old", "each", "altogether", "in total", "in all", "total"];
+
+/// The most words for one thing that is counted.
 const MAX_WORDS: usize = 4;
 
-/// The unit that tokens behind a number are, and the factor to its base units; `None` if they are none.
-pub(super) fn unit(tokens: &[Token]) -> Option<(Unit, BigRational)> {
+/// A unit with the factor to its base units.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Measure {
+    pub unit: Unit,
+    pub factor: BigRational,
+    /// Whether the figure is an answer without it: it is known, or what is counted.
+    pub optional: bool,
+}
+
+/// The unit that tokens behind a number are; `None` if they are none.
+pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
     let words = words(tokens)?;
-    let degrees = words.iter().filter(|word| *word == "\u{b0}").count();
-    if degrees > 1 || words.iter().any(|word| NO_UNITS.contains(&word.to_lowercase().as_str())) {
+    let ends = |filler: &&&str| words.ends_with(&filler.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    let filled = FILLERS.iter().find(ends).map_or(0, |filler| filler.split(' ').count());
+    let words = &words[..words.len() - filled];
+    if words.iter().filter(|word| *word == "\u{b0}").count() > 1 {
         return None;
     }
-    let mut unit = Unit::default();
-    let mut factor = BigRational::one();
-    let (mut sign, mut next_exponent, mut unknown) = (1, 1, 0);
-    let mut words = words.iter().map(String::as_str).peekable();
-    while let Some(word) = words.next() {
-        match word.to_lowercase().as_str() {
-            "per" | "/" | "a" | "an" if !unit.0.is_empty() => {
-                sign = -1;
-                continue;
-            }
-            "square" | "sq" => next_exponent = 2,
-            "cubic" | "cu" => next_exponent = 3,
-            "*" | "of" | "." => {}
-            _ => {
-                let mut exponent = next_exponent;
-                if words.next_if(|next| *next == "^").is_some() {
-                    exponent = words.next()?.parse().ok().filter(|exponent: &i32| (-9..=9).contains(exponent))?;
+    let mut measure = Measure { unit: Unit::default(), factor: BigRational::one(), optional: true };
+    let mut sign = 1;
+    let mut rest = words;
+    loop {
+        let end = (1..rest.len()).find(|at| joins(rest, *at)).unwrap_or(rest.len());
+        measure.multiply(&rest[..end], sign)?;
+        let Some((joint, after)) = rest[end..].split_first() else { break };
+        // What is behind `a/b` and a product sign may be below the line or not.
+        if joint == "*" && sign < 0 {
+            return None;
+        }
+        sign = if joint == "*" { 1 } else { -1 };
+        rest = after;
+    }
+    measure.unit.0.retain(|_, exponent| *exponent != 0);
+    (!measure.unit.0.is_empty()).then_some(measure)
+}
+
+/// Whether the word at a place joins a unit with the next: `km per hour`, `dollars an hour`.
+fn joins(words: &[String], at: usize) -> bool {
+    let is_known = |word: Option<&String>| word.is_some_and(|word| known(word).is_some());
+    match words[at].as_str() {
+        "/" | "per" | "*" => true,
+        "a" | "an" => is_known(words.get(at - 1)) && is_known(words.get(at + 1)),
+        _ => false,
+    }
+}
+
+impl Measure {
+    /// Takes in the words between two joints: units in a row, or one thing that is counted.
+    fn multiply(&mut self, words: &[String], sign: i32) -> Option<()> {
+        let mut factors: Vec<(&str, i32)> = vec![];
+        let mut next_exponent = 1;
+        let mut rest = words.iter().map(String::as_str);
+        while let Some(word) = rest.next() {
+            match word {
+                "square" | "sq" => next_exponent = 2,
+                "cubic" | "cu" => next_exponent = 3,
+                "^" => {
+                    let exponent = rest.next()?.parse().ok().filter(|exponent: &i32| (-9..=9).contains(exponent))?;
+                    factors.last_mut()?.1 = exponent;
                 }
-                next_exponent = 1;
-                let (base, scale) = known(word)
-                    .map_or_else(|| (singular(word), BigRational::one()), |(base, scale)| (base.to_owned(), scale));
-                unknown += usize::from(known(word).is_none());
-                factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
-                *unit.0.entry(base).or_insert(0) += exponent * sign;
-                sign = 1;
+                _ => factors.push((word, std::mem::replace(&mut next_exponent, 1))),
             }
         }
+        if factors.iter().any(|(word, _)| known(word).is_none()) {
+            self.count(words, sign)?;
+            return Some(());
+        }
+        // In `J/kg K` only a bracket would tell what is below the line.
+        if factors.is_empty() || sign < 0 && factors.len() > 1 {
+            return None;
+        }
+        for (word, exponent) in factors {
+            let (base, scale) = known(word)?;
+            self.factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
+            *self.unit.0.entry(base.to_owned()).or_insert(0) += exponent * sign;
+        }
+        Some(())
     }
-    unit.0.retain(|_, exponent| *exponent != 0);
-    (!unit.0.is_empty() && unknown <= MAX_WORDS).then_some((unit, factor))
+
+    /// Takes in something that is counted. What is no plural may say something else of its figure: `5 left`.
+    fn count(&mut self, words: &[String], sign: i32) -> Option<()> {
+        let changes = |word: &String| {
+            let word = singular(word).to_lowercase();
+            NO_UNITS.contains(&word.as_str()) || word.ends_with("teenth") || word.ends_with("tieth") || word == "^"
+        };
+        if words.len() > MAX_WORDS || words.iter().any(changes) {
+            return None;
+        }
+        let end = words.iter().position(|word| word == "of").unwrap_or(words.len());
+        let is_head =
+            words[..end].last().is_some_and(|head| is_plural(head) || end < words.len() && known(head).is_some());
+        self.optional &= is_head || sign < 0;
+        let name: Vec<String> = words.iter().map(|word| named(&singular(word))).collect();
+        *self.unit.0.entry(name.join(" ")).or_insert(0) += sign;
+        Some(())
+    }
+}
+
+fn is_plural(word: &str) -> bool {
+    word.len() > 3 && singular(word) != word && !word.ends_with("wards") && !NO_PLURALS.contains(&word)
+}
+
+/// A word in lower case, unless it may be a symbol: of those, the case counts.
+fn named(word: &str) -> String {
+    let is_word = word.chars().count() > 3 && word.chars().skip(1).all(char::is_lowercase);
+    if is_word { word.to_lowercase() } else { word.to_owned() }
 }
 
 fn singular(word: &str) -> String {
-    let lower = word.to_lowercase();
-    match lower.strip_suffix('s') {
-        Some(rest) if rest.len() > 2 && !rest.ends_with('s') => rest.to_owned(),
-        _ => lower,
+    let ending = |end: &str, minimum: usize| word.strip_suffix(end).filter(|rest| rest.len() >= minimum);
+    if let Some(stem) = ending("ies", 2) {
+        return format!("{stem}y");
     }
+    let hissing = |stem: &&str| ["x", "ch", "sh", "ss", "zz"].iter().any(|end| stem.ends_with(end));
+    let plain = |stem: &&str| !stem.ends_with(['s', 'u', 'i']);
+    let stem = ending("es", 2).filter(hissing).or_else(|| ending("s", 2).filter(plain));
+    stem.unwrap_or(word).to_owned()
 }
 
 /// The words and signs of a unit; `None` if something else is among the tokens.
@@ -224,9 +336,12 @@ fn words(tokens: &[Token]) -> Option<Vec<String>> {
         match &token.kind {
             Kind::Word(word) => words.push(word.clone()),
             Kind::Text(text) => words.extend(text_words(text)?),
-            Kind::Number(literal) if words.last().is_some_and(|last| last == "^" || last == "-") => {
-                words.push(literal.digits.clone());
+            Kind::Number(literal) if words.last().is_some_and(|last| last == "^") => words.push(literal.digits.clone()),
+            Kind::Number(literal) if words.ends_with(&["^".into(), "-".into()]) => {
+                words.pop();
+                words.push(format!("-{}", literal.digits));
             }
+            Kind::Sign('-') if words.last().is_some_and(|last| last == "^") => words.push("-".into()),
             Kind::Sign(sign @ ('/' | '^' | '*')) => words.push(sign.to_string()),
             Kind::Sign('\u{b0}') => words.push("\u{b0}".into()),
             Kind::Sign('.') | Kind::Group | Kind::EndGroup => {}
@@ -240,18 +355,21 @@ fn words(tokens: &[Token]) -> Option<Vec<String>> {
     }
     // `\u{b0}C` and `\u{b0}F` are no angles.
     if let [degree, scale] = words.as_slice()
-        && degree == "\u{b0}"
-        && matches!(scale.as_str(), "C" | "F" | "c" | "f")
+        && known(degree).is_some_and(|(base, _)| base == "degree")
+        && let scale @ ("C" | "F") = scale.get(..1).map(str::to_uppercase).unwrap_or_default().as_str()
+        && (scale == words[1] || known(&words[1]).is_some_and(|(base, _)| base.ends_with(scale)))
     {
-        return Some(vec![format!("degree {}", scale.to_uppercase())]);
+        return Some(vec![format!("degree {scale}")]);
     }
     Some(words)
 }
 
 fn text_words(text: &str) -> Option<Vec<String>> {
     let mut words = vec![];
-    let spaced = text.replace('/', " / ").replace('^', " ^ ").replace(['{', '}', '.', '-'], " ").replace("\\", " ");
-    for word in spaced.split_whitespace() {
+    // The sign of an exponent stays.
+    let signed = text.replace("^{-", "^\u{2212}").replace("^-", "^\u{2212}");
+    let spaced = signed.replace('/', " / ").replace('^', " ^ ").replace(['{', '}', '.', '-', '\\'], " ");
+    for word in spaced.replace('\u{2212}', "-").split_whitespace() {
         let is_word = word.chars().all(char::is_alphabetic);
         let is_sign = matches!(word, "/" | "^");
         let is_exponent = words.last().is_some_and(|last| last == "^") && word.parse::<i32>().is_ok();
@@ -261,4 +379,59 @@ fn text_words(text: &str) -> Option<Vec<String>> {
         words.push(word.to_owned());
     }
     Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Option<(String, BigRational, bool)> {
+        let measure = unit(&crate::grading::lex::tokens(text).unwrap())?;
+        Some((measure.unit.to_string(), measure.factor, measure.optional))
+    }
+
+    #[test]
+    fn a_plural_is_its_singular() {
+        for (plural, one) in [
+            ("boxes", "box"),
+            ("inches", "inch"),
+            ("pennies", "penny"),
+            ("glasses", "glass"),
+            ("bus", "bus"),
+            ("is", "is"),
+        ] {
+            assert_eq!(singular(plural), one);
+        }
+    }
+
+    #[test]
+    fn symbols_have_their_case_and_prefixes() {
+        let factor = |over: i64, under: i64| BigRational::new(over.into(), under.into());
+        for (symbol, base, over, under) in [
+            ("MW", "W", 1_000_000, 1),
+            ("mW", "W", 1, 1000),
+            ("kHz", "Hz", 1000, 1),
+            ("cm", "m", 1, 100),
+            ("kgs", "g", 1000, 1),
+        ] {
+            assert_eq!(known(symbol), Some((base, factor(over, under))), "{symbol}");
+        }
+        for unknown in ["mw", "dV", "kft", "kilomile", "w"] {
+            assert_eq!(known(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_known_or_counted() {
+        let optional = |text: &str| read(text).map(|(.., optional)| optional);
+        for text in ["\\text{ m/s}", "red apples", "cups of flour", "dollars an hour", "students per class"] {
+            assert_eq!(optional(text), Some(true), "{text}");
+        }
+        for text in ["left", "apple", "wrong", "hexadecimal", "forwards"] {
+            assert_eq!(optional(text), Some(false), "{text}");
+        }
+        for text in ["lakh rupees", "below zero", "twelfths", "in a row", "times"] {
+            assert_eq!(optional(text), None, "{text}");
+        }
+    }
 }

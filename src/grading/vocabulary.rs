@@ -1,6 +1,6 @@
 //! The words that formulas are made of.
 
-use super::expression::Function;
+use super::{expression::Function, unit::is_unit_word};
 
 /// Words that are functions, with or without a backslash.
 const FUNCTIONS: [(&str, Function); 24] = [
@@ -30,7 +30,7 @@ const FUNCTIONS: [(&str, Function); 24] = [
     ("lcm", Function::Lcm),
 ];
 
-pub(super) const GREEK: [&str; 34] = [
+const GREEK: [&str; 34] = [
     "alpha",
     "beta",
     "gamma",
@@ -97,14 +97,20 @@ pub(super) fn letters(word: &str) -> Option<Vec<char>> {
         2 => !SHORT_WORDS.contains(&lower.as_str()),
         3..=5 => {
             !lower.contains(['a', 'e', 'i', 'o', 'u'])
-                && !["mph", "rpm", "hrs", "lbs", "fps", "pct", "sqrt", "hmm"].contains(&lower.as_str())
+                && !["fps", "pct", "sqrt", "hmm"].contains(&lower.as_str())
+                && !is_unit_word(word)
         }
         _ => false,
     };
     (is_product && letters.iter().all(char::is_ascii_alphabetic)).then_some(letters)
 }
 
-/// Whether a command may be in a name: a Greek letter, or what is put over letters.
-pub(super) fn is_name_command(name: &str) -> bool {
-    GREEK.contains(&name) || matches!(name, "frac" | "overline" | "vec" | "angle" | "triangle" | "hat" | "bar")
+/// Whether a command is a Greek letter, but pi, which is a number.
+pub(super) fn is_greek(name: &str) -> bool {
+    GREEK.contains(&name)
+}
+
+/// Whether a command makes a name of the letters behind it.
+pub(super) fn is_decoration(name: &str) -> bool {
+    matches!(name, "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle")
 }

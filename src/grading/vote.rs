@@ -1,17 +1,26 @@
-//! Votes over equivalence classes of answers. No answer never votes.
-//!
-//! Answers with equal keys are one class. Besides, an answer may say less than another one: `5` has no unit that
-//! `5 cm` has, 0.3333 is a rounding of 1/3. Taken in pairs that is no equivalence (5 would be both 5 cm and 5 m), so it is
-//! decided among all votes of a question: a class joins another one if it may mean that one, and, of all that were voted
-//! for, only that one.
+//! Votes over classes of equal answers. No answer never votes.
 
-use std::collections::HashMap;
+use super::{answer::Answer, join, key::Key, kind::AnswerKind};
 
-use super::{
-    answer::{Answer, Shorter},
-    key::Key,
-    kind::AnswerKind,
-};
+/// Whether two answers are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Equal,
+    Different,
+    /// At least one of them was not understood.
+    Unknown,
+}
+
+impl Verdict {
+    /// Of two answers, as [`Tally`] would count them if nobody else had voted.
+    pub fn of(a: Option<&Answer>, b: Option<&Answer>) -> Self {
+        match (a, b) {
+            (Some(a), Some(b)) if a.key == b.key || join::classes(&[a, b]).len() == 1 => Self::Equal,
+            (Some(_), Some(_)) => Self::Different,
+            _ => Self::Unknown,
+        }
+    }
+}
 
 /// The responses that gave one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,17 +51,6 @@ pub struct Tally {
     pub classes: Vec<Class>,
 }
 
-/// Answers with one key, in the order of the responses.
-struct Group {
-    first: Answer,
-    /// Whether one of them is written exactly.
-    has_exact: bool,
-    /// The ways to say less than each of them.
-    shorter: Vec<Shorter>,
-    text: String,
-    members: Vec<usize>,
-}
-
 impl Tally {
     /// Counts the answers of a question's responses, in their order. `None`, and an answer that is not understood, is
     /// counted in `total` only.
@@ -63,22 +61,28 @@ impl Tally {
     /// As [`Self::count`], where a kind of answers is expected.
     pub fn count_as(kind: AnswerKind, answers: impl IntoIterator<Item = Option<String>>) -> Self {
         let (mut total, mut unknown) = (0, 0);
-        let mut groups: Vec<Group> = Vec::new();
-        let mut places: HashMap<Key, usize> = HashMap::new();
+        let mut votes: Vec<(usize, String)> = vec![];
+        let mut read: Vec<Answer> = vec![];
         for (index, text) in answers.into_iter().enumerate() {
             total += 1;
             let Some(text) = text else { continue };
-            let Some(answer) = Answer::read(&text, kind) else {
-                unknown += 1;
-                continue;
-            };
-            let place = *places.entry(answer.key.clone()).or_insert(groups.len());
-            match groups.get_mut(place) {
-                Some(group) => group.add(index, &answer),
-                None => groups.push(Group::new(index, text, answer)),
+            match Answer::read(&text, kind) {
+                Some(answer) => {
+                    votes.push((index, text));
+                    read.push(answer);
+                }
+                None => unknown += 1,
             }
         }
-        Self { total, unknown, classes: classes(groups) }
+        let class = |together: join::Together| Class {
+            key: together.key.clone(),
+            answer: votes[together.members[0]].1.clone(),
+            members: together.members.iter().map(|place| votes[*place].0).collect(),
+        };
+        let mut classes: Vec<Class> = join::classes(&read.iter().collect::<Vec<_>>()).into_iter().map(class).collect();
+        // They are in the order of their first members, and the sort is stable.
+        classes.sort_by_key(|class| std::cmp::Reverse(class.votes()));
+        Self { total, unknown, classes }
     }
 
     /// The answer with more votes than any other; `None` if the first place is shared or nobody voted.
@@ -105,64 +109,6 @@ impl Tally {
     fn share(&self, votes: usize) -> f64 {
         if self.total == 0 { 0.0 } else { votes as f64 / self.total as f64 }
     }
-}
-
-impl Group {
-    fn new(index: usize, text: String, first: Answer) -> Self {
-        let (has_exact, shorter) = (first.is_exact(), first.shorter().to_vec());
-        Self { first, has_exact, shorter, text, members: vec![index] }
-    }
-
-    fn add(&mut self, index: usize, answer: &Answer) {
-        self.members.push(index);
-        self.has_exact |= answer.is_exact();
-        self.shorter.retain(|way| answer.shorter().contains(way));
-    }
-
-    /// Whether all in this group may mean what all in the other say.
-    fn may_mean(&self, other: &Self) -> bool {
-        let rounds = !self.has_exact && other.has_exact;
-        self.first.is_among(&other.shorter)
-            || self.first.reads_as(&other.first)
-            || rounds && self.first.rounds(&other.first)
-    }
-}
-
-/// Groups of equal keys as classes: those that may mean exactly one other are counted with it.
-fn classes(groups: Vec<Group>) -> Vec<Class> {
-    let means: Vec<Vec<usize>> = groups
-        .iter()
-        .map(|group| (0..groups.len()).filter(|other| group.may_mean(&groups[*other])).collect())
-        .collect();
-    // The fullest of what a group may mean: what may itself mean another one of them is not asked.
-    let target = |place: usize| {
-        let fullest = |other: &&usize| !means[**other].iter().any(|third| means[place].contains(third));
-        let mut fullest = means[place].iter().filter(fullest);
-        fullest.next().filter(|_| fullest.next().is_none()).copied()
-    };
-    let mut classes: Vec<Class> = vec![];
-    let mut homes: HashMap<usize, usize> = HashMap::new();
-    for (place, group) in groups.iter().enumerate() {
-        let mut home = place;
-        // Each step leads to a fuller answer; the bound is for readings that lead back.
-        for _ in 0..groups.len() {
-            home = target(home).unwrap_or(home);
-        }
-        match homes.get(&home) {
-            Some(at) => classes[*at].members.extend(&group.members),
-            None => {
-                homes.insert(home, classes.len());
-                let key = groups[home].first.key.clone();
-                classes.push(Class { key, answer: group.text.clone(), members: group.members.clone() });
-            }
-        }
-    }
-    for class in &mut classes {
-        class.members.sort_unstable();
-    }
-    // Classes are in the order of their first members, and the sort is stable.
-    classes.sort_by_key(|class| std::cmp::Reverse(class.votes()));
-    classes
 }
 
 #[cfg(test)]
@@ -216,6 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn what_could_be_counted_in_two_ways_is_counted_in_neither() {
+        // 25 is 25%, and not 0.25, which is 25% too.
+        assert_eq!(tally(&["25", "25%"]).classes.len(), 1);
+        assert_eq!(tally(&["25", "25%", "0.25"]).classes[1].members, [0]);
+        assert_eq!(tally(&["25", "x = 25%", "0.25"]).classes[1].members, [0]);
+        assert_eq!(tally(&["5", "x = 5\\text{ m}", "500 cm"]).classes[1].members, [0]);
+        assert_eq!(tally(&["x = 5", "x = 5 cm", "5 cm", "5"]).classes.len(), 1);
+        // 1,50 is 1.5, or the two numbers of `50, 1`.
+        assert_eq!(tally(&["1,50", "1.5"]).classes.len(), 1);
+        assert_eq!(tally(&["1,50", "1.5", "50, 1"]).classes[0].members, [0, 2]);
+        assert_eq!(tally(&["1,50 cm", "1,50 kg", "1.5"]).classes.len(), 3);
+        // (1, 2) is x = 1 and y = 2 in their order.
+        assert_eq!(tally(&["(1, 2)", "(x, y) = (1, 2)"]).classes.len(), 1);
+        assert_eq!(tally(&["(1, 2)", "(x, y) = (1, 2)", "(y, x) = (2, 1)"]).classes.len(), 2);
+    }
+
+    #[test]
     fn a_rounding_votes_for_the_only_exact_answer_that_it_is_a_rounding_of() {
         assert_eq!(tally(&["1/3", "0.3333", "0.33333"]).classes.len(), 1);
         assert_eq!(tally(&["0.3333", "0.33333"]).classes.len(), 2);
@@ -223,6 +186,13 @@ mod tests {
         assert_eq!(tally(&["1/3", "0.3333", "3333/10000"]).classes.len(), 2);
         assert_eq!(tally(&["1/3", "33333/100000", "0.3333"]).classes.len(), 3);
         assert_eq!(tally(&["2/3", "0.6666"]).classes.len(), 2);
+        // All that round a number do, and none that some round, and some do not.
+        assert_eq!(tally(&["1/3", "0.3333", "0.33330"]).classes.len(), 2);
+        // A rounding may leave out what its number may.
+        assert_eq!(tally(&["0.3333", "1/3", "x = 1/3"]).classes.len(), 1);
+        assert_eq!(tally(&["0.3333", "x = 1/3 cm"]).classes.len(), 1);
+        assert_eq!(tally(&["0.3333", "x = 1/3 cm", "1/3 kg"]).classes.len(), 3);
+        assert_eq!(tally(&["[0.3333, 1)", "[1/3, 1)", "[1/3, 1]"]).classes.len(), 2);
     }
 
     #[test]
@@ -238,6 +208,14 @@ mod tests {
             assert_eq!(empty.majority(), None);
             assert_eq!((empty.majority_ratio(), empty.margin()), (0.0, 0.0));
         }
+    }
+
+    #[test]
+    fn roundings_that_take_too_long_stay_apart() {
+        let tuple = |third: &str| format!("({})", vec![third; 100].join("; "));
+        assert_eq!(tally(&[&tuple("1/3"), &tuple("0.3333")]).classes.len(), 2);
+        let digits = |n: usize| format!("0.{}", "3".repeat(n));
+        assert_eq!(tally(&["1/3", &digits(1000), &digits(999)]).classes.len(), 1);
     }
 
     fn answers() -> impl Strategy<Value = Vec<Option<String>>> {

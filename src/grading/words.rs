@@ -3,7 +3,7 @@
 use super::{
     expression::Expression,
     form::Form,
-    lex::{Kind, Token},
+    lex::{Kind, Token, is_setting},
     region::Region,
     unit::is_unit_word,
     vocabulary::is_formula_word,
@@ -30,32 +30,46 @@ pub(super) fn is_junction(word: &str) -> bool {
     matches!(word.trim().trim_matches(',').trim(), "and" | "or" | "")
 }
 
-/// Text without LaTeX's commands and braces.
+/// Text without LaTeX's braces and the commands that only set it. Other commands are words: `\alpha` is alpha.
 pub(super) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('\\') {
         plain.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        let name = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
-        rest = &after[name..];
-        if name == 0 {
+        let length = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (name, after) = after.split_at(length);
+        if name.is_empty() {
             plain.push(' ');
+        } else if !is_setting(name) {
+            plain.push_str(name);
         }
+        // `\,` and its kin are spaces.
+        rest = if name.is_empty() { after.trim_start_matches([',', ';', ':', '!', '>']) } else { after };
     }
     plain.push_str(rest);
     plain.replace(['{', '}', '\u{2009}', '\u{2}'], " ")
 }
 
+/// How a sentence begins that only says again what a yes or no before it says.
+const RESTATED: [&str; 12] = ["it", "they", "he", "she", "we", "you", "i", "this", "that", "these", "those", "there"];
+
+/// How the reason of a yes or no begins.
+const REASONS: [&str; 2] = ["because", "since"];
+
 /// Plain text in lower case, with single spaces and without marks at its end. An answer that begins with yes or no, and
-/// goes on behind a comma, is that.
+/// goes on with a sentence about it, is that.
 pub(super) fn fold(text: &str) -> String {
     let words: Vec<String> = plain(text).split_whitespace().map(str::to_lowercase).collect();
     let folded = words.join(" ").trim_matches([' ', '.', ',', ';', ':', '!', '?', '"', '\'', '*', '$']).to_owned();
-    match ["yes", "no"]
-        .into_iter()
-        .find(|word| folded.strip_prefix(word).is_some_and(|rest| rest.starts_with([',', '.'])))
-    {
+    let restates = |word: &&str| {
+        let rest = folded.strip_prefix(word).and_then(|rest| rest.strip_prefix([',', '.'])).unwrap_or_default();
+        let mut words = rest.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
+        let first = words.next().map_or("", |first| first.split('\'').next().unwrap_or(first));
+        let restates = RESTATED.contains(&first) && !rest.contains(|c: char| c.is_ascii_digit());
+        (restates || REASONS.contains(&first)) && !words.any(|word| matches!(word, "yes" | "no"))
+    };
+    match ["yes", "no"].into_iter().find(restates) {
         Some(word) => word.to_owned(),
         None => folded,
     }
@@ -95,6 +109,8 @@ pub(super) fn meaning(folded: &str) -> Option<Form> {
             Some(Form::Set(vec![]))
         }
         "infinity" | "positive infinity" => Some(Form::Infinity { negative: false }),
+        "noon" => Some(Form::Clock(12, 0, None, Some(true))),
+        "midnight" => Some(Form::Clock(12, 0, None, Some(false))),
         "negative infinity" => Some(Form::Infinity { negative: true }),
         word => number_word(word).map(|number| Form::Scalar(Expression::integer(number))),
     }
@@ -182,8 +198,8 @@ pub(super) fn clock(tokens: &[Token]) -> Option<Form> {
     let letters: String = letters.chars().filter(|c| c.is_alphabetic()).collect();
     let after_noon = match letters.as_str() {
         "" => None,
-        "am" => Some(false),
-        "pm" => Some(true),
+        "am" | "midnight" => Some(false),
+        "pm" | "noon" => Some(true),
         _ => return None,
     };
     let mut parts = vec![];
@@ -200,15 +216,22 @@ pub(super) fn clock(tokens: &[Token]) -> Option<Form> {
     let (hour, minute) = (value(parts.first()?)?, parts.get(1).map_or(Some(0), value)?);
     let second = parts.get(2).and_then(value);
     let two_digits = parts[1..].iter().all(|part| part.len() == 2);
-    let is_time = hour < 25 && minute < 60 && second.is_none_or(|s| s < 60) && two_digits && parts.len() <= 3;
-    if !is_time || (parts.len() == 1 && after_noon.is_none()) || (after_noon.is_some() && hour > 12) {
+    let is_time = minute < 60 && second.is_none_or(|s| s < 60) && two_digits && parts.len() <= 3;
+    let is_twelve = hour == 12 && minute == 0 && second.is_none_or(|s| s == 0);
+    if !is_time
+        || (parts.len() == 1 && after_noon.is_none())
+        || matches!(letters.as_str(), "noon" | "midnight") && !is_twelve
+    {
         return None;
     }
-    Some(match (hour, after_noon) {
-        // From 13 on, the hour says it.
-        (13.., None) => Form::Clock(hour - 12, minute, second, Some(true)),
-        _ => Form::Clock(hour, minute, second, after_noon),
-    })
+    match (hour, after_noon) {
+        // Before 1 and from 13 on, the hour says which half of the day it is.
+        (0, None | Some(false)) => Some(Form::Clock(12, minute, second, Some(false))),
+        (24, None) if minute == 0 && second.is_none_or(|s| s == 0) => Some(Form::Clock(12, 0, second, Some(false))),
+        (13..24, None) => Some(Form::Clock(hour - 12, minute, second, Some(true))),
+        (1..=12, _) => Some(Form::Clock(hour, minute, second, after_noon)),
+        _ => None,
+    }
 }
 
 /// `204_5`, `2A_{16}`, `1011_{\text{two}}`: digits in a base. In base ten it is the number.

@@ -42,7 +42,7 @@ fn misses(rows: &[Row]) -> Vec<usize> {
 #[test]
 fn every_decision_is_kept() {
     let rows = rows(include_str!("../fixtures/grading/decisions.jsonl"));
-    assert!(rows.len() > 800);
+    assert!(rows.len() > 1000);
     for row in &rows {
         assert_eq!(verdict(row), row.expected, "{}: {} and {}", row.why, row.gold, row.pred);
     }
@@ -52,7 +52,7 @@ fn every_decision_is_kept() {
 fn the_pairs_of_math_verify_are_as_its_tests_expect_but_for_those_that_are_explained() {
     // `docs/grading.md` says why.
     let rows = rows(include_str!("../fixtures/grading/math_verify_pairs.jsonl"));
-    assert_eq!(misses(&rows), [28, 29, 126, 155, 180, 208, 243]);
+    assert_eq!(misses(&rows), [28, 29, 32, 126, 155, 180, 208, 243]);
 }
 
 #[test]

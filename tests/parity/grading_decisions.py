@@ -283,6 +283,101 @@ apart("points from names in another order", "y=2, x=1", "(2,1)")
 unknown("a thousand in brackets, or a point", "(1,000)")
 apart("denials", "42", "It is not 42", "maybe 42", "I don't know if it is 42")
 
+# Names, chains, sets in sets
+same("a name of several letters", "5", "|AB| = 5", r"\overline{AB} = 5", r"m\angle ABC = 5", "x_1 = 5", "f(2) = 5", "P(X=2) = 5", r"\text{Area of } ABC = 5")
+same("a name in bold, or of a difference or a mean", "5", r"\mathbf{v} = 5", r"\Delta x = 5", "E[X] = 5", r"\text{Var}(X) = 5", r"\overrightarrow{AB} = 5")
+same("a ratio of names", "2/3", r"\frac{a}{b} = \frac{2}{3}", r"\frac{AB}{CD} = 2/3", "a/b = 2/3")
+same("a derivative has a name", "2x", r"\frac{dy}{dx} = 2x", "y' = 2x", "f'(x) = 2x")
+same("an inverse function has a name", "2x", "f^{-1}(x) = 2x")
+same("a formula on the way to a value", r"25\pi", r"A = \pi r^2 = 25\pi", r"A = \pi \cdot 5^2 = 25\pi")
+same("a formula in two forms", "x^2+2x+1", "f(x) = (x+1)^2 = x^2+2x+1")
+same("sides that are computed", "2x=10", "2x = 4 + 6 = 10")
+same("several names of one value", "x = y = 5", "x = 5 = y", "5 = x = y")
+apart("a formula is no name", "5", r"\frac{x}{2} = 5", r"\frac{1}{x} = 5", "|x| = 5", "x(y+1) = 5", "2x = 5")
+apart("where a fraction is divided", r"\frac{a}{bc} = 5", r"\frac{ab}{c} = 5", r"\frac{abc}{d} = 5")
+apart("where a bar or an index ends", r"\overline{AB} = 5", r"\overline{A}B = 5", "x_{1}y = 5", "x_{1y} = 5")
+apart("arguments", "f(1,2) = 5", "f(12) = 5", "f(2,1) = 5")
+apart("a fraction that is more than a number", r"\frac{1}{x} > 5", r"\frac{12}{x} > 5", r"x > 5")
+apart("the middle of a chain", "x = 5 = y", "x = 6 = y", "y")
+apart("letters that are equal", "x = y = z", "x = y", "z")
+unknown("what a formula is about", r"x+y \approx 5", r"2x \approx 5", r"x = 2y \approx 5")
+unknown("sums that are wrong", "3=4=7", "2+2=5=7", "x+1=2=3")
+same("a set in a set", r"\{\{1,2\},\{3\}\}", r"\{\{3\},\{2,1\}\}", r"\{1,2\},\{3\}")
+apart("sets in sets", r"\{\{1,2\},\{3,4\}\}", r"\{1,2,3,4\}", r"\{\{1,2,3,4\}\}", r"\{\{1,3\},\{2,4\}\}", r"\{1,2,\{3,4\}\}")
+apart("sets of one member", r"\{1\}", r"\{\{1\}\}", r"\{\{\{1\}\}\}", r"\{\}", r"\{\{\}\}")
+same("a set that is what a letter is in", "1, 2, 3", r"x \in \{1,2\} \text{ or } x = 3")
+apart("a function is no factor", "P(2)", "2P", "P(3)", "Q(2)")
+apart("a mean is no product", "E[X]", "EX", "E[Y]")
+apart("a Greek function is no factor", r"\phi(10)", r"10\phi", r"\phi(5)")
+same("a function of two arguments", "f(x, y+1)", "f(x, 1+y)")
+apart("the order of arguments", "f(x, y)", "f(y, x)")
+same("a letter before a sum is a factor", "x^2+x", "x(x+1)", "x(1+x)")
+same("a number before a bracket is a factor", r"25\pi", r"\pi(5^2)", r"\pi(34-9)")
+unknown("a letter that may be a function", "P(x+1)", "P(1+r)^n", r"\mu(x+1)")
+unknown("a derivative is no fraction", r"\frac{dy}{dx}", r"\frac{d}{dx} x^2")
+unknown("a column that is missing", r"\begin{pmatrix}1&&2\end{pmatrix}")
+unknown("minus a point, or an interval that is turned around", "-(1,2)")
+unknown("a bracket around nothing but a formula", "[x]", "[2.5]")
+same("a list of the same number", "[1,1]", "[ 1, 1 ]")
+apart("a list of the same number is not the number", "[1,1]", "1")
+unknown("what an exponent or a slash reaches", "x^ab", "a/bc", "x^{(2)}")
+
+# Functions of small numbers
+unknown("compositions that are the same to many orders", r"\sin(\tan(10^{-50}))", r"\tan(\sin(10^{-50}))", r"\sinh(\arctan(10^{-40}))", r"\tanh(\arcsin(10^{-40}))", r"\tanh(10^{-60})", r"\sin(\tan(\pi+10^{-60}))", r"\sqrt{3-\frac{2}{1+\sqrt2\cdot10^{-110}}}", r"\sin(\tan(10^{-50}x))")
+apart("compositions of numbers that are not so small", r"\sin(\tan\frac13)", r"\tan(\sin\frac13)", r"\sin(\tan 10^{-9})", r"\tan(\sin 10^{-9})")
+apart("hyperbolic compositions", r"\sinh(\arctan 10^{-12})", r"\tanh(\arcsin 10^{-12})")
+same("a logarithm of a long number", "300", r"\log_2(2^{300})", r"\frac{\ln(2^{300})}{\ln 2}")
+same("a root of a long number", r"2\sqrt{2^{298}+1}", r"\sqrt{2^{300}+4}")
+
+# Units
+same("prefixes of units", "5 kHz", "5000 Hz", r"5\text{ kHz}", "0.005 MHz", "5 kilohertz", "5")
+same("degrees Celsius", "20 degrees Celsius", "20°C", r"20^\circ\text{C}", "20", r"20\text{ degrees C}")
+same("units with a negative exponent", "5", r"5\text{ m s}^{-1}")
+same("negative exponents and slashes", r"5\text{ m s}^{-1}", r"5\text{ m/s}", "5 meters per second")
+same("amounts of money by letters", "$5,000,000", "$5M", "5 million dollars", "$5000k")
+same("money per time", "$5 per hour", "5 dollars an hour", "5 dollars per hour", "5")
+same("what is counted may be left out", "5", "5 boxes", "5 red apples", "5 pairs of shoes", "5 cups of flour", "5 students per class", "5 ways", "5 points")
+same("boxes and pennies are plurals", "1 box", "1 boxes")
+same("plurals in -ies", "1 penny", "1 pennies")
+same("what is added to a unit and says nothing", "5 cm", "5 cm long", "5 cm in total", "5 cm each")
+same("dozens", "60", "5 dozen", "5 dozens", r"5\text{ dozen}")
+same("a dozen of something", "60 eggs", "5 dozen eggs", "60")
+same("per cent in two words", "5%", "5 per cent", "5")
+apart("a word that makes another number", "5", "5 lakh", "5 dozens", "5 tens", "5 thousands", "5 twelfths", "5 thirteenths")
+apart("a word that says something else", "5", "5 below zero", "5 left", "5 wrong", "5 doubled", "5 minimum", "5 clockwise", "5 in base eight", "5 in a row", "5 times")
+apart("digits that repeat", "0.3", "0.3 repeating", "0.3 recurring")
+apart("digits in a base", "12", "12 hexadecimal", "12 base eight")
+apart("the case of symbols", r"5\text{ MW}", r"5\text{ mW}", r"5\text{ mw}", "5 W")
+apart("bits and bytes", r"5\text{ Mb}", r"5\text{ MB}", r"5\text{ mb}")
+apart("tons", "5 tons", "5 tonnes", "5 kg")
+apart("the order of words", "5 dog cats", "5 cat dogs", "5 cats")
+apart("inches and what is in something", "12 in", "12 in base eight")
+apart("money in thousands", "$5k", "$5", "$5M")
+apart("what is below the line of a unit", r"5\text{ J/kg K}", r"5\text{ J K/kg}")
+unknown("what is below the line of a unit", r"5\text{ J}/\text{kg}\cdot\text{K}")
+unknown("two numbers with one unit", "5-6 hours", "1-1/2 cups", "5×6 cm", "5 × 6 matrix")
+unknown("ranges, codes and mixed numbers", "5-6", "555-1234", "5-6-7", "5-1/2", "10--15")
+unknown("set builders about another letter", r"\{x \mid a > 3\}")
+unknown("what is never an interval", r"(5,12) \cup (4,2)")
+unknown("letters that cancel", "x = x + 5", "x < x + 5", r"2 < \frac{2x}{x}")
+
+same("letters behind a number, where somebody says that they are a unit", "5 meters", "5 m", "5m", "$5m$", "500 cm")
+same("a formula of letters, where somebody says that it is a unit", r"9.8\text{ m/s}^2", "9.8 m/s^2", "9.8 m/s^{2}")
+same("kilonewtons", r"5\text{ kN}", "5 kN", "5000 newtons")
+apart("letters behind a number, where nobody says that they are a unit", "5 m", "5", "5 s", "5x")
+apart("exponents of units in text", r"5\text{ m^{-1}}", r"5\text{ m}", r"5\text{ m^-2}", r"5\text{ m^{2}}")
+
+# Words and times
+same("midnight", "0:00", "24:00", "12:00 am", "midnight", "12 midnight", "00:00")
+same("noon", "12:00 pm", "noon", "12 noon", "12 pm")
+same("minutes after midnight", "0:30", "12:30 am", "00:30")
+apart("noon and midnight", "24:00", "12:00 pm", "12:30 am", "0:01")
+apart("a time that is none", "24:30", "12:30 pm", "12:30 am")
+same("a yes that is explained", "yes", "Yes, because it is even.", "Yes. It does.", "Yes, that's right")
+apart("a no that is followed by an answer", "no", "No, 5", "No, 6", "No, yes", "No, Paris")
+apart("Greek letters in words", r"\text{α-particle}", r"\text{β-particle}", r"\text{particle}")
+same("commands that are words", r"\alpha \text{ particle}", r"\text{α particle}")
+
 # Whole responses
 same("the last box", "47", r"so \boxed{47}.", r"\boxed{1}, no: \boxed{47}", r"We get $\fbox{47}$.", r"\boxed{\boxed{47}}")
 same("boxes that are listed", "1, 2", r"$\boxed{1}$ and $\boxed{2}$", r"\boxed{1}, \boxed{2}", r"\boxed{1,2}", r"$x=\boxed{2}$ or $x=\boxed{1}$")
@@ -297,6 +392,294 @@ same("roots without braces", r"\sqrt{2}", r"\sqrt2", r"\sqrt 2", "√2", "sqrt2"
 same("spacing", r"x+1", r"x\,+\,1", r"x \; + \quad 1", r"{x}+{1}", r"\left(x+1\right)", r"\displaystyle x+1")
 same("signs of multiplication", "2x", r"2\cdot x", r"2\times x", "2*x", "2·x", "x+x", r"2\ast x")
 same("doubled backslashes", r"\frac{1}{2}", r"\\frac{1}{2}")
+
+# Answers in responses, as small models write them
+same(
+    "what a response announces",
+    "12",
+    "So, the answer is: 12",
+    r"The final answer is $\boxed{12}$.",
+    r"The final answer is: $\boxed{12}$. I hope it is correct.",
+    "Let's add.\n\n5 + 7 = 12\n\nThe answer is 12.",
+    "#### 12",
+    "He has 5 + 7 = 12 apples.\n#### 12",
+    "**Answer:** 12",
+    "**Answer**: 12",
+    "**Final Answer:** 12",
+    "**Final Answer**\n12",
+    "### Final Answer\n\n12",
+    "### Answer: 12",
+    "Final Answer: 12",
+    "final answer: 12.",
+    "Answer: **12**",
+    "Answer:\n12",
+    "The answer is **12**.",
+    "**The answer is 12.**",
+    "The answer is:\n\n**12**",
+    "The answer is $12$.",
+    r"The answer is \(12\).",
+    "The answer is: \\[\n12\n\\]",
+    "The answer is:\n\n$$12$$",
+    "the answer is therefore 12",
+    "The answer is simply 12.",
+    "The answer is equal to 12.",
+    "Therefore, the correct answer is 12.",
+    "Thus, our final answer is 12.",
+    "We get 5 + 7 = 12, so the answer is 12.",
+    "We get 5 + 7 = 12 so the answer is 12.",
+    "Hence the required answer is 12.",
+    "I believe that the answer is 12.",
+    "The answer to this question is 12.",
+    "The answer should be 12.",
+    "The answer is x = 12.",
+    "The answer is that x = 12.",
+    "The answer is 5 + 7 = 12.",
+    "The answer is 12, because 5 + 7 is 12.",
+    "The answer is 12 because there are 5 and 7.",
+    "The answer is 12, since 20 - 8 = 12.",
+    "The answer is 12. This is because 5 + 7 = 12.",
+    "Answer: 12\n\nExplanation:\nFirst we count 5 apples. Then we count 7 more.",
+    "The answer is 12. So Tom has 12 apples.",
+    "The answer is 12. I hope this helps!",
+    "The answer is 12. I hope the answer is correct.",
+    "The answer is 12.\n\nQuestion: What is 3 + 4?\nAnswer: The answer is 7.",
+    "The answer is 12.<|im_end|>\n<|im_start|>user\nAnd 3 + 4? The answer is 7.",
+    "The answer is 11. Wait, I made a mistake. The answer is 12.",
+    "所以答案为 12。",
+    "答案：12",
+)
+same(
+    "a unit beside what is announced",
+    "12",
+    "**Answer:** 12 apples",
+    "Answer: 12 cm",
+    "The answer is 12 apples in total.",
+    "The answer is $12.",
+    "Answer: 12 hours",
+    "#### 12 apples",
+)
+same(
+    "letters of choices",
+    "B",
+    "Answer: B",
+    "Answer: (B)",
+    "The answer is (B).",
+    "The answer is **B**.",
+    "The correct answer is B.",
+    "**Answer: B**",
+    r"\boxed{\text{B}}",
+    "The answer is B, since 5 is odd.",
+)
+same(
+    "yes",
+    "yes",
+    "The answer is yes.",
+    "Answer: Yes",
+    "**Yes**",
+    "The answer is yes, because 7 is prime.",
+    "Yes, it is.",
+    "Yes, since 7 is prime.",
+)
+same(
+    "no",
+    "no",
+    "The answer is no.",
+    "The answer is no, because the remainder is 6.",
+    "No, it is not.",
+    "No, it isn't.",
+    "Let me see. It is even.\n\n**No**",
+)
+same(
+    "an answer in words",
+    "Paris",
+    "The answer is Paris.",
+    "**Answer:** Paris",
+    "So the answer is: Paris",
+    r"\boxed{\text{Paris}}",
+    "Here is what I know.\n\n**Paris**",
+)
+same(
+    "what a last sentence concludes",
+    "12",
+    "Tom has 5 apples. He buys 7.\nTherefore, there are 12 apples in total.",
+    "He buys 7 apples and has 5.\nSo, Tom has 12 apples.",
+    "First, 5. Then 7 more.\n\nThus, the total is 12.",
+    "First, 5. Then 7 more.\n\nTherefore, the total cost is $12.",
+    "First, 5. Then 7 more.\n\nHence, she sold a total of 12 clips in April and May.",
+    "First, 5. Then 7 more.\n\nTherefore, $x = 12$.",
+    "First, 5. Then 7 more.\n\nTherefore, the value is $12$. I hope this helps!",
+    "First, 5. Then 7 more.\n\nIn total, they have 12 apples.",
+    "First, 5. Then 7 more.\n\nThe total is **12**.",
+    "First, 5. Then 7 more.\n\n**12**",
+    "First, 5. Then 7 more.\n\nTherefore, 12 apples were sold.",
+    "First, 5. Then 7 more.\n\nAs a result, he needs 12 eggs.",
+)
+same(
+    "what a short sentence says",
+    "12",
+    "There are 12 apples.",
+    "It is 12.",
+    "x is 12",
+    "The total is $12$.",
+    "Total: 12",
+    "Tom has 12 apples left.",
+)
+same(
+    "the last number that a verb gives, as a guess",
+    "12",
+    "We took 5 of them first, and it was clear to all of us in the room that there are now 12",
+    "They had eaten 3 of all the 15 cakes on the table in the kitchen, and so there were 12 cakes",
+)
+same(
+    "several answers",
+    "2, 3",
+    "The answers are 2 and 3.",
+    "The answer is x = 2 or x = 3.",
+    r"\boxed{x = 2} or \boxed{x = 3}",
+    r"\boxed{2} and \boxed{3}",
+    r"$\boxed{2}$, $\boxed{3}$",
+    r"\boxed{2}, x = \boxed{3}",
+    "\\boxed{2}\n\nand\n\n\\boxed{3}",
+    "Answer: 2, 3",
+    "The solutions are 2 and 3",
+)
+same(
+    "the last box counts",
+    "12",
+    r"\boxed{11} is wrong, so \boxed{12}",
+    r"\boxed{11}, wait, \boxed{12}",
+    r"not \boxed{11} but \boxed{12}",
+    r"\boxed{11} and adding one gives \boxed{12}",
+    r"\boxed{11} and the correct value was \boxed{12}",
+    r"\boxed{11} is wrong. The answer is 12.",
+    "$$\\boxed{12}$$\n\nThis is the number of apples, which 5 and 7 add up to.",
+    r"Therefore, there are $\boxed{12}$ apples.",
+    r"The smallest number not divisible by 5 is \boxed{12}.",
+    r"- \boxed{12}",
+    r"x \equiv \boxed{12} \pmod{17}",
+    r"\boxed{12} - that is the answer",
+    r"\boxed{12}. Note that 5 + 7 = 12. However, 13 is prime.",
+)
+apart("reasons are no answers", "6", "The answer is 5, because x is 6.", "The answer is no, because the remainder is 6.")
+apart("a later answer", "5", "#### 5\n#### 7", r"\boxed{5}. Wait, that is wrong. \boxed{8}", r"\boxed{5} is wrong. The answer is 9.")
+apart("a denial in words is no denied word", "Paris", "The answer is not Paris.", "The answer is London.")
+apart("letters", "B", "The answer is not B.", "The answer is neither A nor B.", "The answer is A or B.", "The answer is C.")
+unknown(
+    "a number that is announced as another one",
+    "The answer is not 5.",
+    "The answer is not $5$.",
+    "The answer is about 5.",
+    "The answer is approximately $5$",
+    "The answer is at least 5.",
+    "The answer is more than 5.",
+    "The answer is twice 5.",
+    "The answer is the square of 5.",
+    "The answer is the opposite of $5$.",
+    "The answer is 5 less than x.",
+    "The answer is neither 5 nor 6.",
+    "The answer is either 5 or 6.",
+    "The answer is anything except $5$.",
+    "The answer is a multiple of 5.",
+    "The answer is 12 in base 5.",
+    "The answer is $5$ modulo seven.",
+    "The answer is probably 5.",
+    "The answer is unlikely to be $5$.",
+    "The answer is close to 5.",
+    "The answer is in step 5.",
+    "The answer is given by equation (5).",
+    "The answer is option 5.",
+    "The answer is 5 when x = 6.",
+    "The answer is $5$ where $x = 6$.",
+    "The answer is 5?",
+    "The answer is: 5 (wrong)",
+    "The answer is 5, which is 6 less than 11.",
+)
+unknown(
+    "an announcement that is taken back, or goes on with other numbers",
+    "The answer is 5. Wait, no.",
+    "The answer is 5. No, that is wrong.",
+    "The answer is 5. Actually, the correct value is 6.",
+    "The answer is 5.\nThe question asks for the double, so 10.",
+    "The answer is 5. That is incorrect.",
+    "The answer is 5. Sorry, I made a mistake.",
+    "The answer is 1. 5",
+    "The answer is",
+    "The answer is:",
+    "The answer is 5 +",
+)
+unknown(
+    "boxes that are denied, taken back, empty, or a part of a formula",
+    r"The answer is not \boxed{5}.",
+    r"It cannot be \boxed{5}.",
+    r"x \ne \boxed{5}",
+    r"\boxed{5} is wrong.",
+    r"\boxed{5} is not correct.",
+    r"\boxed{5}? No. I don't know.",
+    r"\boxed{5}. Wait, that's not right.",
+    r"\boxed{5}. I apologize for the mistake.",
+    r"neither \boxed{5} nor 6",
+    r"\boxed{5}\boxed{}",
+    r"\boxed{5}, x = \boxed{}",
+    r"\boxed{5}, \boxed{",
+    r"\boxed 5",
+    r"\boxed{6} or \boxed 5",
+    r"x = -\boxed{5}",
+    r"2 \cdot \boxed{5}",
+    r"\boxed{5}^2",
+    r"\boxed{5} + 2",
+    r"\boxed{5}\times 10^3",
+)
+unknown(
+    "no number at the end of a response",
+    "He has 5 apples and 6 pears, and he is going to give all of them to his sister. So the total is",
+    "There are many things to say about this question, and most of them are in Figure 5",
+    "The meeting that we are all looking forward to since the last one is on January 5",
+    "The meeting that we are all looking forward to since the last one is on 2020-01-05",
+    "After all that was said above about the numbers in this question, the ratio is 5:6",
+    "After all that was said above about the numbers in this question, the value is 3 x 5",
+    "After all that was said above about the numbers in this question, there are 2^5 ways",
+    "After all that was said above about the numbers in this question, it is certainly not 5",
+    "After all that was said above about the numbers in this question, there are 5 dozen eggs",
+    "After all that was said above about the numbers in this question, there are about 5 eggs",
+    "If all that was said above about the numbers in this question is right, there are 5 eggs",
+)
+same("a box in bold, and one with a unit", "12", r"**\boxed{12}**", r"**Answer: $\boxed{12}$**", r"\boxed{12}cm", r"The answer is \boxed{12}!")
+unknown(
+    "numbers that could be read in two ways, or are a part of something",
+    "The answer is 5!",
+    "The answer is question 5.",
+    "Answer: 1) Find x",
+    "Answer:\n1. Find x\n2. Done",
+    "The answer is 5 (I am not sure).",
+    "The answer is 5. But this is wrong.",
+    "The answer is 5.\nLet me verify: 2+2=4. So it does not hold.",
+    "We have everything that we need.\n\nTherefore, x is larger when y is 5.",
+    "We have everything that we need.\n\nTherefore, Tom does not have 5 apples.",
+    "We have everything that we need.\n\nTherefore, Tom has 5 times as many apples.",
+    "We have everything that we need.\n\nTherefore, see step 5.",
+    r"2\boxed{5}",
+    r"\boxed{5}x",
+    r"\boxed{5}_8",
+    r"\frac{\boxed{5}}{2}",
+    r"\frac{1}{\boxed{5}}",
+    r"2^{\boxed{5}}",
+    r"\boxed{5} \text{ or maybe } \boxed{6}",
+)
+# Roundings and what they may leave out
+same("a rounding leaves out a name", r"x = \frac{1}{3}", "0.3333", "x = 0.3333", "0.33333")
+same("a rounding leaves out a unit", r"\frac{1}{3}\text{ cm}", "0.3333")
+same("roundings in intervals", r"[\frac13, 1)", "[0.3333, 1)")
+same("roundings in tuples", r"(\frac13, \sqrt2, 5)", "(0.3333, 1.4142, 5)")
+same("a rounding of many digits", r"\frac13", "0." + "3" * 500)
+apart("a rounding of another name's number", "x = 1/3", "y = 0.3333", "x = 0.33")
+apart("a rounding in another unit", r"\frac13\text{ cm}", r"0.3333\text{ kg}")
+apart("roundings at other ends", "[1/3, 1)", "[0.3333, 1]", "(0.3333, 1)", "[0.3334, 1)", "[0.3333, 2)")
+apart("roundings of only some", r"(\frac13, \sqrt2)", "(0.3333, 1.4143)", "(0.3333, 1.4142, 0)")
+apart("roundings of each other", "0.3333", "0.33333")
+apart("a comma for a point, and a unit that is left out", "1,50 cm", "1.50")
+apart("figures of one quantity in two units", r"5\text{ m}", "500")
+unknown("numbers that are too long together", ", ".join(f"{n}e-399" for n in range(1, 12)), ", ".join(f"{n}e399+x" for n in range(1, 12)))
+same("a long exponent", "1e-399", r"10^{-399}", "10e-400")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

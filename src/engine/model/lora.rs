@@ -216,29 +216,26 @@ impl Lora {
     /// The same adapter as the CPU's kernels read it, all of it in one piece of memory.
     fn pack(&self) -> Result<Self> {
         let mut end = 0;
-        let mut places: Vec<[Option<(PairShape, Range<usize>)>; 7]> = Vec::with_capacity(self.layers.len());
+        let mut places = Vec::with_capacity(self.layers.len());
         for layer in &self.layers {
             let mut of_layer = Projection::ALL.map(|_| None);
             for projection in Projection::ALL {
                 let Some(pair) = layer.pair(projection)? else { continue };
                 let shape = pair.shape()?;
-                of_layer[projection as usize] = Some((shape, end..end + shape.words()));
+                of_layer[projection as usize] = Some((pair, shape, end..end + shape.words()));
                 end += shape.words();
             }
             places.push(of_layer);
         }
         let mut memory = Memory::zeros(end);
-        for (layer, places) in self.layers.iter().zip(&places) {
-            for projection in Projection::ALL {
-                let (Some(pair), Some((shape, place))) = (layer.pair(projection)?, &places[projection as usize]) else {
-                    continue;
-                };
-                let (a, b) = pair.numbers()?;
-                shape.lay_out(&a, &b, &mut memory.floats_mut()[place.clone()]);
-            }
+        for (pair, shape, place) in places.iter().flatten().flatten() {
+            let (a, b) = pair.numbers()?;
+            shape.lay_out(&a, &b, &mut memory.floats_mut()[place.clone()]);
         }
         let memory = Arc::new(memory);
-        let packed = |place: Option<_>| place.map(|(shape, place)| PackedPair::new(shape, Words::new(&memory, place)));
+        let packed = |place: Option<(&Pair, PairShape, Range<usize>)>| {
+            place.map(|(_, shape, place)| PackedPair::new(shape, Words::new(&memory, place)))
+        };
         Ok(Self { layers: places.into_iter().map(|places| LayerLora::Packed(places.map(packed))).collect() })
     }
 }

@@ -4,7 +4,7 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::{Signed, ToPrimitive, Zero};
 
-use super::{DIVISION_STEPS, Evaluator, Value, digest::Digest};
+use super::{DIVISION_STEPS, Evaluator, Origin, Value, digest::Digest, magnitude};
 use crate::grading::{
     budget::MAX_EXACT_BITS,
     exact,
@@ -19,7 +19,7 @@ impl Evaluator<'_> {
         for argument in arguments {
             digest.bytes(self.number(argument)?.to_string().as_bytes());
         }
-        Value::computed(digest.complex(), 0, true)
+        Value::computed(digest.complex(), Origin { open: true, ..Origin::default() })
     }
 
     pub(super) fn call(&mut self, function: Function, arguments: &[Expression]) -> Option<Value> {
@@ -40,7 +40,7 @@ impl Evaluator<'_> {
                 match self.of_one(function, &value)? {
                     Some(result) => Some(result),
                     // Nothing is known of the function but that it is one.
-                    None if value.open => self.opaque(&format!("{function:?}"), arguments),
+                    None if value.origin.open => self.opaque(&format!("{function:?}"), arguments),
                     None => None,
                 }
             }
@@ -67,18 +67,20 @@ impl Evaluator<'_> {
                 return (result.numer().bits() <= MAX_EXACT_BITS).then(|| Some(Value::rational(result)));
             }
         }
-        let (x, height) = argument.approximated();
+        let x = argument.approximated();
         self.budget.take(4 * DIVISION_STEPS)?;
         let value = match function {
             Abs => Complex::real(x.modulus()?),
-            Floor | Ceiling if !argument.open => return Some(Some(Value::rational(x.whole(function == Ceiling)?))),
-            Arctan | Arcsin | Arccos if !argument.open => self.inverse(function, &x)?,
+            Floor | Ceiling if !argument.origin.open => {
+                return Some(Some(Value::rational(x.whole(function == Ceiling)?)));
+            }
+            Arctan | Arcsin | Arccos if !argument.origin.open => self.inverse(function, &x)?,
             Floor | Ceiling | Factorial | Arctan | Arcsin | Arccos => return Some(None),
             _ => self.trigonometric(function, &x)?,
         };
-        let magnitude = (x.size() * 3.0).min(1e6) as u64;
         let hyperbolic = matches!(function, Function::Sinh | Function::Cosh | Function::Tanh);
-        Value::computed(value, height + 1 + if hyperbolic { magnitude } else { 0 }, argument.open).map(Some)
+        let origin = argument.origin.applied().higher(1 + if hyperbolic { magnitude(&x) } else { 0 });
+        Value::computed(value, origin).map(Some)
     }
 
     fn trigonometric(&self, function: Function, x: &Complex) -> Option<Complex> {
@@ -126,7 +128,7 @@ impl Evaluator<'_> {
             let value = self.value(argument)?;
             match value.as_rational() {
                 Some(rational) => numbers.push(rational.clone()),
-                None if value.open => return self.opaque(&format!("{function:?}"), arguments),
+                None if value.origin.open => return self.opaque(&format!("{function:?}"), arguments),
                 None => return None,
             }
         }

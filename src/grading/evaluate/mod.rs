@@ -60,21 +60,23 @@ fn computed(expression: &Expression, budget: &Budget) -> Option<Scalar> {
 }
 
 /// The canonical form of an expression up to a factor: its values at two points, divided by its value at a third. Only
-/// positive factors count if `signed`. Numbers are left as they are.
+/// positive factors count if `signed`. `None` for a constant: what it is up to a factor says nothing.
 pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budget) -> Option<Vec<Number>> {
     over_seeds(|seed, branched| {
         let mut values = vec![];
         for point in 0..3 {
             let mut evaluator = Evaluator { point, seed, branched: false, budget };
-            let (value, height) = evaluator.value(expression)?.approximated();
+            let value = evaluator.value(expression)?;
             *branched |= evaluator.branched;
-            if height > MAX_HEIGHT {
+            if value.origin.height > MAX_HEIGHT {
                 return None;
             }
-            values.push(value);
+            values.push(value.approximated());
         }
         let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
-        values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect()
+        let numbers: Vec<Number> =
+            values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
+        numbers.iter().any(|number| *number != numbers[0]).then_some(numbers)
     })
 }
 
@@ -96,10 +98,39 @@ fn over_seeds(mut numbers: impl FnMut(u64, &mut bool) -> Option<Vec<Number>>) ->
 /// A value and what is known of how it came about.
 struct Value {
     kind: Kind,
-    /// Bits of the rationals that it was made from.
+    origin: Origin,
+}
+
+/// What a value was made from.
+#[derive(Clone, Copy, Default)]
+struct Origin {
+    /// Bits of the rationals in it.
+    bits: u64,
+    /// As [`crate::grading::numeric`] defines it: the same, but what functions are applied to counts more.
     height: u64,
     /// Whether it depends on variables.
     open: bool,
+}
+
+impl Origin {
+    fn with(self, other: Self) -> Self {
+        Self { bits: self.bits + other.bits, height: self.height + other.height, open: self.open || other.open }
+    }
+
+    /// Of a function's value.
+    fn applied(self) -> Self {
+        self.higher(2 * self.bits)
+    }
+
+    fn higher(self, by: u64) -> Self {
+        Self { height: self.height + by, ..self }
+    }
+
+    fn power(self, n: u64) -> Option<Self> {
+        let length = u64::from(64 - n.leading_zeros());
+        let times = |bits: u64| bits.checked_mul(n)?.checked_add(length);
+        Some(Self { bits: times(self.bits)?, height: times(self.height)?, open: self.open })
+    }
 }
 
 enum Kind {
@@ -109,7 +140,8 @@ enum Kind {
 
 impl Value {
     fn exact(value: Gaussian) -> Self {
-        Self { height: value.bits(), kind: Kind::Exact(value), open: false }
+        let bits = value.bits();
+        Self { kind: Kind::Exact(value), origin: Origin { bits, height: bits, open: false } }
     }
 
     fn rational(value: BigRational) -> Self {
@@ -117,30 +149,35 @@ impl Value {
     }
 
     /// `None` out of range, or if it is so small that it may be zero or not.
-    fn computed(value: Complex, height: u64, open: bool) -> Option<Self> {
-        if !value.is_in_range() || height > 2 * MAX_HEIGHT {
+    fn computed(value: Complex, origin: Origin) -> Option<Self> {
+        if !value.is_in_range() || origin.height > 2 * MAX_HEIGHT {
             return None;
         }
         match value.size_class() {
-            SizeClass::Zero if height <= MAX_HEIGHT => {
-                Some(Self { kind: Kind::Exact(Gaussian::real(BigRational::zero())), height, open })
+            SizeClass::Zero if origin.height <= MAX_HEIGHT => {
+                Some(Self { kind: Kind::Exact(Gaussian::real(BigRational::zero())), origin })
             }
-            SizeClass::Ordinary => Some(Self { kind: Kind::Computed(value), height, open }),
+            SizeClass::Ordinary => Some(Self { kind: Kind::Computed(value), origin }),
             _ => None,
         }
     }
 
     /// A value that is not zero, whatever its size.
-    fn computed_not_zero(value: Complex, height: u64, open: bool) -> Option<Self> {
-        if value.size_class() == SizeClass::Ordinary { Self::computed(value, height, open) } else { None }
+    fn computed_not_zero(value: Complex, origin: Origin) -> Option<Self> {
+        if value.size_class() == SizeClass::Ordinary { Self::computed(value, origin) } else { None }
     }
 
-    fn approximated(&self) -> (Complex, u64) {
-        let value = match &self.kind {
+    fn approximated(&self) -> Complex {
+        match &self.kind {
             Kind::Exact(value) => Complex::new(Real::rational(&value.re), Real::rational(&value.im)),
             Kind::Computed(value) => value.clone(),
-        };
-        (value, self.height)
+        }
+    }
+
+    /// Where a root or a logarithm of this comes from. What is near a short rational without being one has twice its bits,
+    /// so that the digits of a rational count enough; only of other numbers do they count more.
+    fn root_origin(&self) -> Origin {
+        if matches!(self.kind, Kind::Exact(_)) { self.origin } else { self.origin.applied() }
     }
 
     fn as_rational(&self) -> Option<&BigRational> {
@@ -153,6 +190,11 @@ impl Value {
     fn is_exact_zero(&self) -> bool {
         self.as_rational().is_some_and(Zero::is_zero)
     }
+}
+
+/// What is far from one in size needs as many bits as a rational of that size: those of `e^x`.
+fn magnitude(x: &Complex) -> u64 {
+    (x.size() * 3.0).min(1e6) as u64
 }
 
 struct Evaluator<'a> {
@@ -170,7 +212,7 @@ impl Evaluator<'_> {
             Kind::Exact(value) => Some(value.number()),
             Kind::Computed(computed) => {
                 self.budget.take(FORM_STEPS)?;
-                if value.height <= MAX_HEIGHT { Number::of(&computed) } else { None }
+                if value.origin.height <= MAX_HEIGHT { Number::of(&computed) } else { None }
             }
         }
     }
@@ -180,8 +222,8 @@ impl Evaluator<'_> {
         match expression {
             Expression::Number(value) => Some(Value::rational(value.clone())),
             Expression::I => Some(Value::exact(Gaussian::i())),
-            Expression::Pi => Value::computed(Complex::pi(), 1, false),
-            Expression::E => Value::computed(self.budget.value_of(Elementary::Exp, &Complex::one())?, 1, false),
+            Expression::Pi => Value::computed(Complex::pi(), Origin { bits: 1, height: 1, open: false }),
+            Expression::E => self.exp(&Value::rational(BigRational::one())),
             Expression::Variable(name) => self.variable(name),
             Expression::Sum(terms) => self.fold(terms, BigRational::zero(), Self::sum),
             Expression::Product(factors) => self.fold(factors, BigRational::one(), Self::product),
@@ -232,8 +274,7 @@ impl Evaluator<'_> {
             return a.plus(b).map(Value::exact);
         }
         self.budget.take(1)?;
-        let ((x, m), (y, n)) = (a.approximated(), b.approximated());
-        Value::computed(x.plus(&y), m + n, a.open || b.open)
+        Value::computed(a.approximated().plus(&b.approximated()), a.origin.with(b.origin))
     }
 
     fn product(&mut self, a: Value, b: Value) -> Option<Value> {
@@ -245,8 +286,7 @@ impl Evaluator<'_> {
             return Some(Value::rational(BigRational::zero()));
         }
         self.budget.take(4)?;
-        let ((x, m), (y, n)) = (a.approximated(), b.approximated());
-        Value::computed_not_zero(x.times(&y), m + n, a.open || b.open)
+        Value::computed_not_zero(a.approximated().times(&b.approximated()), a.origin.with(b.origin))
     }
 
     fn quotient(&mut self, a: Value, b: Value) -> Option<Value> {
@@ -258,18 +298,16 @@ impl Evaluator<'_> {
             return Some(a);
         }
         self.budget.take(DIVISION_STEPS)?;
-        let ((x, m), (y, n)) = (a.approximated(), b.approximated());
-        Value::computed_not_zero(x.divided_by(&y)?, m + n, a.open || b.open)
+        Value::computed_not_zero(a.approximated().divided_by(&b.approximated())?, a.origin.with(b.origin))
     }
 
     fn exp(&mut self, exponent: &Value) -> Option<Value> {
         if exponent.is_exact_zero() {
             return Some(Value::rational(BigRational::one()));
         }
-        let (x, height) = exponent.approximated();
-        // What is far from one in size needs as many bits as a rational of that size.
-        let magnitude = (x.size() * 3.0).min(1e6) as u64;
-        Value::computed_not_zero(self.budget.value_of(Elementary::Exp, &x)?, height + magnitude, exponent.open)
+        let x = exponent.approximated();
+        let origin = exponent.origin.applied().higher(magnitude(&x));
+        Value::computed_not_zero(self.budget.value_of(Elementary::Exp, &x)?, origin)
     }
 
     fn power(&mut self, base: Value, exponent: Value) -> Option<Value> {
@@ -289,10 +327,9 @@ impl Evaluator<'_> {
             return value.power(times).map(Value::exact);
         }
         let n = times.unsigned_abs();
-        let height = base.height.checked_mul(n)?.checked_add(u64::from(64 - n.leading_zeros()))?;
+        let origin = base.origin.power(n)?;
         self.budget.take(8 * (64 - n.leading_zeros()))?;
-        let (value, _) = base.approximated();
-        let power = Value::computed_not_zero(value.power(n)?, height, base.open)?;
+        let power = Value::computed_not_zero(base.approximated().power(n)?, origin)?;
         if times < 0 { self.quotient(Value::rational(BigRational::one()), power) } else { Some(power) }
     }
 
@@ -302,9 +339,9 @@ impl Evaluator<'_> {
         {
             return Some(Value::exact(root));
         }
-        let (value, height) = radicand.approximated();
+        let value = radicand.approximated();
         let mut root = self.budget.value_of(Elementary::Root(degree), &value)?;
-        if radicand.open && !value.is_real() {
+        if radicand.origin.open && !value.is_real() {
             // The principal root, turned by a root of unity that is drawn.
             let turns = self.branch(&value, i64::from(degree))?;
             let turn = if degree == 2 && turns != 0 {
@@ -314,21 +351,21 @@ impl Evaluator<'_> {
             };
             root = root.times(&turn);
         }
-        Value::computed_not_zero(root, height, radicand.open)
+        Value::computed_not_zero(root, radicand.root_origin())
     }
 
     fn ln(&mut self, argument: Value) -> Option<Value> {
         if argument.as_rational().is_some_and(One::is_one) {
             return Some(Value::rational(BigRational::zero()));
         }
-        let (value, height) = argument.approximated();
+        let value = argument.approximated();
         let mut logarithm = self.budget.value_of(Elementary::Ln, &value)?;
-        if argument.open && !value.is_real() {
+        if argument.origin.open && !value.is_real() {
             let turns = self.branch(&value, 7)?;
             let turn = Complex::new(Real::zero(), Real::pi().scaled(2 * turns, 1));
             logarithm = logarithm.plus(&turn);
         }
-        Value::computed(logarithm, height, argument.open)
+        Value::computed(logarithm, argument.root_origin())
     }
 
     /// Which of so many branches to take: drawn from the seed and the direction of the argument, and for conjugate
@@ -346,6 +383,6 @@ impl Evaluator<'_> {
     fn variable(&mut self, name: &str) -> Option<Value> {
         let mut digest = Digest::new(self.point << 32);
         digest.bytes(name.as_bytes());
-        Value::computed(digest.complex(), 0, true)
+        Value::computed(digest.complex(), Origin { open: true, ..Origin::default() })
     }
 }

@@ -1,6 +1,10 @@
 //! The canonical form of a real number, and of a complex one.
 
-use std::{cmp::Ordering, fmt};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+};
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -12,13 +16,16 @@ use super::{
 };
 
 /// How many binary digits of an irrational number are kept: more than twice [`super::MAX_HEIGHT`].
-pub(super) const KEPT_BITS: u64 = 900;
+pub(in crate::grading) const KEPT_BITS: u64 = 900;
 /// The longest denominator, in bits, of a fraction that a computed value is recognised as.
 const DENOMINATOR_BITS: u64 = 64;
 
 /// A real number: a fraction, or the first digits of a number that is none (or of one with a longer denominator than is
 /// recognised).
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+///
+/// What is the same, and what comes first, is said here: a `BigRational` says it by a continued fraction, which for long numbers
+/// takes thousands of calls inside one another.
+#[derive(Clone, Debug)]
 pub enum Part {
     Exact(BigRational),
     /// `mantissa * 2^exponent` to the nearest, with [`KEPT_BITS`] bits.
@@ -26,6 +33,53 @@ pub enum Part {
         mantissa: BigInt,
         exponent: i64,
     },
+}
+
+impl PartialEq for Part {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) => (a.numer(), a.denom()) == (b.numer(), b.denom()),
+            (Self::Digits { mantissa: a, exponent: m }, Self::Digits { mantissa: b, exponent: n }) => (a, m) == (b, n),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Part {}
+
+impl Hash for Part {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Exact(value) if value.is_integer() => value.numer().hash(state),
+            Self::Exact(value) => (value.numer(), value.denom()).hash(state),
+            Self::Digits { mantissa, exponent } => (mantissa, exponent).hash(state),
+        }
+    }
+}
+
+impl PartialOrd for Part {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Fractions by their size, and before all that is none.
+impl Ord for Part {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Exact(a), Self::Exact(b)) => compared(a, b),
+            (Self::Digits { mantissa: a, exponent: m }, Self::Digits { mantissa: b, exponent: n }) => {
+                (a, m).cmp(&(b, n))
+            }
+            (Self::Exact(_), _) => Ordering::Less,
+            _ => Ordering::Greater,
+        }
+    }
+}
+
+/// Which of two fractions is less.
+fn compared(a: &BigRational, b: &BigRational) -> Ordering {
+    (a.numer() * b.denom()).cmp(&(b.numer() * a.denom()))
 }
 
 impl Part {
@@ -52,7 +106,7 @@ impl Part {
     }
 
     /// The number times `2^1000`, rounded down.
-    fn scaled(&self) -> BigInt {
+    pub(in crate::grading) fn scaled(&self) -> BigInt {
         match self {
             Self::Exact(value) => (value.numer() << 1000u32) / value.denom(),
             Self::Digits { mantissa, exponent } => {
@@ -65,19 +119,22 @@ impl Part {
     /// Which of two numbers is less.
     pub fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
-            (Self::Exact(a), Self::Exact(b)) => a.cmp(b),
+            (Self::Exact(a), Self::Exact(b)) => compared(a, b),
             _ => self.scaled().cmp(&other.scaled()),
         }
     }
 
     /// Whether `decimal` is this number rounded to so many places behind the point; halves may go either way.
     pub fn rounds_to(&self, decimal: &BigRational, places: u32) -> bool {
-        let half = BigRational::new(BigInt::one(), BigInt::from(10).pow(places) * 2);
+        let halves = BigInt::from(10).pow(places) * 2;
         match self {
-            Self::Exact(value) => (value - decimal).abs() <= half,
+            Self::Exact(value) => {
+                let difference = value.numer() * decimal.denom() - decimal.numer() * value.denom();
+                difference.abs() * halves <= value.denom() * decimal.denom()
+            }
             Self::Digits { .. } => {
                 let difference = self.scaled() - Self::Exact(decimal.clone()).scaled();
-                difference.abs() <= Self::Exact(half).scaled()
+                difference.abs() <= Self::Exact(BigRational::new_raw(BigInt::one(), halves)).scaled()
             }
         }
     }

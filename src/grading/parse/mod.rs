@@ -9,7 +9,7 @@ use super::{
     budget::MAX_DEPTH,
     expression::{Expression, Function},
     lex::{Kind, Literal, Token},
-    vocabulary::is_formula_word,
+    vocabulary::{is_formula_word, letters},
 };
 
 /// The expression that all of the tokens are; `None` if they are none, or may be two different ones.
@@ -93,9 +93,10 @@ impl<'a> Parser<'a> {
                     return None;
                 }
                 let minus = self.eat(&Kind::Sign('-'));
-                let mut factor = self.power()?;
                 // `1/2x` may be half of x, or half its inverse: only a space tells.
-                if over && self.starts_factor() && !self.spaced() {
+                let is_product = self.is_product();
+                let mut factor = self.power()?;
+                if over && (is_product || self.starts_factor() && !self.spaced()) {
                     return None;
                 }
                 factor = if minus { factor.negative() } else { factor };
@@ -165,8 +166,25 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// Whether a word of several letters comes next, of which perhaps only the first is meant: `x^ab`, `a/bc`.
+    fn is_product(&self) -> bool {
+        matches!(self.peek(), Some(Kind::Word(word)) if letters(word).is_some_and(|letters| letters.len() > 1))
+    }
+
+    /// `x^{(2)}` is a derivative, if anything.
+    fn is_order(&self) -> bool {
+        let kinds = self.tokens[self.at..].iter().map(|token| &token.kind);
+        matches!(
+            kinds.take(5).collect::<Vec<_>>()[..],
+            [Kind::Group, Kind::Open('('), Kind::Number(_) | Kind::Word(_), Kind::Close(')'), Kind::EndGroup]
+        )
+    }
+
     fn exponent(&mut self) -> Option<Expression> {
         let minus = self.eat(&Kind::Sign('-'));
+        if self.is_product() || self.is_order() {
+            return None;
+        }
         let base = self.primary()?;
         // Towers are read from the top: a^b^c is a^(b^c).
         let exponent = if self.is('^') || self.is('!') { self.raised(base)? } else { base };
@@ -296,10 +314,13 @@ impl<'a> Parser<'a> {
                     self.at += 1;
                     rows.push(vec![]);
                 }
-                Kind::Sign('&') => self.at += 1,
                 _ => {
                     let entry = self.sum()?;
                     rows.last_mut()?.push(entry);
+                    // Behind the sign between entries there is another one.
+                    if self.eat(&Kind::Sign('&')) && matches!(self.peek()?, Kind::Row | Kind::End) {
+                        return None;
+                    }
                 }
             }
         }

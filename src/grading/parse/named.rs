@@ -4,7 +4,9 @@ use super::Parser;
 use crate::grading::{
     expression::{Expression, Function},
     lex::{Kind, Token},
-    vocabulary::{GREEK, function, is_formula_word, letters},
+    names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
+    read::{bracketed, outer},
+    vocabulary::{function, is_decoration, is_formula_word, is_greek, letters},
 };
 
 impl Parser<'_> {
@@ -55,9 +57,16 @@ impl Parser<'_> {
         while self.eat(&Kind::Sign('\'')) {
             name.push('\'');
         }
-        let is_function = matches!(letter, "f" | "g" | "h" | "F" | "G" | "H");
-        if is_function && self.peek() == Some(&Kind::Open('(')) && !self.spaced() {
-            index.push(self.bracketed(&Kind::Close(')'))?);
+        if is_inverse(&self.tokens[self.at..]) {
+            name.push_str("^-1");
+            self.at += INVERSE_TOKENS;
+        }
+        let rest = &self.tokens[self.at..];
+        let end = outer(rest).next().map_or(rest.len(), |(end, _)| end);
+        if let Some((Kind::Open('(' | '['), arguments, _)) = bracketed(&rest[..end])
+            && is_call(letter, arguments)?
+        {
+            index.extend(self.arguments()?);
             return Some(Expression::Opaque(format!("{name}()"), index));
         }
         if index.is_empty() {
@@ -98,6 +107,7 @@ impl Parser<'_> {
 
     pub(super) fn command(&mut self, name: &str) -> Option<Expression> {
         match name {
+            "frac" if is_derivative(&self.tokens[self.at..]) => None,
             "frac" => {
                 let (above, below) = (self.argument()?, self.argument()?);
                 Some(above.over(below))
@@ -112,8 +122,8 @@ impl Parser<'_> {
             "lfloor" => self.between(Function::Floor, "rfloor"),
             "lceil" => self.between(Function::Ceiling, "rceil"),
             "sum" | "prod" => self.over_index(name),
-            "overline" | "vec" | "hat" | "bar" | "angle" | "triangle" => self.decorated(name),
-            _ if GREEK.contains(&name) => self.symbol(name).map(|symbol| match symbol {
+            _ if is_decoration(name) => self.decorated(name),
+            _ if is_greek(name) => self.symbol(name).map(|symbol| match symbol {
                 Expression::Variable(name) => Expression::Variable(format!("\\{name}")),
                 other => other,
             }),
@@ -187,7 +197,7 @@ impl Parser<'_> {
     fn call(&mut self, function: Function) -> Option<Expression> {
         use Function::{Arccos, Arcsin, Arctan, Cos, Gcd, Lcm, Log, Max, Min, Sin, Tan};
         if matches!(function, Min | Max | Gcd | Lcm) {
-            return self.list_call(function);
+            return Some(Expression::Call(function, self.arguments()?));
         }
         let mut base = Expression::integer(10);
         if function == Log && self.eat(&Kind::Sign('_')) {
@@ -217,15 +227,16 @@ impl Parser<'_> {
         })
     }
 
-    fn list_call(&mut self, function: Function) -> Option<Expression> {
-        if !self.eat(&Kind::Open('(')) {
+    /// What stands in brackets, between commas.
+    fn arguments(&mut self) -> Option<Vec<Expression>> {
+        if !self.eat(&Kind::Open('(')) && !self.eat(&Kind::Open('[')) {
             return None;
         }
         let mut arguments = vec![self.sum()?];
         while self.eat(&Kind::Sign(',')) {
             arguments.push(self.sum()?);
         }
-        self.eat(&Kind::Close(')')).then_some(Expression::Call(function, arguments))
+        (self.eat(&Kind::Close(')')) || self.eat(&Kind::Close(']'))).then_some(arguments)
     }
 
     /// What stands in brackets behind a function, or the factors up to the next sign, function or bracket.
@@ -243,7 +254,7 @@ impl Parser<'_> {
     fn continues_argument(&self) -> bool {
         match self.peek() {
             Some(Kind::Word(word)) => function(word).is_none() && is_formula_word(word) && word != "sqrt",
-            Some(Kind::Command(name)) => name == "pi" || name == "frac" || GREEK.contains(&name.as_str()),
+            Some(Kind::Command(name)) => name == "pi" || name == "frac" || is_greek(name),
             _ => false,
         }
     }

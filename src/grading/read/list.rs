@@ -2,7 +2,7 @@
 
 use num_rational::BigRational;
 
-use super::{Reader, is_sign, junction, outer, split};
+use super::{Reader, is_separator, is_sign, junction, outer, split};
 use crate::grading::{
     evaluate::Scalar,
     expression::Expression,
@@ -19,9 +19,9 @@ impl Reader<'_> {
         if has(';') && has(',') {
             let groups = split(tokens, |token| is_sign(token, ';'));
             let forms: Vec<Form> = groups.into_iter().map(|group| self.list(group)).collect::<Option<_>>()?;
-            return forms.iter().all(|form| matches!(form, Form::Assignments(..))).then_some(Form::Set(forms));
+            return forms.iter().all(|form| matches!(form, Form::Assignments(..))).then_some(Form::Values(forms));
         }
-        let separates = |token: &Token| is_sign(token, ',') || is_sign(token, ';') || junction(token).is_some();
+        let separates = |token: &Token| is_separator(token) || junction(token).is_some();
         let parts = split(tokens, separates);
         if parts.len() == 1 {
             return self.item(tokens);
@@ -44,7 +44,7 @@ impl Reader<'_> {
             return forms.into_iter().next();
         }
         let names: Vec<&str> = forms.iter().filter_map(name).collect();
-        let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(flat_set(forms)) };
+        let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(Form::Values(forms)) };
         if names.len() == forms.len() && names.iter().any(|name| *name != first) {
             let distinct = names.iter().enumerate().all(|(at, name)| !names[..at].contains(name));
             return distinct.then(|| Form::Assignments(forms.into_iter().filter_map(named_value).collect(), false));
@@ -56,7 +56,7 @@ impl Reader<'_> {
                 forms.into_iter().map(|form| named_value(form.clone()).map_or(form, |(_, v)| v)).collect();
             return Some(Form::Named(first, Box::new(self.alternatives(values, words)?)));
         }
-        Some(flat_set(forms))
+        Some(Form::Values(forms))
     }
 
     /// Several values of one name.
@@ -65,7 +65,7 @@ impl Reader<'_> {
             .iter()
             .map(|value| if let Form::Region(region) = value { Some(region.clone()) } else { None })
             .collect();
-        let Some(regions) = regions else { return Some(flat_set(values)) };
+        let Some(regions) = regions else { return Some(Form::Values(values)) };
         let mut regions = regions.into_iter();
         let first = regions.next()?;
         let joint = |join: fn(&Region, &Region) -> Region| regions.clone().fold(first.clone(), |a, b| join(&a, &b));
@@ -107,20 +107,8 @@ impl Reader<'_> {
         let count = usize::try_from(count).ok().filter(|count| (before.len() + after.len()..=200).contains(count))?;
         let all: Vec<BigRational> = (0..count).map(terms).collect();
         (all.starts_with(&before) && all.ends_with(&after))
-            .then(|| Form::Set(all.into_iter().map(|value| Form::Scalar(Expression::Number(value))).collect()))
+            .then(|| Form::Values(all.into_iter().map(|value| Form::Scalar(Expression::Number(value))).collect()))
     }
-}
-
-/// A set of forms, and of those in the sets among them.
-pub(super) fn flat_set(forms: Vec<Form>) -> Form {
-    let mut flat = vec![];
-    for form in forms {
-        match form {
-            Form::Set(inner) => flat.extend(inner),
-            other => flat.push(other),
-        }
-    }
-    Form::Set(flat)
 }
 
 /// The name that a form gives a value to.

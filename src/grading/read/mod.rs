@@ -11,14 +11,13 @@ use super::{
     key::{Detail, Shape, limit, shape},
     lex::{Kind, Token, tokens},
     matrix,
+    names::name_of,
     parse::expression,
     region::Region,
     relation::{Sides, is_relation},
     vocabulary::is_function,
     words::{based, clock, date, fold, is_junction, is_wordy, meaning, number_set},
 };
-
-use list::flat_set;
 
 /// The form of an answer; `None` if it is not understood, or is nothing.
 pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
@@ -68,12 +67,37 @@ pub(super) struct Reader<'a> {
     pub budget: &'a Budget,
 }
 
-fn is_sign(token: &Token, sign: char) -> bool {
+pub(super) fn is_sign(token: &Token, sign: char) -> bool {
     token.kind == Kind::Sign(sign)
 }
 
+/// `5-6`, `555-1234`, `5-1/2`: a range, a code or a mixed number rather than a difference, which would be of a larger
+/// number and a smaller one.
+fn is_range(tokens: &[Token]) -> bool {
+    let integer = |token: &Token| match &token.kind {
+        Kind::Number(literal) if !literal.digits.is_empty() => Some(literal.value.clone()),
+        _ => None,
+    };
+    let parts = split(tokens, |token| is_sign(token, '-'));
+    let is_tight = !tokens.iter().skip(1).any(|token| token.spaced);
+    is_tight
+        && match parts[..] {
+            // A dash in LaTeX.
+            [[first], [], [second]] => [first, second].map(integer).iter().all(Option::is_some),
+            [[first], [second]] => integer(first).zip(integer(second)).is_some_and(|(first, second)| first < second),
+            [[whole], [above, slash, below]] => {
+                is_sign(slash, '/') && [whole, above, below].map(integer).iter().all(Option::is_some)
+            }
+            _ => parts.len() > 2 && parts.iter().all(|part| matches!(part, [one] if integer(one).is_some())),
+        }
+}
+
+fn is_separator(token: &Token) -> bool {
+    is_sign(token, ',') || is_sign(token, ';')
+}
+
 /// The tokens outside of all brackets, with their places.
-fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
+pub(super) fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
     let mut depth = 0i32;
     tokens.iter().enumerate().filter(move |(_, token)| {
         let opens = matches!(token.kind, Kind::Open(_) | Kind::Group | Kind::Begin);
@@ -86,7 +110,7 @@ fn outer(tokens: &[Token]) -> impl Iterator<Item = (usize, &Token)> {
 }
 
 /// The parts between the outer tokens that are such.
-fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token]> {
+pub(super) fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token]> {
     let mut parts = vec![];
     let mut start = 0;
     for (at, _) in outer(tokens).filter(|(_, token)| is_separator(token)) {
@@ -98,7 +122,7 @@ fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> Vec<&[Token
 }
 
 /// The tokens inside the bracket that goes around all of them, with how it opens and closes.
-fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
+pub(super) fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
     let [first, inner @ .., last] = tokens else { return None };
     let opens = matches!(first.kind, Kind::Open(_) | Kind::Group);
     let closes = matches!(last.kind, Kind::Close(_) | Kind::EndGroup);
@@ -165,14 +189,21 @@ impl Reader<'_> {
             let signs = signs.map(|(_, token)| if let Kind::Sign(sign) = token.kind { sign } else { '=' }).collect();
             return self.relation(Sides { sides: split(tokens, |token| is_relation(&token.kind)), signs });
         }
-        if let Some((Kind::Open('{') | Kind::Group, inner, _)) = bracketed(tokens) {
-            return self.braces(inner);
+        if let Some((open @ (Kind::Open('{') | Kind::Group), inner, _)) = bracketed(tokens) {
+            return self.braces(open, inner);
         }
         if tokens.iter().any(|token| is_sign(token, '\u{b1}')) {
             return self.both_signs(tokens);
         }
         if outer(tokens).any(|(_, token)| matches!(token.kind, Kind::Sign('\u{222a}' | '\u{2229}' | '\u{2216}'))) {
             return self.set_algebra(tokens);
+        }
+        // `[2.5]` may be a whole number; around a matrix they are its brackets.
+        if let Some((Kind::Open('['), inner, _)) = bracketed(tokens)
+            && inner.first().is_none_or(|first| first.kind != Kind::Begin)
+            && !outer(inner).any(|(_, token)| is_separator(token))
+        {
+            return None;
         }
         self.brackets(tokens)
             .or_else(|| self.special(tokens))
@@ -181,17 +212,18 @@ impl Reader<'_> {
     }
 
     /// What stands in braces: a set, or only a group.
-    fn braces(&self, inner: &[Token]) -> Option<Form> {
+    fn braces(&self, open: &Kind, inner: &[Token]) -> Option<Form> {
         if inner.is_empty() {
             return Some(Form::Set(vec![]));
         }
         if let Some(set) = self.set_builder(inner) {
             return set;
         }
-        match self.list(inner)? {
-            Form::Set(forms) => Some(Form::Set(forms)),
-            other => Some(other),
-        }
+        Some(match self.list(inner)? {
+            Form::Values(forms) => Form::Set(forms),
+            other if *open == Kind::Group => other,
+            other => Form::Set(vec![other]),
+        })
     }
 
     /// `x | x > 5` and `x \in \mathbb{R} : x > 5`. `Some(None)` if it is one that is not understood.
@@ -200,10 +232,11 @@ impl Reader<'_> {
         let (head, condition) = (&inner[..at], &inner[at + 1..]);
         let mut parts = split(head, |token| is_sign(token, '\u{2208}')).into_iter();
         let (name, within) = (parts.next()?, parts.next());
-        if !condition.iter().any(|token| is_relation(&token.kind)) || super::relation::name_of(name).is_none() {
-            return None;
-        }
-        let Some(Form::Named(_, set)) = self.list(condition) else { return Some(None) };
+        let name = name_of(name).filter(|_| condition.iter().any(|token| is_relation(&token.kind)))?;
+        let set = match self.list(condition) {
+            Some(Form::Named(own, set)) if own == name => set,
+            _ => return Some(None),
+        };
         let Some(within) = within else { return Some(Some(*set)) };
         let (Form::Region(set), Some(within)) = (*set, self.region(within)) else { return Some(None) };
         Some(Some(Form::Region(set.intersection(&within))))
@@ -222,7 +255,7 @@ impl Reader<'_> {
             });
             self.item(&signed.collect::<Vec<_>>())
         };
-        Some(flat_set(vec![with('+', '-')?, with('-', '+')?]))
+        Some(Form::Values(vec![with('+', '-')?, with('-', '+')?]))
     }
 
     fn set_algebra(&self, tokens: &[Token]) -> Option<Form> {
@@ -249,7 +282,7 @@ impl Reader<'_> {
             Shape::Region(region) => Some(region),
             Shape::Tuple(ends) => {
                 let [low, high] = ends.as_slice() else { return None };
-                Some(Region::between(limit(low)?, false, limit(high)?, false))
+                Some(Region::between(limit(low)?, false, limit(high)?, false)).filter(|region| !region.is_empty())
             }
             Shape::Set(points) => points.iter().try_fold(Region::everything().complement(), |region, point| {
                 let super::region::Limit::At(value) = limit(point)? else { return None };
@@ -265,11 +298,10 @@ impl Reader<'_> {
 
     /// Tuples, intervals and lists.
     fn brackets(&self, tokens: &[Token]) -> Option<Form> {
-        let (Kind::Open(open), inner, Kind::Close(_)) = bracketed(tokens)? else { return None };
-        let close = self.closing(tokens)?;
-        let parts = split(inner, |token| is_sign(token, ',') || is_sign(token, ';'));
+        let (Kind::Open(open), inner, Kind::Close(close)) = bracketed(tokens)? else { return None };
+        let parts = split(inner, is_separator);
         if parts.len() == 1 {
-            return if (*open, close) == ('(', ')') { self.item(inner) } else { None };
+            return if (*open, *close) == ('(', ')') { self.item(inner) } else { None };
         }
         // `(1,000)` may be a thousand.
         let is_group = |part: &&[Token]| match part {
@@ -285,16 +317,8 @@ impl Reader<'_> {
             ('[', ']') if forms.len() > 2 => Some(Form::List(forms)),
             ('(' | '[', ')' | ']') if forms.len() == 2 => {
                 let (high, low) = (Box::new(forms.pop()?), Box::new(forms.pop()?));
-                Some(Form::Span { low, low_closed: *open == '[', high, high_closed: close == ']' })
+                Some(Form::Span { low, low_closed: *open == '[', high, high_closed: *close == ']' })
             }
-            _ => None,
-        }
-    }
-
-    /// How the last bracket closes.
-    fn closing(&self, tokens: &[Token]) -> Option<char> {
-        match tokens.last()?.kind {
-            Kind::Close(bracket) => Some(bracket),
             _ => None,
         }
     }
@@ -310,9 +334,12 @@ impl Reader<'_> {
                 parts.into_iter().map(|part| Some(Form::Scalar(expression(part)?))).collect();
             return parts.map(Form::Ratio);
         }
+        // `-(1, 2)` may be a point.
         if let [sign, rest @ ..] = tokens
             && is_sign(sign, '-')
-            && bracketed(rest).is_some_and(|(_, inner, _)| inner.iter().any(|token| is_sign(token, ',')))
+            && let Some((open, inner, close)) = bracketed(rest)
+            && (*open == Kind::Open('[') || *close == Kind::Close(']'))
+            && outer(inner).any(|(_, token)| is_separator(token))
         {
             return Some(Form::Region(self.region(rest)?.mirrored()));
         }
@@ -351,6 +378,9 @@ impl Reader<'_> {
                 rows?.into_iter().map(|row| row.into_iter().map(Form::Scalar).collect()).collect(),
             ));
         }
+        if is_range(tokens) {
+            return None;
+        }
         let number = match tokens {
             [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => Some((is_sign(sign, '-'), number)),
             [number] => Some((false, number)),
@@ -367,6 +397,10 @@ impl Reader<'_> {
             Kind::Command(name) | Kind::Word(name) => is_function(name),
             _ => false,
         });
+        let tokens = match tokens {
+            [rest @ .., Token { kind: Kind::Word(scale), .. }] if matches!(scale.as_str(), "C" | "F") => rest,
+            _ => tokens,
+        };
         if !calls && tokens.last().is_some_and(|token| is_sign(token, '\u{b0}') || is_sign(token, '%')) {
             return None;
         }

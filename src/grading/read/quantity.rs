@@ -8,7 +8,7 @@ use crate::grading::{
     form::Form,
     lex::{Kind, Token},
     parse::expression,
-    unit::{is_currency, is_unit_word, scale, unit},
+    unit::{is_currency, is_unit_word, money_scale, scale, unit},
     vocabulary::is_formula_word,
     words::is_junction,
 };
@@ -22,10 +22,11 @@ impl Reader<'_> {
         };
         let (figure, unit_tokens) = match rest {
             [currency, figure @ ..] if is_currency(&currency.kind) => {
-                // `$10 million`
                 let words = figure.iter().position(|token| matches!(token.kind, Kind::Word(_) | Kind::Text(_)));
                 let (figure, words) = figure.split_at(words.unwrap_or(figure.len()));
-                ([sign, figure].concat(), [words, std::slice::from_ref(currency)].concat())
+                // `$10 million`, `$10 per hour`
+                let (scale, rest) = words.split_at(words.len().min(usize::from(scales_money(words))));
+                ([sign, figure].concat(), [scale, std::slice::from_ref(currency), rest].concat())
             }
             _ => {
                 let starts = |(at, token): &(usize, &Token)| *at > 0 && starts_unit(token);
@@ -37,34 +38,63 @@ impl Reader<'_> {
             Some((Kind::Group, inner, _)) => self.figure(inner)?,
             _ => self.figure(&figure)?,
         });
-        let is_percent = match unit_tokens.as_slice() {
-            [token] if is_sign(token, '%') => true,
-            [Token { kind: Kind::Word(word) | Kind::Text(word), .. }] => {
-                matches!(word.trim().to_lowercase().as_str(), "percent" | "pct" | "percentage")
-            }
-            _ => false,
-        };
-        if is_percent {
+        if is_percent(&unit_tokens) {
             return Some(Form::Percent(figure));
         }
-        if let [Token { kind: Kind::Word(word) | Kind::Text(word), .. }, rest @ ..] = unit_tokens.as_slice()
-            && let Some(scale) = scale(word)
-            && let Some(value) = value_of(&figure)
-        {
-            let scaled = Expression::Product(vec![Expression::Number(BigRational::from_integer(scale.into())), value]);
-            if rest.is_empty() {
-                return Some(Form::Scalar(scaled));
-            }
-            let (unit, factor) = unit(rest)?;
-            return Some(Form::Quantity { figure: Box::new(Form::Scalar(scaled)), unit, factor });
+        let Some((scaled, rest)) = scaled_by(&figure, &unit_tokens) else {
+            return Some(Form::Quantity { figure, measure: unit(&unit_tokens)? });
+        };
+        if rest.is_empty() {
+            return Some(scaled);
         }
-        let (unit, factor) = unit(&unit_tokens)?;
-        Some(Form::Quantity { figure, unit, factor })
+        Some(Form::Quantity { figure: Box::new(scaled), measure: unit(rest)? })
     }
 
     fn figure(&self, tokens: &[Token]) -> Option<Form> {
+        if is_several(tokens) {
+            return None;
+        }
         self.scalar(expression(tokens)?, tokens).filter(|form| matches!(form, Form::Scalar(_) | Form::Decimal(..)))
     }
+}
+
+/// Whether these are two numbers rather than their difference or their product: `5-6 hours`, `1-1/2 cups`, `5\u{d7}6
+/// cm`.
+fn is_several(figure: &[Token]) -> bool {
+    match figure {
+        [Token { kind: Kind::Number(_), .. }, sign, Token { kind: Kind::Number(right), .. }, rest @ ..] => {
+            let is_power = right.digits == "10" && rest.first().is_some_and(|token| is_sign(token, '^'));
+            is_sign(sign, '-') || is_sign(sign, '*') && !is_power
+        }
+        _ => false,
+    }
+}
+
+/// Whether a unit is a sign or a word for percent.
+fn is_percent(unit: &[Token]) -> bool {
+    let words: String = unit
+        .iter()
+        .map(|token| match &token.kind {
+            Kind::Word(word) | Kind::Text(word) => word.trim().to_lowercase(),
+            _ if is_sign(token, '%') => "%".into(),
+            _ => "?".into(),
+        })
+        .collect();
+    matches!(words.as_str(), "%" | "percent" | "per cent" | "pct" | "percentage")
+}
+
+/// Whether words behind an amount of money begin with a scale: `$5 million`, `$5M`.
+fn scales_money(words: &[Token]) -> bool {
+    matches!(words, [Token { kind: Kind::Word(word) | Kind::Text(word), .. }, ..] if money_scale(word).is_some())
+}
+
+/// A figure times the scale that its unit begins with, and the rest of the unit: `5 million dollars`.
+fn scaled_by<'a>(figure: &Form, unit: &'a [Token]) -> Option<(Form, &'a [Token])> {
+    let [Token { kind: Kind::Word(word) | Kind::Text(word), .. }, rest @ ..] = unit else { return None };
+    let is_money = rest.first().is_some_and(|token| is_currency(&token.kind));
+    let scale = if is_money { money_scale(word)? } else { scale(word)? };
+    let scale = Expression::Number(BigRational::from_integer(scale.into()));
+    Some((Form::Scalar(Expression::Product(vec![scale, value_of(figure)?])), rest))
 }
 
 /// The number that a figure is.

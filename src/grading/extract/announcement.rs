@@ -1,0 +1,175 @@
+//! Where a response says that its answer follows: `the answer is`, `####`, or a conclusion.
+
+use super::{
+    char_boundary,
+    statement::{DELIMITERS, MAX_SENTENCE_BYTES},
+    wording::{is_conclusion, is_filler, words},
+};
+
+/// What is announced, and what is said behind it.
+pub(super) struct Announced<'a> {
+    /// A sentence, or what there is of one behind the words that announce it.
+    pub statement: &'a str,
+    /// The line that the statement begins.
+    pub line: &'a str,
+    pub behind: &'a str,
+}
+
+/// The most bytes of a clause before an answer is named in it, and the most words between the name and `is`.
+const MAX_LEAD_BYTES: usize = 80;
+const MAX_WORDS: usize = 8;
+
+/// How many mentions of an answer are looked at, from the last one on.
+const MAX_MENTIONS: usize = 200;
+
+/// Marks that end a clause.
+const CLAUSE_ENDS: [char; 16] =
+    ['.', ',', ';', ':', '!', '?', '\n', '*', '#', '(', '"', '>', '|', '\u{ff0c}', '\u{3002}', '\u{201c}'];
+
+/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or `####` or `答案是`.
+/// Other sentences about an answer, such as `I doubt that the answer is 5`, are none.
+pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a>> {
+    // Lower case in ASCII only keeps every byte where it is.
+    let lower = response.to_ascii_lowercase();
+    let of_noun = |noun: &&str| {
+        lower.rmatch_indices(noun).take(MAX_MENTIONS).find_map(|(at, noun)| {
+            let behind = at + noun.len();
+            leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten().map(|length| behind + length)
+        })
+    };
+    let of_mark = |mark: &&str| {
+        lower
+            .rmatch_indices(mark)
+            .take(MAX_MENTIONS)
+            .map(|(at, _)| at + mark.len())
+            .find(|end| **mark != *"####" || !is_heading(&lower[*end..]))
+    };
+    let marks = ["####", "\u{7b54}\u{6848}\u{662f}", "\u{7b54}\u{6848}\u{4e3a}", "\u{7b54}\u{6848}\u{ff1a}"];
+    let start = nouns.iter().filter_map(of_noun).chain(marks.iter().filter_map(of_mark)).max()?;
+    Some(announced(response, start))
+}
+
+/// Whether words stand behind the marks of a heading, and no answer.
+fn is_heading(behind: &str) -> bool {
+    let mut words = behind.trim_start().chars();
+    words.next().is_none_or(|c| c.is_alphabetic() || c == '#') && words.next().is_some_and(|c| c.is_alphabetic())
+}
+
+/// The last sentence that begins with `therefore` or the like.
+pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
+    const STARTS: [&str; 9] =
+        ["Therefore", "Thus", "Hence", "So ", "So, ", "In conclusion", "In total", "Consequently", "As a result"];
+    let from = char_boundary(response, response.len().saturating_sub(MAX_SENTENCE_BYTES));
+    let end = &response[from..];
+    let begins = |before: &str| {
+        let before = before.trim_end_matches([' ', '*', '#', '>']);
+        before.is_empty() || before.ends_with(['.', '!', '?', ':', '\n'])
+    };
+    let of_start = |start: &&str| end.rmatch_indices(start).find(|(at, _)| begins(&end[..*at])).map(|(at, _)| at);
+    Some(announced(response, from + STARTS.iter().filter_map(of_start).max()?))
+}
+
+fn announced(response: &str, start: usize) -> Announced<'_> {
+    let rest = &response[start..];
+    let text = rest.trim_start_matches([' ', ':', '*', '_', '\n', '\r', '\u{ff1a}']);
+    // A formula on lines of its own is in the sentence.
+    let formula = DELIMITERS[..2].iter().find_map(|(open, close)| {
+        let content = text.strip_prefix(open)?;
+        content.find(close).map(|length| open.len() + length + close.len())
+    });
+    let formula = formula.unwrap_or(0);
+    let line = formula + text[formula..].find('\n').unwrap_or(text.len() - formula);
+    let ends = [". ", "\u{3002}", ".\u{201d} ", "! ", "? "];
+    let end_of =
+        |mark: &&str| Some(formula + text[formula..line].find(mark)? + usize::from(mark.starts_with(['!', '?'])));
+    // `1. ` on a line of its own begins a list of steps.
+    let is_item = rest[..rest.len() - text.len()].contains('\n')
+        && text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ");
+    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or(line);
+    Announced { statement: unmarked(&text[..end]), line: unmarked(&text[..line]), behind: &text[end..] }
+}
+
+/// A text without the ends of what is in bold.
+fn unmarked(text: &str) -> &str {
+    let text = text.trim_matches([' ', '*']);
+    text.strip_suffix("*.").map_or(text, |text| text.trim_end_matches('*'))
+}
+
+/// Whether the clause that a text ends in only leads to an answer.
+fn leads(before: &str) -> bool {
+    let near = &before[char_boundary(before, before.len().saturating_sub(MAX_LEAD_BYTES))..];
+    let Some(clause) = near.rsplit(CLAUSE_ENDS).next().filter(|clause| clause.len() < MAX_LEAD_BYTES) else {
+        return false;
+    };
+    // What concludes begins a clause.
+    words(clause).rev().find(|word| is_conclusion(word) || !is_filler(word)).is_none_or(is_conclusion)
+}
+
+/// How far the words go that lead from the noun to what it is.
+fn verb(behind: &str) -> Option<usize> {
+    let mut rest = behind.strip_prefix('s').unwrap_or(behind);
+    for _ in 0..MAX_WORDS {
+        let marks = rest.trim_start_matches([' ', '*', '_']);
+        let at = behind.len() - marks.len();
+        if marks.starts_with([':', '\u{ff1a}', '=', '\n']) || DELIMITERS.iter().any(|(open, _)| marks.starts_with(open))
+        {
+            return Some(at);
+        }
+        let length = marks.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(marks.len());
+        let (word, behind_word) = marks.split_at(length);
+        if matches!(word, "is" | "are" | "be") && !behind_word.starts_with(['\'', '\u{2019}']) {
+            return Some(at + length);
+        }
+        if !(is_filler(word) || matches!(word, "question" | "problem")) || behind_word.starts_with(['\'', '\u{2019}']) {
+            return None;
+        }
+        rest = behind_word.trim_start_matches(',');
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement(response: &str) -> Option<&str> {
+        last(response, &["answer"]).map(|told| told.statement)
+    }
+
+    #[test]
+    fn an_announcement_is_a_clause_of_words_that_add_nothing() {
+        for response in
+            ["the answer is 5", "It is 6, so the answer is 5", "I think that the answer should be 5", "Answer: 5"]
+        {
+            assert_eq!(statement(response), Some("5"), "{response}");
+        }
+        for response in
+            ["I doubt that the answer is 5", "the wrong answer is 5", "the answer isn't 5", "the answer depends: 5"]
+        {
+            assert_eq!(statement(response), None, "{response}");
+        }
+    }
+
+    #[test]
+    fn a_statement_ends_with_its_sentence_and_holds_formulas_of_several_lines() {
+        assert_eq!(statement("The answer is 1.5. Good"), Some("1.5"));
+        assert_eq!(statement("Answer:\n\n**5**\nGood"), Some("5"));
+        assert_eq!(statement("The answer is \\[\n5. 5\n\\] here. Good"), Some("\\[\n5. 5\n\\] here"));
+        assert_eq!(statement("Answer:\n1. We add"), Some("1. We add"));
+        assert_eq!(statement("The answer is 5? No"), Some("5?"));
+    }
+
+    #[test]
+    fn four_hashes_before_words_are_a_heading() {
+        assert_eq!(statement("The answer is 5.\n#### Explanation"), Some("5."));
+        assert_eq!(statement("5\n#### x"), Some("x"));
+        assert_eq!(statement("5\n####6"), Some("6"));
+    }
+
+    #[test]
+    fn the_last_conclusion_begins_a_sentence() {
+        let concluded = |response| conclusion(response).map(|told| told.statement);
+        assert_eq!(concluded("Thus 5. Therefore, it is 6. Good"), Some("Therefore, it is 6"));
+        assert_eq!(concluded("It is Therefore 5"), None);
+    }
+}

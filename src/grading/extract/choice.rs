@@ -1,0 +1,103 @@
+//! The letter of a choice.
+
+use super::{
+    statement::MAX_SENTENCE_BYTES,
+    wording::{Words, is_filler, words},
+};
+use crate::grading::words::plain;
+
+/// Words before a letter that add nothing. The article `a` is none: before it stands no letter.
+const LEADS: Words =
+    Words("so thus hence therefore the my final correct right best option choice answer letter is it it's");
+
+/// The letter of a choice: alone, before its text, or before words that only say that it is right.
+pub(in crate::grading) fn choice(text: &str) -> Option<char> {
+    let text = readable(text)?;
+    let (letter, behind) = lettered(&text)?;
+    (is_option(behind) || says_nothing(behind)).then_some(letter)
+}
+
+/// As [`choice`], but without the text of the choice: what ends in `C) 5` may list the choices.
+pub(super) fn lone_choice(text: &str) -> Option<char> {
+    let text = readable(text)?;
+    lettered(&text).filter(|(_, behind)| says_nothing(behind)).map(|(letter, _)| letter)
+}
+
+/// A text that is not too long, without commands.
+fn readable(text: &str) -> Option<String> {
+    (text.len() <= MAX_SENTENCE_BYTES).then(|| plain(text))
+}
+
+/// The letter that a text names first, as `B`, `(b)` or `Option B`, and what stands behind it.
+fn lettered(text: &str) -> Option<(char, &str)> {
+    const MARKS: [char; 7] = [' ', ',', ':', '*', '$', '"', '\''];
+    let mut text = text.trim_start_matches(MARKS);
+    while let Some((word, rest)) = text.split_once([' ', ',', ':'])
+        && LEADS.have(word)
+    {
+        text = rest.trim_start_matches(MARKS);
+    }
+    let inner = text.strip_prefix('(').map(str::trim_start);
+    let letter = inner.unwrap_or(text).chars().next().filter(char::is_ascii_alphabetic)?;
+    let behind = &inner.unwrap_or(text)[1..];
+    let behind = if inner.is_some() { behind.trim_start() } else { behind };
+    let ends =
+        if inner.is_some() { behind.starts_with(')') } else { !behind.starts_with(|c: char| c.is_alphanumeric()) };
+    ends.then(|| (letter.to_ascii_uppercase(), behind))
+}
+
+/// Whether a mark and the text of one choice stand behind a letter.
+fn is_option(behind: &str) -> bool {
+    let Some(text) = behind.strip_prefix([')', '.', ':']) else { return false };
+    let joins = |word: &str| matches!(word, "or" | "and" | "nor" | "not" | "is" | "isn't" | "are" | "but");
+    let is_joined = words(text).next().is_some_and(|word| joins(&word.to_lowercase()))
+        || text.trim_start().starts_with([',', '/', '&']);
+    let letters: Vec<char> = text.chars().collect();
+    let names_another =
+        letters.windows(3).any(|near| !near[0].is_alphanumeric() && near[1].is_ascii_uppercase() && near[2] == ')');
+    !text.starts_with(|c: char| c.is_alphanumeric()) && !is_joined && !names_another
+}
+
+/// Whether nothing but marks, and words that say that a choice is right, stand behind its letter.
+fn says_nothing(behind: &str) -> bool {
+    let has_other_marks = behind.contains(|c: char| !(c.is_ascii_alphabetic() || ").:* ,$\"'".contains(c)));
+    let mut words = words(behind);
+    let is_right = words.next().is_none_or(|word| word == "is")
+        && words.all(|word| word.len() > 1 && (is_filler(word) || LEADS.have(word)));
+    !has_other_marks && is_right
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_a_choice_alone_before_its_text_or_where_it_is_said_to_be_right() {
+        for text in ["B", "b", "(B)", "( b )", "B.", "B)", "B) 42", "(B) 42", "B. Paris", "B: Paris", "**B**", "$B$"] {
+            assert_eq!(choice(text), Some('B'), "{text}");
+        }
+        for text in
+            ["Option B", "the letter B", "so the correct option is (B)", "B is correct", "B is the right choice."]
+        {
+            assert_eq!(choice(text), Some('B'), "{text}");
+        }
+    }
+
+    #[test]
+    fn articles_denials_and_several_letters_are_no_choice() {
+        for text in
+            ["a dog", "A dog is right", "A5", "AB", "not B", "not (B)", "neither A nor B", "I think so", "I'm B"]
+        {
+            assert_eq!(choice(text), None, "{text}");
+        }
+        for text in ["A or B", "A and B", "A, B", "A/B", "(A) and (B)", "A) or B)", "(A) 4 (B) 5", "B is wrong", "B?"] {
+            assert_eq!(choice(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_listed_choices_is_none() {
+        assert_eq!(lone_choice("C) 5"), None);
+        assert_eq!(lone_choice("So (C) is correct."), Some('C'));
+    }
+}

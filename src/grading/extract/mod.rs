@@ -1,0 +1,342 @@
+//! Finding the final answer in a response. Where it is in doubt there is none: a wrong reading would vote.
+
+mod announcement;
+mod boxes;
+mod choice;
+mod statement;
+mod wording;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    kind::{AnswerKind, Reading},
+    number,
+};
+use announcement::Announced;
+use boxes::last_boxes;
+pub(super) use choice::choice;
+use choice::lone_choice;
+use statement::{is_formula, last_value, value, verbal};
+use wording::{retracts, upholds};
+
+/// Where a response has its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extraction {
+    /// What `the answer is`, `####`, `答案是` and the like announce behind the last box; else the last box, with those it
+    /// is listed with; else what is announced last; else the response itself if it is a formula or one short line; else
+    /// what is in bold in the last line, or what the last `Therefore` concludes; else nowhere.
+    Auto,
+    /// In the last `\boxed{...}` or `\fbox{...}`. If that one is empty, never closed, denied or taken back, there is no
+    /// answer.
+    Boxed,
+    /// It is the number that the response starts with, as in `47` or `47 + 3`, for few-shot completions. A number
+    /// that runs into something else, as in `47th` or `4^7`, is none.
+    FirstNumber,
+    /// It is the whole response, if that is one line.
+    Text,
+}
+
+/// The longest line, in characters, that counts as an answer without being marked as one: longer ones are prose.
+const SHORT_CHARS: usize = 80;
+
+/// The longest end of a response, in bytes, in which an answer is looked for. Announcements stand at the end.
+const MAX_RESPONSE_BYTES: usize = 200_000;
+
+/// The answer of a finished response; `None` for an unfinished one. A response that was cut off never has an answer:
+/// what looks like one may be the start of another, or an intermediate result.
+pub fn answer_of(response: &str, finished: bool, how: Extraction, reading: Reading) -> Option<String> {
+    finished.then(|| extract(response, how, reading)).flatten()
+}
+
+/// The final answer of a complete response, as it is written there; never empty. See [`answer_of`] for responses that
+/// may be cut off.
+pub fn extract(response: &str, how: Extraction, reading: Reading) -> Option<String> {
+    let response = tail(response);
+    let answer = match how {
+        Extraction::Auto => auto(own_turn(response), reading),
+        Extraction::Boxed => boxed(response),
+        Extraction::FirstNumber => first_number(response).map(str::to_owned),
+        Extraction::Text => Some(response.trim().to_owned()).filter(|text| !text.contains('\n')),
+    };
+    answer.map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty())
+}
+
+fn tail(response: &str) -> &str {
+    let start = response.len().saturating_sub(MAX_RESPONSE_BYTES);
+    &response[char_boundary(response, start)..]
+}
+
+/// The first place from there on where a text can be cut.
+fn char_boundary(text: &str, from: usize) -> usize {
+    (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
+}
+
+/// The response up to where it goes on with the next turn, or the next question, of a conversation.
+fn own_turn(response: &str) -> &str {
+    const TURNS: [&str; 7] = ["<|im_", "<|end", "<|eot", "</s>", "\nQuestion:", "\nQ:", "\nProblem:"];
+    let text = response.trim_start();
+    let end = TURNS.iter().filter_map(|turn| text.find(turn)).min().unwrap_or(text.len());
+    &text[..end]
+}
+
+fn boxed(response: &str) -> Option<String> {
+    last_boxes(response).map(|boxes| boxes.contents.join(", "))
+}
+
+fn first_number(response: &str) -> Option<&str> {
+    let text = response.trim_start();
+    number::leading(text).map(|(_, bytes)| &text[..bytes])
+}
+
+fn auto(response: &str, reading: Reading) -> Option<String> {
+    let nouns: &[&str] = if reading.kind == AnswerKind::Choice { &["answer", "option", "choice"] } else { &["answer"] };
+    if let Some(boxes) = last_boxes(response) {
+        let behind = announcement::last(&response[boxes.end..], nouns).and_then(|told| read(&told, reading.kind));
+        return behind.filter(|answer| is_formula(answer)).or_else(|| Some(boxes.contents.join(", ")));
+    }
+    if let Some(told) = announcement::last(response, nouns) {
+        return read(&told, reading.kind);
+    }
+    unmarked(response, reading)
+}
+
+/// The answer that is announced, unless what is said behind it takes it back.
+fn read(told: &Announced<'_>, kind: AnswerKind) -> Option<String> {
+    match kind {
+        AnswerKind::Choice => {
+            choice(told.line).filter(|_| !retracts(told.line) && !retracts(told.behind)).map(String::from)
+        }
+        AnswerKind::Text => short_line(told.statement).filter(|_| !retracts(told.behind)).map(str::to_owned),
+        _ => {
+            let answer = value(told.statement).or_else(|| verbal(told.statement).and_then(short_line))?;
+            // `The answer is 5!` is 5, or 120.
+            (!told.statement.ends_with('!') && upholds(told.behind, answer)).then(|| answer.to_owned())
+        }
+    }
+}
+
+/// The answer of a response that marks none.
+fn unmarked(response: &str, reading: Reading) -> Option<String> {
+    let last_line = response.trim_end().lines().next_back()?;
+    match (reading.kind, short_line(response)) {
+        (AnswerKind::Text, line) => line.or_else(|| last_bold(last_line)).map(str::to_owned),
+        (AnswerKind::Choice, Some(line)) => choice(line).map(String::from),
+        (AnswerKind::Choice, None) => {
+            last_bold(last_line).and_then(choice).or_else(|| lone_choice(last_sentence(last_line))).map(String::from)
+        }
+        (_, Some(line)) => {
+            let found = value(line).map(str::to_owned);
+            let guess = || last_value(line).filter(|_| reading.last_number && !is_single_word(line)).map(str::to_owned);
+            found.or_else(guess).or_else(|| Some(line.to_owned()))
+        }
+        (_, None) if is_formula(response) => Some(response.to_owned()),
+        (_, None) => last_bold(last_line)
+            .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
+            .or_else(|| last_value(last_sentence(last_line)).filter(|_| reading.last_number))
+            .map(str::to_owned),
+    }
+}
+
+fn short_line(text: &str) -> Option<&str> {
+    let line = text.trim();
+    (!line.contains('\n') && line.chars().count() <= SHORT_CHARS).then_some(line)
+}
+
+fn is_single_word(text: &str) -> bool {
+    !text.contains(char::is_whitespace) && !text.contains(['$', '\\']) && text.contains(char::is_alphabetic)
+}
+
+/// What a line has in bold, if it says nothing else, or gives that as its value.
+fn last_bold(line: &str) -> Option<&str> {
+    let (before, rest) = line.split_once("**")?;
+    let (bold, after) = rest.split_once("**")?;
+    let bold = bold.trim();
+    let is_alone = before.trim().is_empty() && after.trim_matches(['.', ' ']).is_empty();
+    if is_alone && !bold.ends_with(':') {
+        return value(bold).or_else(|| verbal(bold));
+    }
+    (!after.contains("**") && value(line).is_some_and(|value| value.contains(bold))).then_some(bold)
+}
+
+fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {
+    value(told.statement).filter(|answer| upholds(told.behind, answer))
+}
+
+fn last_sentence(line: &str) -> &str {
+    let line = line.trim_end();
+    [". ", "! ", "? "].iter().filter_map(|mark| line.rfind(mark)).max().map_or(line, |at| &line[at + 2..])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PLAIN: Reading = Reading { kind: AnswerKind::Auto, last_number: false };
+    const ALL: [Extraction; 4] = [Extraction::Auto, Extraction::Boxed, Extraction::FirstNumber, Extraction::Text];
+
+    #[track_caller]
+    fn check(how: Extraction, cases: &[(&str, Option<&str>)]) {
+        for (response, expected) in cases {
+            assert_eq!(extract(response, how, PLAIN).as_deref(), *expected, "{response:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_box_is_the_answer_with_those_that_it_is_listed_with() {
+        check(
+            Extraction::Boxed,
+            &[
+                ("so \\boxed{47}.", Some("47")),
+                ("\\boxed{1}, no: \\boxed{2}", Some("2")),
+                ("\\boxed{\\frac{1}{2}}", Some("\\frac{1}{2}")),
+                ("\\fbox{ x }", Some("x")),
+                ("\\fbox{1} \\boxed{2} \\fbox{3} end", Some("3")),
+                ("\\boxed {7}", Some("7")),
+                ("\\boxed{\\{1,2\\}}", Some("\\{1,2\\}")),
+                ("\\boxed{\\boxed{5}}", Some("\\boxed{5}")),
+                ("$\\boxed{1}$ and $\\boxed{2}$", Some("1, 2")),
+                ("\\boxed{1}, \\boxed{2}", Some("1, 2")),
+                ("\\boxed{1} and so \\boxed{2}", Some("2")),
+                ("the answer is 5", None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_last_box_that_is_open_or_empty_is_no_answer() {
+        let cases =
+            [("\\boxed{47", None), ("\\boxed{1} or \\boxed{2", None), ("\\boxed{}", None), ("\\boxed{\\}", None)];
+        check(Extraction::Boxed, &cases);
+        check(Extraction::Auto, &cases);
+        check(Extraction::Auto, &[("The answer is 5, or \\boxed{", None)]);
+        let guess = Reading { last_number: true, ..PLAIN };
+        assert_eq!(extract("It is 5, so the answer is \\boxed{6", Extraction::Auto, guess), None);
+    }
+
+    #[test]
+    fn the_first_number_of_a_completion_is_complete_or_none() {
+        check(
+            Extraction::FirstNumber,
+            &[
+                (" 47", Some("47")),
+                ("47 + 3", Some("47")),
+                ("47+3", Some("47")),
+                ("\n -5 apples", Some("-5")),
+                ("\u{2212}5", Some("\u{2212}5")),
+                ("1,234.50.", Some("1,234.50")),
+                ("3/4 of it", Some("3/4")),
+                ("47, 48", Some("47")),
+                ("47.\n13 + 4", Some("47")),
+                (".5", Some(".5")),
+                ("47**", Some("47")),
+                ("47th", None),
+                ("4^7", None),
+                ("1,23", None),
+                ("1.2.3", None),
+                ("1/0", None),
+                ("0.333...", None),
+                ("50%", None),
+                ("2*3", None),
+                ("12:30", None),
+                ("x = 5", None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn text_is_one_line() {
+        check(Extraction::Text, &[("  Paris \n", Some("Paris")), ("Paris\nLondon", None), (" \n ", None)]);
+    }
+
+    #[test]
+    fn without_a_mark_only_a_short_line_or_one_formula_is_an_answer() {
+        let prose = "word ".repeat(40);
+        check(
+            Extraction::Auto,
+            &[
+                (" 47", Some("47")),
+                ("2 + 3i", Some("2 + 3i")),
+                ("Paris", Some("Paris")),
+                ("We add. The answer is 47. Good", Some("47")),
+                ("5\nThe answer is: 6.", Some("6.")),
+                ("steps\n#### 1,234", Some("1,234")),
+                ("**Final answer:** 12", Some("12")),
+                ("**Final Answer: 12**\n\nDone.", Some("12")),
+                ("the answer is 1, no, the final answer is 2", Some("2")),
+                ("The answer is 2 + 3i.", Some("2 + 3i.")),
+                ("The answer is \\boxed{4}. The answer is 5", Some("5")),
+                ("\\boxed{4}\nFinal answer: The final answer is $5$.", Some("$5$.")),
+                ("Therefore $x > 5$ is the solution.", Some("$x > 5$")),
+                ("所以答案是 47。", Some("47")),
+                ("A lot of words.\nThe result is\n\n**12**", Some("12")),
+                ("one line\nanother line", None),
+                ("The answer is", None),
+                (&prose, None),
+                ("", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_last_number_is_taken_only_where_that_is_allowed_and_nothing_changes_it() {
+        let guess = Reading { last_number: true, ..PLAIN };
+        let long = format!("{} so it was 40 and now it is 42", "word ".repeat(30));
+        assert_eq!(extract(&long, Extraction::Auto, PLAIN), None);
+        assert_eq!(extract(&long, Extraction::Auto, guess).as_deref(), Some("42"));
+        for response in ["at least 5", "5 or more", "5 squared", "\\foo{1}{72}"] {
+            assert_eq!(extract(response, Extraction::Auto, guess).as_deref(), Some(response));
+        }
+    }
+
+    #[test]
+    fn a_choice_is_found_by_its_letter_and_a_text_as_it_is() {
+        let of = |kind| Reading { kind, ..PLAIN };
+        let choice = |response: &str| extract(response, Extraction::Auto, of(AnswerKind::Choice));
+        assert_eq!(choice("I think so. The answer is B) 42.").as_deref(), Some("B"));
+        assert_eq!(choice("The answer is a dog"), None);
+        assert_eq!(choice("(c)").as_deref(), Some("C"));
+        let text = |response: &str| extract(response, Extraction::Auto, of(AnswerKind::Text));
+        assert_eq!(text("The answer is 5 red balls.").as_deref(), Some("5 red balls."));
+    }
+
+    #[test]
+    fn a_response_that_was_cut_off_has_no_answer() {
+        for how in ALL {
+            assert_eq!(answer_of("\\boxed{47}", false, how, PLAIN), None);
+        }
+        assert_eq!(answer_of("\\boxed{47}", true, Extraction::Boxed, PLAIN).as_deref(), Some("47"));
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_without_boxes_is_a_part_of_its_response(response in "([0-9a-z.,/+ $\n-]|#### |\\{|\\}|\u{2212}|é|\\\\){0,60}") {
+            for how in ALL {
+                if let Some(answer) = extract(&response, how, PLAIN) {
+                    prop_assert!(response.contains(&answer) && !answer.is_empty() && answer.trim() == answer);
+                }
+            }
+        }
+
+        #[test]
+        fn any_text_is_handled(response in any::<String>()) {
+            for how in ALL {
+                for last_number in [false, true] {
+                    let reading = Reading { last_number, ..PLAIN };
+                    extract(&response, how, reading).and_then(|answer| crate::grading::key(&answer));
+                }
+            }
+        }
+
+        #[test]
+        fn a_boxed_number_is_found_among_other_words(before in "[b-gj-m .\n]{0,40}", value: i64, after in "[b-gj-m .\n]{0,40}") {
+            let response = format!("{before} \\boxed{{{value}}} {after}");
+            let found = extract(&response, Extraction::Auto, PLAIN);
+            prop_assert_eq!(found.and_then(|answer| crate::grading::key(&answer)), crate::grading::key(&value.to_string()));
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! The answer that a sentence gives.
+
+use std::ops::Range;
+
+use super::wording::{
+    changes, denies, digresses, is_filler, is_in_doubt, is_modal, is_verb, without_reasons, words, yes_or_no,
+};
+use crate::grading::{budget::Budget, form::Form, read::form, unit::is_unit_word};
+
+/// Delimiters of formulas.
+pub(super) const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")];
+
+/// The longest sentence that is looked into, in bytes.
+pub(super) const MAX_SENTENCE_BYTES: usize = 1000;
+
+/// Whether a text reads as mathematics rather than words.
+pub(super) fn is_formula(text: &str) -> bool {
+    form(text, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)))
+}
+
+/// The formula or number that a sentence gives: the sentence itself, but for its reasons and for words that add
+/// nothing; or what stands behind its verb; or the only one in it, if no word makes something else of it.
+pub(super) fn value(sentence: &str) -> Option<&str> {
+    let text = sentence.trim();
+    if text.len() > MAX_SENTENCE_BYTES {
+        return None;
+    }
+    if !is_prose(text) {
+        return is_formula(text).then_some(text);
+    }
+    let reasoned = without_reasons(text);
+    if let Some(found) = [bare(reasoned), text].into_iter().find(|part| is_value(part)) {
+        return Some(found);
+    }
+    // `There are 5!` is no factorial, or it is one.
+    if text.ends_with('!') || is_in_doubt(reasoned) || digresses(reasoned) {
+        return None;
+    }
+    behind_verb(reasoned).or_else(|| match figures(reasoned).as_slice() {
+        [_] => last_figure(reasoned),
+        _ => None,
+    })
+}
+
+/// The last formula or number of a sentence that may have several.
+pub(super) fn last_value(sentence: &str) -> Option<&str> {
+    let text = sentence.trim();
+    let is_read = text.len() <= MAX_SENTENCE_BYTES && is_prose(text) && !is_in_doubt(text);
+    is_read.then(|| last_figure(text)).flatten()
+}
+
+/// Whether a text is a formula, or a quantity, and no sentence: `72 clips were sold`.
+fn is_value(text: &str) -> bool {
+    !words(text).any(is_verb) && is_formula(text)
+}
+
+/// Whether a text has words: what has none is a formula, and no part of one that is not understood is an answer.
+fn is_prose(text: &str) -> bool {
+    words(text).any(|word| word.len() > 1 && word.chars().all(|c| c.is_alphabetic() || "'\u{2019}".contains(c)))
+}
+
+/// The words of a sentence that has no formula or number.
+pub(super) fn verbal(sentence: &str) -> Option<&str> {
+    let text = without_reasons(sentence.trim());
+    let is_verbal = !text.contains(|c: char| c.is_ascii_digit() || c == '$') && !text.contains("\\(");
+    is_verbal.then(|| yes_or_no(text).unwrap_or(text))
+}
+
+/// A sentence without words that add nothing, before and behind what it says: `simply 5`, `5 is our answer`.
+fn bare(sentence: &str) -> &str {
+    const TAILS: [&str; 4] = ["in total", "in all", "altogether", "overall"];
+    const MARKS: [char; 5] = [' ', ',', ':', '*', '_'];
+    let mut text = sentence.trim_start_matches(MARKS);
+    while let Some((word, rest)) = text.split_once([' ', ',', ':']) {
+        let rest = rest.trim_start_matches(MARKS);
+        // A single letter is rather a name: `a + b`.
+        if word.len() == 1 || !is_filler(word) {
+            break;
+        }
+        text = rest;
+    }
+    let ends = [" is ", " are ", " as "].iter().filter_map(|verb| text.find(verb).map(|at| (at, at + verb.len())));
+    if let Some((end, _)) = ends.min().filter(|(_, behind)| words(&text[*behind..]).all(is_filler)) {
+        text = &text[..end];
+    }
+    // An ellipsis is a part of its number.
+    let text = text.trim_end();
+    let text = text.strip_suffix('.').filter(|text| !text.ends_with('.')).unwrap_or(text);
+    TAILS.iter().find_map(|tail| text.strip_suffix(tail)).unwrap_or(text).trim_end_matches(MARKS)
+}
+
+/// The formula that stands behind the last verb of a sentence.
+fn behind_verb(sentence: &str) -> Option<&str> {
+    [" is ", " are ", " = "].into_iter().find_map(|verb| {
+        let (subject, behind) = sentence.rsplit_once(verb)?;
+        // `x is 5, y is 6`, and `5 when x = 6`, say more than one thing.
+        let says_more =
+            subject.contains(|c: char| c.is_ascii_digit()) && (verb == " = " || words(subject).any(is_verb));
+        let behind = bare(behind);
+        (!says_more && !denies(subject) && is_value(behind)).then_some(behind)
+    })
+}
+
+/// The last formula or number of a sentence, with its unit, if a verb gives it and nothing around it changes it.
+fn last_figure(sentence: &str) -> Option<&str> {
+    let figures = figures(sentence);
+    let (last, before) = figures.split_last()?;
+    let lead = &sentence[before.last().map_or(0, |figure| figure.end)..last.start];
+    let end = with_unit(sentence, last.end);
+    let tail = &sentence[end..];
+    // `72 clips were sold`; and what has a known unit is no name, such as `step 5`.
+    let is_counted = words(tail).next().is_some_and(|word| !is_verb(word)) && words(tail).any(is_verb);
+    let opens = before.is_empty() && words(lead).all(is_filler) && is_counted;
+    let measures = end > last.end && before.is_empty() && !changes(lead);
+    // `5 k` and `5 M` are more than 5.
+    let is_scaled = words(tail).next().is_some_and(|word| word.len() == 1 && word != "a");
+    let stands =
+        (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !changes(tail) && !is_scaled;
+    (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
+}
+
+/// Whether a number is given behind these words: they end in a verb, a colon or an equals sign.
+fn introduces(lead: &str) -> bool {
+    let mut words = words(lead).rev().skip_while(|word| !is_verb(word) && is_filler(word));
+    words.next().is_some_and(is_verb) && !words.next().is_some_and(is_modal)
+        || lead.trim_end_matches([' ', '*', '(']).ends_with([':', '=', '\u{ff1a}'])
+}
+
+/// Where a figure ends together with the known unit behind it.
+fn with_unit(sentence: &str, end: usize) -> usize {
+    let mut whole = end;
+    let mut at = end;
+    while let Some(rest) = sentence[at..].strip_prefix(' ') {
+        let length = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let word = &rest[..length];
+        at += 1 + length;
+        // `in` is rather no inch here.
+        if (is_unit_word(word) && word != "in") || matches!(word, "percent" | "pct") {
+            whole = at;
+        } else if !matches!(word, "per" | "square" | "cubic") {
+            break;
+        }
+    }
+    whole
+}
+
+/// Where formulas between delimiters, and runs of characters with a digit outside of them, are in a sentence.
+fn figures(sentence: &str) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = vec![];
+    let mut at = 0;
+    while let Some(offset) = sentence[at..].find(|c: char| c == '$' || c == '\\' || c.is_ascii_digit()) {
+        let start = at + offset;
+        if let Some(length) = delimited(&sentence[start..]) {
+            at = start + length;
+            found.push(start..at);
+            continue;
+        }
+        if !sentence[start..].starts_with(|c: char| c.is_ascii_digit()) {
+            at = start + 1;
+            continue;
+        }
+        let run = run(sentence, found.last().map_or(0, |figure| figure.end), start);
+        at = run.end.max(start + 1);
+        found.push(run);
+    }
+    found
+}
+
+/// How long the formula is that begins a text, with its delimiters. What two amounts of money are around is none.
+fn delimited(text: &str) -> Option<usize> {
+    let (open, close) = DELIMITERS.iter().find(|(open, _)| text.starts_with(open))?;
+    let length = text[open.len()..].find(close)?;
+    let content = &text[open.len()..open.len() + length];
+    let is_money = *open == "$" && content.starts_with(|c: char| c.is_ascii_digit()) && content.contains(' ');
+    (!content.trim().is_empty() && (!is_money || is_formula(content))).then_some(open.len() + length + close.len())
+}
+
+/// The characters around a digit up to spaces, without marks at their ends.
+fn run(sentence: &str, from: usize, digit: usize) -> Range<usize> {
+    const OPENING: [char; 6] = ['(', '*', '"', '\'', '\u{201c}', '~'];
+    const CLOSING: [char; 9] = ['.', ',', ';', ':', '*', ')', '"', '\'', '\u{201d}'];
+    let ends = |c: char| c.is_whitespace() || c == '=';
+    let before = &sentence[from..digit];
+    let start = from + before.rfind(ends).map_or(0, |at| at + before[at..].chars().next().map_or(1, char::len_utf8));
+    let end = digit + sentence[digit..].find(ends).unwrap_or(sentence.len() - digit);
+    let opened = sentence[start..end].trim_start_matches(OPENING);
+    let start = end - opened.len();
+    start..start + opened.trim_end_matches(CLOSING).len()
+}
+
+/// Whether a run of characters is one number, perhaps with a sign, a currency or percent, and no part of one.
+fn is_whole(run: &str) -> bool {
+    if DELIMITERS.iter().any(|(open, close)| run.len() > open.len() && run.starts_with(open) && run.ends_with(close)) {
+        return true;
+    }
+    let signs = ['$', '\\', '-', '+', '\u{2212}', '\u{20ac}', '\u{a3}', '\u{a5}'];
+    let figure = run.trim_start_matches(signs);
+    let end = figure.find(|c: char| !(c.is_ascii_digit() || ".,/".contains(c))).unwrap_or(figure.len());
+    let unit = &figure[end..];
+    let figure = &figure[..end];
+    // `5,5` may be two numbers.
+    let is_grouped = figure.split(',').skip(1).all(|group| group.len() > 1);
+    let is_number =
+        is_grouped && figure.matches('/').count() <= 1 && figure.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    is_number && matches!(unit, "" | "%" | "\\%" | "\u{b0}" | "\u{20ac}" | "\u{a3}" | "$" | "\\$" | "m\u{b2}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_gives_a_formula_or_the_number_that_its_verb_gives() {
+        for (sentence, expected) in [
+            ("simply $5$", "$5$"),
+            ("5 is our final answer", "5"),
+            ("5 apples in total", "5 apples"),
+            ("that x = 5", "x = 5"),
+            ("a + b", "a + b"),
+            ("just i + 2 apples, because x is 6", ""),
+            ("the largest $n$ is 34.", "34"),
+            ("Tom sold a total of 72 clips in April", "72"),
+            ("Therefore, 72 clips were sold", "72"),
+            ("it costs $5.50 now", "$5.50"),
+            ("it takes 5 square meters of wood", "5 square meters"),
+            ("she grew 3 hours ago", "3 hours"),
+            ("Soucis : 2,74", "2,74"),
+        ] {
+            assert_eq!(value(sentence).unwrap_or(""), expected, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_words_change_or_name_is_not_given() {
+        for sentence in [
+            "not 5",
+            "about 5",
+            "at least 5",
+            "twice 5",
+            "5 less than x",
+            "either 5 or 6",
+            "step 5",
+            "it is not 5",
+            "there are 5 more of them",
+            "if x is 5",
+            "it could be 5",
+            "nobody is 5",
+            "Paris, whose population is 6",
+            "x is 5, y is 6",
+            "there are 5!",
+            "it is 5 1/2 of them",
+            "it is 5:30 now",
+            "it is x^5 or so",
+            "2 + 2 = 5",
+            "0.5(3)...",
+            "there are 5,5 of them",
+        ] {
+            assert_eq!(value(sentence).filter(|found| *found != sentence), None, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn the_last_of_several_numbers_is_taken_only_as_a_guess() {
+        let sentence = "not 10 apples, and now there are 12";
+        assert_eq!((value(sentence), last_value(sentence)), (None, Some("12")));
+        assert_eq!(last_value("10 apples, and not 12"), None);
+        assert_eq!(last_value("it is 5 to 6"), None);
+    }
+
+    #[test]
+    fn words_are_an_answer_without_numbers_and_reasons() {
+        assert_eq!(verbal("Paris, because it is large"), Some("Paris"));
+        assert_eq!(verbal("No, it is not"), Some("No"));
+        assert_eq!(verbal("No, it is Paris"), Some("No, it is Paris"));
+        assert_eq!(verbal("about 5"), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! The words around an answer: those that leave it as it is, and those that change it, deny it or put it in doubt.
+
+use crate::grading::unit::is_unit_word;
+
+/// Words between spaces, in lower case.
+pub(super) struct Words(pub &'static str);
+
+impl Words {
+    pub(super) fn have(&self, word: &str) -> bool {
+        self.0.split(' ').any(|entry| entry.eq_ignore_ascii_case(word))
+    }
+}
+
+/// Words that neither add to an answer nor take from it where they stand before it, or before its announcement.
+const FILLERS: Words = Words(
+    "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
+     believe so then thus hence therefore consequently finally now and also final correct right required desired \
+     exact numerical best answer answers solution solutions result value number fraction interval set of equal \
+     equals to for given by as follows exactly simply indeed total true certainly definitely clearly",
+);
+
+/// Words that begin another statement about something in their sentence.
+const RELATIVES: Words = Words("which who whose while whereas when where");
+
+/// Words with which a conclusion begins.
+const CONCLUSIONS: Words = Words("so thus hence therefore consequently conclusion altogether finally overall");
+
+/// Verbs behind which a sentence gives its number. Behind a noun a number may be its name: `step 5`.
+const VERBS: Words = Words(
+    "is are was were be it's that's there's equals equal has have had get gets got give gives gave make makes \
+     made take takes took need needs needed cost costs pay pays paid spend spends spent earn earns earned save \
+     saves saved sell sells sold buy buys bought eat eats ate use uses used read reads scored collected received \
+     planted picked baked caught walks walked runs ran drives drove travels traveled travelled works worked \
+     writes charges drinks contain contains hold holds weigh weighs leaves remain remains increases increased \
+     decreases decreased find obtain yields",
+);
+
+/// Words that deny what stands beside them. So do words that end in `n't`.
+const DENIALS: Words = Words(
+    "not no never cannot neither nor none nobody nothing without except wrong incorrect false untrue invalid \
+     impossible rather instead hardly \\ne \\neq",
+);
+
+/// Words that make another number of the one beside them, or compare it.
+const CHANGES: Words = Words(
+    "about around approximately approx roughly nearly almost close near least most more less fewer greater larger \
+     smaller bigger higher lower over under above below beyond within between from up than exceed exceeds minimum \
+     maximum far extra additional earlier previously but other different unlike twice thrice double doubled \
+     triple tripled half halves third thirds quarter quarters squared square cubed cube root factorial times plus \
+     minus negative divided multiplied sum product difference reciprocal opposite inverse multiple power \
+     logarithm sine base binary octal hexadecimal modulo mod choose or versus against out hundred hundreds \
+     thousand thousands million millions billion billions trillion dozen dozens lakh crore score gross bn mn \
+     o'clock fourth fifth sixth seventh eighth ninth tenth",
+);
+
+/// Words that make a guess, a condition or a question of their sentence.
+const DOUBTS: Words = Words(
+    "if unless whether suppose supposing assume assuming let maybe perhaps possibly probably unlikely guess \
+     unsure know either",
+);
+
+/// Words at the beginning of sentences that take back what was said before them.
+const RETRACTIONS: Words = Words(
+    "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight wrong \
+     incorrect scratch reconsider recheck recalculate recompute redo",
+);
+
+/// First words of sentences that give reasons for what was said before them.
+const EXPLANATIONS: Words =
+    Words("because since as explanation reason reasoning justification note proof verification check steps details to");
+
+/// Words for the answer itself, at the beginning of a sentence behind it.
+const POINTERS: Words = Words("it it's this that that's which answer");
+
+/// What `yes` and `no` may be followed by without saying more.
+const ECHOES: Words = Words(
+    "it they he she we you i there this that is are was were does do did can will would has have not isn't aren't \
+     wasn't weren't doesn't don't didn't can't cannot won't haven't hasn't",
+);
+
+/// How many words a denial reaches: `is not the right answer`.
+const REACH: usize = 5;
+
+/// The longest text behind an answer, in bytes.
+const MAX_BEHIND_BYTES: usize = 16_000;
+
+/// The words of a text, commands with their backslash.
+pub(super) fn words(text: &str) -> impl DoubleEndedIterator<Item = &str> + Clone {
+    text.split(|c: char| !(c.is_alphanumeric() || "'\u{2019}\\".contains(c))).filter(|word| !word.is_empty())
+}
+
+pub(super) fn is_filler(word: &str) -> bool {
+    FILLERS.have(word)
+}
+
+pub(super) fn is_conclusion(word: &str) -> bool {
+    CONCLUSIONS.have(word)
+}
+
+pub(super) fn is_verb(word: &str) -> bool {
+    VERBS.have(word)
+}
+
+fn is_denial(word: &str) -> bool {
+    DENIALS.have(word) || word.ends_with("n't") || word.ends_with("n\u{2019}t")
+}
+
+/// Whether a text has a word that makes something else of a number beside it.
+pub(super) fn changes(text: &str) -> bool {
+    // `5 twelfths`: months are a unit.
+    let is_part = |word: &str| word.ends_with("ths") && !is_unit_word(word);
+    text.contains(['?', '\u{2260}'])
+        || words(text).any(|word| is_denial(word) || CHANGES.have(word) || DOUBTS.have(word) || is_part(word))
+}
+
+/// Whether a text denies anything.
+pub(super) fn denies(text: &str) -> bool {
+    text.contains('\u{2260}') || words(text).any(is_denial)
+}
+
+/// Whether a verb behind this word says what may be, and not what is.
+pub(super) fn is_modal(word: &str) -> bool {
+    matches!(word, "may" | "might" | "could" | "can")
+}
+
+/// Whether a sentence is a guess, or depends on a condition.
+pub(super) fn is_in_doubt(sentence: &str) -> bool {
+    words(sentence).any(|word| DOUBTS.have(word))
+}
+
+/// Whether a sentence goes on to something else.
+pub(super) fn digresses(sentence: &str) -> bool {
+    words(sentence).skip(1).any(|word| RELATIVES.have(word))
+}
+
+/// Whether a clause denies what follows it.
+pub(super) fn denies_next(clause: &str) -> bool {
+    clause.trim_end_matches([' ', '$', '(']).ends_with('\u{2260}')
+        || words(clause).rev().find(|word| !is_filler(word)).is_some_and(|word| is_denial(word) && word != "no")
+}
+
+/// Whether a clause denies or questions what it follows.
+pub(super) fn denies_last(clause: &str) -> bool {
+    clause.trim_start_matches(['$', ' ', '*', '\\', ')', '.']).starts_with('?')
+        || words(clause).take(REACH).any(is_denial)
+}
+
+/// Whether what is said behind an answer leaves it as it is: nothing takes it back and, if the answer has numbers, none
+/// but those are said, unless as reasons for it.
+pub(super) fn upholds(behind: &str, answer: &str) -> bool {
+    let said: Vec<&str> = figures(answer).collect();
+    let mut explains = said.is_empty();
+    let leaves = |sentence: &str| {
+        explains |= words(sentence).next().is_some_and(|word| EXPLANATIONS.have(word))
+            || words(sentence).take(REACH).any(|word| word.eq_ignore_ascii_case("because"));
+        explains || figures(sentence).all(|figure| said.contains(&figure))
+    };
+    !retracts(behind) && sentences(behind).all(leaves)
+}
+
+/// Whether what is said behind an answer takes it back, or goes on for so long that it is no end.
+pub(super) fn retracts(behind: &str) -> bool {
+    behind.len() > MAX_BEHIND_BYTES || sentences(behind).any(takes_back)
+}
+
+fn takes_back(sentence: &str) -> bool {
+    let first = || words(sentence);
+    first().next().is_some_and(|word| word.eq_ignore_ascii_case("no"))
+        // `I am sorry for the confusion`
+        || first().take(REACH).any(|word| RETRACTIONS.have(word))
+        || first().take(2).any(|word| POINTERS.have(word)) && first().take(REACH).any(is_denial)
+}
+
+fn sentences(text: &str) -> impl Iterator<Item = &str> {
+    let ends = ['\n', '\u{3002}'];
+    text.split(ends)
+        .flat_map(|line| line.split(". "))
+        .flat_map(|part| part.split("? "))
+        .flat_map(|part| part.split("! "))
+}
+
+/// The runs of digits of a text, with the points and slashes in them.
+fn figures(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !(c.is_ascii_digit() || ".,/".contains(c)))
+        .map(|run| run.trim_matches(['.', ',', '/']))
+        .filter(|run| !run.is_empty())
+}
+
+/// The sentence up to where it begins to give reasons.
+pub(super) fn without_reasons(sentence: &str) -> &str {
+    const OPENINGS: [&str; 6] = [" because ", " since ", ", as ", " (because ", " (since ", ", because"];
+    let end = OPENINGS.iter().filter_map(|opening| sentence.find(opening)).min().unwrap_or(sentence.len());
+    sentence[..end].trim_end_matches([',', ' '])
+}
+
+/// `Yes` of `Yes, it is`, and in the same way `No`.
+pub(super) fn yes_or_no(text: &str) -> Option<&str> {
+    let (word, rest) = text.split_once([',', '.'])?;
+    let agrees = |rest: &str| word.eq_ignore_ascii_case("no") || !words(rest).any(is_denial);
+    let is_either = word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("no");
+    (is_either && words(rest).all(|word| ECHOES.have(word)) && agrees(rest)).then_some(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_upheld_by_reasons_and_by_its_own_numbers() {
+        for behind in
+            ["", ".", " I hope it is correct.", " So Tom has 5.", " Because 2 + 3 = 5.", "\nExplanation:\n2 and 3."]
+        {
+            assert!(upholds(behind, "5"), "{behind}");
+        }
+        for behind in [
+            " Wait.",
+            " No.",
+            " That is not right.",
+            " I made a mistake.",
+            " So it is 15.",
+            "\nBecause 2.\nActually, no",
+        ] {
+            assert!(!upholds(behind, "5"), "{behind}");
+        }
+        assert!(upholds(" Its population is 2000000.", "Paris"));
+        assert!(!upholds(&" and so on".repeat(MAX_BEHIND_BYTES / 10 + 1), "5"));
+    }
+
+    #[test]
+    fn yes_and_no_are_alone_or_before_their_echo() {
+        assert_eq!(yes_or_no("Yes, it is"), Some("Yes"));
+        assert_eq!(yes_or_no("no, they don't"), Some("no"));
+        for text in ["Yes, it is not", "No, Paris", "yes", "it is, yes"] {
+            assert_eq!(yes_or_no(text), None, "{text}");
+        }
+    }
+}
