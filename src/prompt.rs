@@ -86,9 +86,10 @@ impl PromptTemplate {
         }
     }
 
-    /// Asks for reasoning and a final answer in `\boxed{}`, through the model's chat template.
+    /// Asks for reasoning and a final answer in `\boxed{}`, through the model's chat template. A small model often says what
+    /// the answer is without a box; that counts, too.
     pub fn boxed() -> Self {
-        let settings = Settings { stop: vec![], max_tokens: BOXED_MAX_TOKENS, answer: Extraction::Boxed };
+        let settings = Settings { stop: vec![], max_tokens: BOXED_MAX_TOKENS, answer: Extraction::Auto };
         Self { name: "boxed".into(), kind: Kind::Chat { instruction: BOXED_INSTRUCTION }, settings }
     }
 

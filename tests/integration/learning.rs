@@ -13,13 +13,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{fixture, model::default_model};
-
-fn ttrl() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ttrl"));
-    command.env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
+use crate::support::{fixture, model::default_model, ttrl};
 
 #[test]
 fn three_steps_without_a_label_make_answers_better_on_questions_that_were_never_seen() {

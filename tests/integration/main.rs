@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one file a subject.
 
 mod architecture;
+mod bench;
 mod engine;
 mod families;
 mod grading;

@@ -1,6 +1,9 @@
 //! What the integration tests share.
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 pub mod decoding;
 pub mod gguf;
@@ -12,4 +15,11 @@ pub mod vocabulary;
 /// A file or folder under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// The program itself.
+pub fn ttrl() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ttrl"));
+    command.env_remove("RUST_LOG").stdin(Stdio::null());
+    command
 }

@@ -29,7 +29,8 @@ const STRIP: usize = 16;
 /// Inputs of a strip between the one that is computed with and the one that is fetched meanwhile.
 const INPUTS_AHEAD: usize = 64;
 
-/// How often it is looked whether another thread is ready with a piece, before the processor is offered to others.
+/// How often it is looked whether another thread is ready with a piece, before this one sleeps: it takes microseconds, as
+/// long as going to sleep does.
 const PATIENCE: usize = 1000;
 
 /// The shape of an adapter's pair of matrices: `A` is `[rank, inputs]`, `B` `[outputs, rank]`.
@@ -137,22 +138,25 @@ impl<'a> Added<'a> {
     /// Computes the pieces that nobody has begun with, and waits for the others. Whoever has begun with one computes it
     /// without waiting for anything, so this ends.
     fn compute_pieces(&self) {
-        let parts = self.pair.strips().flat_map(|a| self.segments.iter().map(move |segment| (a, *segment)));
-        for (piece, (a, segment)) in self.pieces.iter().zip(parts) {
+        let parts = || {
+            let parts = self.pair.strips().flat_map(|a| self.segments.iter().map(move |segment| (a, *segment)));
+            self.pieces.iter().zip(parts)
+        };
+        let compute = |a, segment| dispatch(FirstProduct { x: self.x, segment, a });
+        for (piece, (a, segment)) in parts() {
             if !piece.claimed.load(Ordering::Relaxed) && !piece.claimed.swap(true, Ordering::Relaxed) {
-                piece.product.get_or_init(|| dispatch(FirstProduct { x: self.x, segment, a }));
+                piece.product.get_or_init(|| compute(a, segment));
             }
         }
-        for piece in &self.pieces {
-            let mut patience = PATIENCE;
-            while piece.product.get().is_none() {
-                if patience > 0 {
-                    std::hint::spin_loop()
-                } else {
-                    std::thread::yield_now()
+        for (piece, (a, segment)) in parts() {
+            for _ in 0..PATIENCE {
+                if piece.product.get().is_some() {
+                    break;
                 }
-                patience = patience.saturating_sub(1);
+                std::hint::spin_loop();
             }
+            // Sleeps until it is there.
+            piece.product.get_or_init(|| compute(a, segment));
         }
     }
 }

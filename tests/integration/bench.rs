@@ -1,0 +1,39 @@
+//! `ttrl bench` on the default model: that it measures, not how fast.
+
+use serde_json::{Value, json};
+
+use crate::support::{model::default_model, ttrl};
+
+fn bench(arguments: &[&str]) -> Value {
+    let run = ttrl().arg("bench").args(arguments).arg("--model").arg(default_model()).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(report["benchmark"], arguments[0]);
+    let speeds: Vec<f64> = serde_json::from_value(report["all_tokens_per_second"].clone()).unwrap();
+    assert!(speeds.len() == 1 && speeds[0].is_finite() && speeds[0] > 0.0, "{report}");
+    assert_eq!(report["tokens_per_second"], json!(speeds[0]));
+    assert!(report["start_seconds"].as_f64().unwrap() > 0.0);
+    report["inputs"].clone()
+}
+
+#[test]
+fn decoding_is_measured_without_and_with_adapters() {
+    let inputs = bench(&["decode", "--streams", "3", "--tokens", "4", "--runs", "1"]);
+    assert_eq!((&inputs["streams"], &inputs["adapter_rank"]), (&json!(3), &Value::Null));
+    let two = ["--adapter-rank", "4", "--adapters", "2"];
+    let inputs = bench(&[&["decode", "--streams", "3", "--tokens", "4", "--runs", "1"], &two[..]].concat());
+    assert_eq!((&inputs["adapter_rank"], &inputs["adapters"]), (&json!(4), &json!(2)));
+}
+
+#[test]
+fn prompts_are_measured() {
+    let inputs = bench(&["prefill", "--prompts", "2", "--tokens", "16", "--runs", "1"]);
+    assert_eq!((&inputs["prompts"], &inputs["tokens"]), (&json!(2), &json!(16)));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused_in_words() {
+    let run = ttrl().args(["bench", "decode", "--streams", "100000", "--model"]).arg(default_model()).output().unwrap();
+    let text = String::from_utf8(run.stderr).unwrap();
+    assert!(!run.status.success() && text.contains("ask for fewer streams"), "{text}");
+}
