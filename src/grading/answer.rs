@@ -4,7 +4,7 @@ use super::{
     budget::Budget,
     extract::choice,
     form::Form,
-    key::{Detail, Key, Names, Shape, shape},
+    key::{Detail, Key, Names, Shape, Units, shape},
     kind::AnswerKind,
     read,
     words::fold,
@@ -29,6 +29,8 @@ pub(super) struct Shorter {
     pub key: Key,
     /// Whether units are left out: then what has one is something else. 25% is not short for 0.25%.
     pub bare: bool,
+    /// Whether only what may be left out is. `1` does not mean `1 apple`, but if somebody says that, it may not mean `1 hour`.
+    pub sure: bool,
 }
 
 impl Answer {
@@ -103,16 +105,18 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
         _ => vec![Names::Sorted, Names::Loose],
     };
     if form.has_names() {
-        details.extend(names.iter().map(|names| Detail { names: *names, units: true }));
+        details.extend(names.iter().map(|names| Detail { names: *names, units: Units::Kept }));
     }
-    if form.has_units() {
-        details.push(Detail { names: Names::Kept, units: false });
+    let fewer = [(form.has_units(), Units::Optional), (form.has_fixed_units(), Units::Dropped)];
+    for (_, units) in fewer.into_iter().filter(|(has_some, _)| *has_some) {
+        details.push(Detail { names: Names::Kept, units });
         if form.has_names() {
-            details.extend(names.iter().map(|names| Detail { names: *names, units: false }));
+            details.extend(names.iter().map(|names| Detail { names: *names, units }));
         }
     }
     for detail in details {
-        let way = shape(form, detail, budget).map(|shape| Shorter { key: Key(shape), bare: !detail.units });
+        let (bare, sure) = (detail.units != Units::Kept, detail.units != Units::Dropped);
+        let way = shape(form, detail, budget).map(|shape| Shorter { key: Key(shape), bare, sure });
         ways.extend(way.filter(|way| way.key != *key && !ways.contains(way)));
     }
     // A column of numbers may be written as a tuple.
@@ -120,7 +124,11 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
         && rows.len() > 1
         && rows.iter().all(|row| row.len() == 1)
     {
-        ways.push(Shorter { key: Key(Shape::Tuple(rows.iter().flatten().cloned().collect())), bare: false });
+        ways.push(Shorter {
+            key: Key(Shape::Tuple(rows.iter().flatten().cloned().collect())),
+            bare: false,
+            sure: true,
+        });
     }
     ways
 }

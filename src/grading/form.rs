@@ -92,6 +92,11 @@ impl Form {
         })
     }
 
+    /// Whether it has a unit that cannot be left out: `1 apple`, `5 left`.
+    pub fn has_fixed_units(&self) -> bool {
+        self.any(&|form| matches!(form, Self::Quantity { measure, .. } if !measure.optional))
+    }
+
     /// Whether letters or the like are in it, so that its value is not known.
     pub fn is_open(&self) -> bool {
         self.any(&|form| matches!(form, Self::Scalar(expression) if expression.is_open()))

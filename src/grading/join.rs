@@ -80,7 +80,7 @@ struct Way {
 struct Group<'a> {
     answers: Vec<&'a Answer>,
     members: Vec<usize>,
-    /// The ways to say less than some of them, and than how many.
+    /// The ways to say less than some of them, and than how many for sure.
     ways: HashMap<Way, usize>,
     /// The keys of other readings of some of them, and of how many.
     readings: HashMap<usize, usize>,
@@ -118,8 +118,8 @@ fn groups<'a>(answers: &[&'a Answer]) -> (Vec<Group<'a>>, Vec<&'a Key>) {
     for (member, (answer, place)) in answers.iter().zip(places).enumerate() {
         let group = &mut groups[place];
         group.add(member, answer);
-        for Shorter { key, bare } in &answer.shorter {
-            *group.ways.entry(Way { key: numbers.of(key), bare: *bare }).or_default() += 1;
+        for Shorter { key, bare, sure } in &answer.shorter {
+            *group.ways.entry(Way { key: numbers.of(key), bare: *bare }).or_default() += usize::from(*sure);
         }
         for reading in &answer.other_readings {
             *group.readings.entry(numbers.of(reading)).or_default() += 1;

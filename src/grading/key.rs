@@ -16,7 +16,7 @@ use super::{
     form::Form,
     numeric::part::{Number, Part},
     region::{Limit, Region},
-    unit::Unit,
+    unit::{Measure, Unit},
 };
 
 /// The canonical form of an answer. Its order has no meaning beyond being total; its text is the same for equal keys, and
@@ -71,15 +71,29 @@ pub(super) enum Names {
     Loose,
 }
 
+/// What becomes of units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Units {
+    Kept,
+    /// Only those that are optional are left out.
+    Optional,
+    /// Only figures stay.
+    Dropped,
+}
+
 /// What of an answer its key has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Detail {
     pub names: Names,
-    pub units: bool,
+    pub units: Units,
 }
 
 impl Detail {
-    pub const FULL: Self = Self { names: Names::Kept, units: true };
+    pub const FULL: Self = Self { names: Names::Kept, units: Units::Kept };
+
+    fn drops(self, measure: &Measure) -> bool {
+        self.units == Units::Dropped || self.units == Units::Optional && measure.optional
+    }
 }
 
 /// The canonical form of an answer with so much detail; `None` if it has none within the bounds.
@@ -93,12 +107,12 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         },
         Form::Decimal(value, _) => rational(value.clone()),
         Form::Infinity { negative } => Shape::Infinity { negative: *negative },
-        Form::Quantity { figure, measure } if !detail.units && measure.optional => return inside(figure),
+        Form::Quantity { figure, measure } if detail.drops(measure) => return inside(figure),
         Form::Quantity { figure, measure } => {
             Shape::Quantity(Box::new(inside(&scaled(figure, &measure.factor)?)?), measure.unit.clone())
         }
         // Without its sign, what is less than 1 is rather a share: 0.5 is 50%, not 0.5%.
-        Form::Percent(figure) if !detail.units => return inside(figure).filter(is_one_or_more),
+        Form::Percent(figure) if detail.units != Units::Kept => return inside(figure).filter(is_one_or_more),
         Form::Percent(figure) => inside(&scaled(figure, &BigRational::new(1.into(), 100.into()))?)?,
         // Which of two values is less is not known of letters.
         Form::Tuple(inner) if form.is_open() => Shape::Tuple(all(inner)?),

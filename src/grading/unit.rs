@@ -281,8 +281,15 @@ impl Measure {
         if factors.is_empty() || sign < 0 && factors.len() > 1 {
             return None;
         }
+        let mut before = None;
         for (word, exponent) in factors {
             let (base, scale) = known(word)?;
+            // `$5 dollars`, `5 cm centimeters`: a unit that is written twice is meant once.
+            match before.replace((base, scale.clone(), exponent)) {
+                Some(same) if same == (base, scale.clone(), exponent) => continue,
+                Some((same_base, ..)) if same_base == base => return None,
+                _ => {}
+            }
             self.factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
             *self.unit.0.entry(base.to_owned()).or_insert(0) += exponent * sign;
         }
@@ -430,7 +437,7 @@ mod tests {
         for text in ["left", "apple", "wrong", "hexadecimal", "forwards"] {
             assert_eq!(optional(text), Some(false), "{text}");
         }
-        for text in ["lakh rupees", "below zero", "twelfths", "in a row", "times"] {
+        for text in ["lakh rupees", "cm meters", "dollars cents", "below zero", "twelfths", "in a row", "times"] {
             assert_eq!(optional(text), None, "{text}");
         }
     }

@@ -169,6 +169,10 @@ mod tests {
         assert_eq!(tally(&["25", "x = 25%", "0.25"]).classes[1].members, [0]);
         assert_eq!(tally(&["5", "x = 5\\text{ m}", "500 cm"]).classes[1].members, [0]);
         assert_eq!(tally(&["x = 5", "x = 5 cm", "5 cm", "5"]).classes.len(), 1);
+        // `1 apple` is not what 1 means, but leaves it open whether 1 is an hour.
+        assert_eq!(tally(&["1", "1 hour"]).classes.len(), 1);
+        assert_eq!(tally(&["1", "1 apple", "1 hour"]).classes.len(), 3);
+        assert_eq!(tally(&["x = 1", "x = 1 apple", "x = 1 hour", "1"]).classes.len(), 4);
         // 1,50 is 1.5, or the two numbers of `50, 1`.
         assert_eq!(tally(&["1,50", "1.5"]).classes.len(), 1);
         assert_eq!(tally(&["1,50", "1.5", "50, 1"]).classes[0].members, [0, 2]);

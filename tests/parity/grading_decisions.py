@@ -393,6 +393,14 @@ same("spacing", r"x+1", r"x\,+\,1", r"x \; + \quad 1", r"{x}+{1}", r"\left(x+1\r
 same("signs of multiplication", "2x", r"2\cdot x", r"2\times x", "2*x", "2·x", "x+x", r"2\ast x")
 same("doubled backslashes", r"\frac{1}{2}", r"\\frac{1}{2}")
 
+# Units that are written twice
+same("a sign and a word for one unit", "$5", "$5 dollars", "$5 USD", r"\boxed{\$5 \text{ dollars}}", "Therefore, she has $5 dollars.", "5")
+same("a sign and a word for one unit behind a scale", "$5,000,000", "$5 million dollars", "5 million USD")
+same("a symbol and a word for one unit", "5 cm", "5 cm centimeters", r"5\text{ cm centimeters}")
+same("degrees in a sign and a word", r"5^\circ", r"5^\circ \text{ degrees}", "5° degrees", "5 degrees")
+apart("a unit and its square", "5 cm", "5 square cm", r"5\text{ cm}\cdot\text{cm}^2")
+unknown("a unit next to another one of its kind", "$5 cents", r"5\text{ m}^2\text{m}")
+
 # Answers in responses, as small models write them
 same(
     "what a response announces",

@@ -8,7 +8,7 @@ use super::{
     clean::clean,
     expression::Expression,
     form::Form,
-    key::{Detail, Shape, limit, shape},
+    key::{Detail, Names, Shape, Units, limit, shape},
     lex::{Kind, Token, tokens},
     matrix,
     names::name_of,
@@ -278,7 +278,7 @@ impl Reader<'_> {
 
     fn region(&self, tokens: &[Token]) -> Option<Region> {
         let form = self.item(tokens).filter(|form| !form.is_open())?;
-        match shape(&form, Detail { names: super::key::Names::Loose, units: true }, self.budget)? {
+        match shape(&form, Detail { names: Names::Loose, units: Units::Kept }, self.budget)? {
             Shape::Region(region) => Some(region),
             Shape::Tuple(ends) => {
                 let [low, high] = ends.as_slice() else { return None };
