@@ -401,6 +401,10 @@ same("degrees in a sign and a word", r"5^\circ", r"5^\circ \text{ degrees}", "5Â
 apart("a unit and its square", "5 cm", "5 square cm", r"5\text{ cm}\cdot\text{cm}^2")
 unknown("a unit next to another one of its kind", "$5 cents", r"5\text{ m}^2\text{m}")
 
+# What is below a line
+unknown("what is below a slash, with a space or without", r"1/2 \pi", r"1/2\, x", "1/2 x", "1/x y", "1/2 (x+1)", r"3/4 \sqrt{2}")
+same("a factor with a sign of its own", r"\frac{x}{2}", "1/2 * x", r"(1/2) x", r"1/2 \cdot x")
+
 # Answers in responses, as small models write them
 same(
     "what a response announces",

@@ -42,10 +42,6 @@ impl<'a> Parser<'a> {
         found
     }
 
-    fn spaced(&self) -> bool {
-        self.tokens.get(self.at).is_some_and(|token| token.spaced)
-    }
-
     fn sum(&mut self) -> Option<Expression> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -93,10 +89,10 @@ impl<'a> Parser<'a> {
                     return None;
                 }
                 let minus = self.eat(&Kind::Sign('-'));
-                // `1/2x` may be half of x, or half its inverse: only a space tells.
+                // `1/2x` and `1/2 x` may be half of x, or half its inverse.
                 let is_product = self.is_product();
                 let mut factor = self.power()?;
-                if over && (is_product || self.starts_factor() && !self.spaced()) {
+                if over && (is_product || self.starts_factor()) {
                     return None;
                 }
                 factor = if minus { factor.negative() } else { factor };
