@@ -27,6 +27,8 @@ pub(super) enum Form {
     Set(Vec<Form>),
     /// One of several: `a or b`, `1 \pm a`. In a set, each is a member of it.
     Values(Vec<Form>),
+    /// `a, b`, `a and b`: in any order, and each as often as it is written. In a set, each is a member of it.
+    Several(Vec<Form>),
     /// An interval whose ends may have letters in them.
     Span {
         low: Box<Form>,
@@ -65,6 +67,7 @@ impl Form {
             | Self::List(inner)
             | Self::Set(inner)
             | Self::Values(inner)
+            | Self::Several(inner)
             | Self::Chain(inner, _)
             | Self::Ratio(inner) => inner.iter().collect(),
             Self::Span { low, high, .. } => vec![low, high],

@@ -35,7 +35,7 @@ pub(super) enum Shape {
     Quantity(Box<Shape>, Unit),
     Tuple(Vec<Shape>),
     List(Vec<Shape>),
-    /// Sorted, without repetition. Of one member only where that is a set, or this is in one.
+    /// Sorted; with repetitions only where a list has them, which is no set then. Of one member only where that is a set, or this is in one.
     Set(Vec<Shape>),
     Span {
         low: Box<Shape>,
@@ -118,7 +118,8 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         Form::Tuple(inner) if form.is_open() => Shape::Tuple(all(inner)?),
         Form::Tuple(inner) => tuple(all(inner)?),
         Form::List(inner) => Shape::List(all(inner)?),
-        Form::Set(inner) | Form::Values(inner) => one_or_set(members(inner, detail, budget)?),
+        Form::Set(inner) | Form::Values(inner) => one_or_set(once(members(inner, detail, budget)?)),
+        Form::Several(inner) => one_or_set(sorted(members(inner, detail, budget)?)),
         Form::Span { low, low_closed, high, high_closed } if form.is_open() => {
             literal_span(inside(low)?, *low_closed, inside(high)?, *high_closed)
         }
@@ -210,21 +211,28 @@ fn tuple(parts: Vec<Shape>) -> Shape {
     Shape::Tuple(parts)
 }
 
-/// The members of a set, sorted. A set among them stays one; several values are several members.
+/// The members of a set or a list. A set among them stays one; several values are several members.
 fn members(forms: &[Form], detail: Detail, budget: &Budget) -> Option<Vec<Shape>> {
     let mut parts = vec![];
     for form in forms {
         match form {
-            Form::Values(inner) => parts.extend(members(inner, detail, budget)?),
-            Form::Set(inner) => parts.push(Shape::Set(members(inner, detail, budget)?)),
+            Form::Several(inner) => parts.extend(members(inner, detail, budget)?),
+            Form::Values(inner) => parts.extend(once(members(inner, detail, budget)?)),
+            Form::Set(inner) => parts.push(Shape::Set(once(members(inner, detail, budget)?))),
             other => parts.push(shape(other, detail, budget)?),
         }
     }
-    Some(sorted(parts))
+    Some(parts)
 }
 
 fn sorted(mut parts: Vec<Shape>) -> Vec<Shape> {
     parts.sort();
+    parts
+}
+
+/// Sorted, and each once.
+fn once(parts: Vec<Shape>) -> Vec<Shape> {
+    let mut parts = sorted(parts);
     parts.dedup();
     parts
 }

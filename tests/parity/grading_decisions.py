@@ -405,6 +405,21 @@ unknown("a unit next to another one of its kind", "$5 cents", r"5\text{ m}^2\tex
 unknown("what is below a slash, with a space or without", r"1/2 \pi", r"1/2\, x", "1/2 x", "1/x y", "1/2 (x+1)", r"3/4 \sqrt{2}")
 same("a factor with a sign of its own", r"\frac{x}{2}", "1/2 * x", r"(1/2) x", r"1/2 \cdot x")
 
+# Lists, and amounts in several units
+apart("how often a list has something", "3", "3, 3", "3, 3, 3")
+apart("what a list has twice", "1, 1, 2", "1, 2, 2", "1, 2", r"\{1, 1\}")
+same("a point that is written twice", "(1,2), (3,4)", "(1,2), (3,4), (1,2)")
+same("lists with repetitions in any order", "1, 1, 2", "1, 2, 1", "2, 1 and 1")
+same("one thing that is said in two ways", r"\frac12", r"\frac12 or 0.5", r"\frac12 \text{ or } 50\%", r"\{\frac12, 0.5\}")
+apart("values of two names that are the same", "x = 1, y = 1", "1", "x = 1, y = 2")
+same("values of two names that are the same, without them", "x = 1, y = 1", "1, 1", "(1, 1)")
+same("an amount in two units", "150 minutes", "2 hours and 30 minutes", "2.5 hours")
+same("an amount in three units", "3665 seconds", "1 hour, 1 minute and 5 seconds")
+same("dollars and cents", "$18.50", "18 dollars and 50 cents", "18.5 dollars")
+apart("amounts and what is one of them", "2 hours and 30 minutes", "2 hours or 30 minutes", "2 hours", "30 minutes", "2.5", "2 hours and 31 minutes")
+apart("two lengths in one unit", "5 cm and 3 cm", "8 cm", "5 cm", "5 cm and 3 kg")
+unknown("one amount, or two", "3 hours and 180 minutes", "30 minutes and 2 hours", "2 hours, 30 minutes", "2.5 hours and 30 minutes", "2 hours and -30 minutes")
+
 # Answers in responses, as small models write them
 same(
     "what a response announces",

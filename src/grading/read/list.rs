@@ -1,15 +1,18 @@
 //! Several forms in a row.
 
 use num_rational::BigRational;
+use num_traits::Signed;
 
 use super::{Reader, is_separator, is_sign, junction, outer, split};
 use crate::grading::{
+    budget::Budget,
     evaluate::Scalar,
     expression::Expression,
     form::Form,
     key::{Detail, Shape, shape},
     lex::{Kind, Token},
     region::Region,
+    unit::Measure,
 };
 
 impl Reader<'_> {
@@ -43,8 +46,13 @@ impl Reader<'_> {
         if forms.len() == 1 {
             return forms.into_iter().next();
         }
+        if !words.contains(&"or")
+            && let Some(amounts) = Amount::parts(&forms, self.budget)
+        {
+            return if *words == ["and"] { Amount::total(&amounts) } else { None };
+        }
         let names: Vec<&str> = forms.iter().filter_map(name).collect();
-        let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(Form::Values(forms)) };
+        let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(together(forms, words)) };
         if names.len() == forms.len() && names.iter().any(|name| *name != first) {
             let distinct = names.iter().enumerate().all(|(at, name)| !names[..at].contains(name));
             return distinct.then(|| Form::Assignments(forms.into_iter().filter_map(named_value).collect(), false));
@@ -56,7 +64,7 @@ impl Reader<'_> {
                 forms.into_iter().map(|form| named_value(form.clone()).map_or(form, |(_, v)| v)).collect();
             return Some(Form::Named(first, Box::new(self.alternatives(values, words)?)));
         }
-        Some(Form::Values(forms))
+        Some(together(forms, words))
     }
 
     /// Several values of one name.
@@ -65,7 +73,7 @@ impl Reader<'_> {
             .iter()
             .map(|value| if let Form::Region(region) = value { Some(region.clone()) } else { None })
             .collect();
-        let Some(regions) = regions else { return Some(Form::Values(values)) };
+        let Some(regions) = regions else { return Some(together(values, words)) };
         let mut regions = regions.into_iter();
         let first = regions.next()?;
         let joint = |join: fn(&Region, &Region) -> Region| regions.clone().fold(first.clone(), |a, b| join(&a, &b));
@@ -108,6 +116,55 @@ impl Reader<'_> {
         let all: Vec<BigRational> = (0..count).map(terms).collect();
         (all.starts_with(&before) && all.ends_with(&after))
             .then(|| Form::Values(all.into_iter().map(|value| Form::Scalar(Expression::Number(value))).collect()))
+    }
+}
+
+/// Several forms that have no names: one of them, or all. Points are those of a set.
+fn together(forms: Vec<Form>, words: &[&str]) -> Form {
+    let are_points = forms.iter().all(|form| matches!(form, Form::Tuple(_)));
+    if words.contains(&"or") || are_points { Form::Values(forms) } else { Form::Several(forms) }
+}
+
+/// A part of an amount that is written in several units: `2 hours` of `2 hours and 30 minutes`.
+struct Amount<'a> {
+    figure: BigRational,
+    measure: &'a Measure,
+}
+
+impl<'a> Amount<'a> {
+    /// The parts that forms are if they are amounts of one thing, and not all in one unit.
+    fn parts(forms: &'a [Form], budget: &Budget) -> Option<Vec<Self>> {
+        let amount = |form: &'a Form| match form {
+            Form::Quantity { figure, measure } => match shape(figure, Detail::FULL, budget)? {
+                Shape::Number(Scalar::One(number)) => Some(Self { figure: number.rational()?.clone(), measure }),
+                _ => None,
+            },
+            _ => None,
+        };
+        let parts: Vec<Self> = forms.iter().map(amount).collect::<Option<_>>()?;
+        let (first, rest) = parts.split_first()?;
+        let is_one_thing = rest.iter().all(|part| part.measure.unit == first.measure.unit);
+        let is_mixed = rest.iter().any(|part| part.measure.factor != first.measure.factor);
+        (is_one_thing && is_mixed).then_some(parts)
+    }
+
+    fn size(&self) -> BigRational {
+        &self.figure * &self.measure.factor
+    }
+
+    /// Their sum, if each is less than one of the unit before it; else they may be as many amounts. What figure it would be
+    /// without its units is not known.
+    fn total(parts: &[Self]) -> Option<Form> {
+        let goes_on = |pair: &[Self]| {
+            let (before, part) = (&pair[0], &pair[1]);
+            let is_part = !part.figure.is_negative() && part.size() < before.measure.factor;
+            is_part && before.figure.is_integer() && part.measure.factor < before.measure.factor
+        };
+        let last = parts.last()?.measure;
+        let is_amount = !parts[0].figure.is_negative() && parts.windows(2).all(goes_on);
+        let total = parts.iter().map(Self::size).sum::<BigRational>() / &last.factor;
+        let figure = Box::new(Form::Scalar(Expression::Number(total)));
+        is_amount.then(|| Form::Quantity { figure, measure: Measure { optional: false, ..last.clone() } })
     }
 }
 

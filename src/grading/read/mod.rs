@@ -220,7 +220,7 @@ impl Reader<'_> {
             return set;
         }
         Some(match self.list(inner)? {
-            Form::Values(forms) => Form::Set(forms),
+            Form::Values(forms) | Form::Several(forms) => Form::Set(forms),
             other if *open == Kind::Group => other,
             other => Form::Set(vec![other]),
         })
