@@ -44,7 +44,7 @@ const fn plain(symbols: Words, names: Words, base: &'static str, over: i64, unde
     Known { symbols, names, base, factor: (over, under), metric: false }
 }
 
-const UNITS: [Known; 61] = [
+const UNITS: [Known; 59] = [
     metric(&["m"], &["meter", "metre"], "m"),
     metric(&["g"], &["gram"], "g"),
     metric(&["s"], &["second", "sec"], "s"),
@@ -99,8 +99,6 @@ const UNITS: [Known; 61] = [
     plain(&["\u{a5}"], &["yen", "jpy"], "yen", 1, 1),
     plain(&[], &["yuan", "rmb", "cny"], "yuan", 1, 1),
     plain(&["\u{20b9}"], &["rupee", "inr"], "rupee", 1, 1),
-    plain(&[], &["mph"], "mph", 1, 1),
-    plain(&[], &["rpm"], "rpm", 1, 1),
     plain(&[], &["acre"], "acre", 1, 1),
     plain(&[], &["unit"], "unit", 1, 1),
     plain(&[], &["person", "people"], "person", 1, 1),
@@ -131,6 +129,19 @@ impl Known {
     }
 }
 
+/// Words for several units, where they stand alone.
+const SHORT: [(&str, [&str; 3]); 4] = [
+    ("mph", ["mile", "per", "hour"]),
+    ("kph", ["km", "per", "hour"]),
+    ("kmph", ["km", "per", "hour"]),
+    ("rpm", ["revolution", "per", "minute"]),
+];
+
+/// The words that a short one stands for.
+fn spelled_out(word: &str) -> Option<[String; 3]> {
+    SHORT.iter().find(|(short, _)| word.eq_ignore_ascii_case(short)).map(|(_, long)| long.map(str::to_owned))
+}
+
 /// The base unit of a word and its factor. Symbols have their case, names have none; plurals are the singular.
 fn known(word: &str) -> Option<(&'static str, BigRational)> {
     let symbol = singular(word);
@@ -150,7 +161,7 @@ fn known(word: &str) -> Option<(&'static str, BigRational)> {
 
 /// Whether a word behind a number is a unit even without being set as text.
 pub(super) fn is_unit_word(word: &str) -> bool {
-    word.chars().count() > 1 && known(word).is_some()
+    word.chars().count() > 1 && (known(word).is_some() || spelled_out(word).is_some())
 }
 
 /// Whether a sign is a currency's.
@@ -207,6 +218,12 @@ const NO_PLURALS: [&str; 8] = ["does", "goes", "always", "sideways", "sometimes"
 const FILLERS: [&str; 11] =
     ["long", "wide", "tall", "high", "deep", "old", "each", "altogether", "in total", "in all", "total"];
 
+/// What something may be moved or turned by, in base units and the singular.
+const MOVES: [&str; 15] = [
+    "m", "unit", "degree", "radian", "bit", "step", "place", "space", "square", "block", "position", "row", "column",
+    "turn", "digit",
+];
+
 /// The most words for one thing that is counted.
 const MAX_WORDS: usize = 4;
 
@@ -224,7 +241,9 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
     let words = words(tokens)?;
     let ends = |filler: &&&str| words.ends_with(&filler.split(' ').map(str::to_owned).collect::<Vec<_>>());
     let filled = FILLERS.iter().find(ends).map_or(0, |filler| filler.split(' ').count());
-    let words = &words[..words.len() - filled];
+    let words = without_left(&words[..words.len() - filled]);
+    let long = if let [short] = words { spelled_out(short) } else { None };
+    let words = long.as_ref().map_or(words, |long| long.as_slice());
     if words.iter().filter(|word| *word == "\u{b0}").count() > 1 {
         return None;
     }
@@ -244,6 +263,18 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
     }
     measure.unit.0.retain(|_, exponent| *exponent != 0);
     (!measure.unit.0.is_empty()).then_some(measure)
+}
+
+/// `eggs left` and `eggs remaining` without their last words. `5 left` counts nothing, and `5 m left` may be a direction.
+fn without_left(words: &[String]) -> &[String] {
+    let [before @ .., unit, last] = words else { return words };
+    let base = known(unit).map(|(base, _)| base);
+    let is_left = match last.as_str() {
+        "remaining" => true,
+        "left" => !MOVES.contains(&base.unwrap_or(&singular(unit))),
+        _ => false,
+    };
+    if is_left && (is_plural(unit) || base.is_some()) { &words[..=before.len()] } else { words }
 }
 
 /// Whether the word at a place joins a unit with the next: `km per hour`, `dollars an hour`.

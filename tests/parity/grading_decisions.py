@@ -420,6 +420,22 @@ apart("amounts and what is one of them", "2 hours and 30 minutes", "2 hours or 3
 apart("two lengths in one unit", "5 cm and 3 cm", "8 cm", "5 cm", "5 cm and 3 kg")
 unknown("one amount, or two", "3 hours and 180 minutes", "30 minutes and 2 hours", "2 hours, 30 minutes", "2.5 hours and 30 minutes", "2 hours and -30 minutes")
 
+# What is left
+same("things that are left", "5", "5 eggs left", "5 apples remaining", "there are 5 eggs left", r"\boxed{5 \text{ eggs left}}", r"\boxed{\$5 \text{ left}}", "5 dollars left")
+same("things that are left are things", "5 eggs", "5 eggs left", "5 eggs remaining", "There are 5 eggs remaining.")
+same("a quantity that is set as text", "5 apples", r"\boxed{\text{5 apples}}", r"\text{5 apples}", r"5\text{ apples}", "5")
+same("a quantity with a known unit that is set as text", "500 cm", r"\text{5 meters}")
+same("units with a short name", "30 miles per hour", "30 mph", "30 MPH", r"30\text{ mph}", "30 mi/h", "30")
+same("kilometres per hour", "30 km/h", "30 kph", "30 kmph")
+same("turns per minute", "30 revolutions per minute", "30 rpm")
+apart("what may be a place", "5 m left", "5", "5 m", "5 m right", "5 units left", "5 units right")
+apart("what may be a move", "5 places left", "5 places right", "5 places")
+apart("what may be a turn", "5 degrees left", "5 degrees", "5 degrees right")
+same("a length that is left", "5 miles", "5 miles remaining", "5")
+apart("what is left of different things", "5 eggs left", "5 apples left", "6 eggs left", "5 left", "5 hours left")
+apart("quantities that are set as text", r"\text{5 apples}", r"\text{5 pears}", r"\text{6 apples}", r"\text{apples}")
+apart("speeds", "30 mph", "30 kph", "30 rpm", "30 miles", "30 mph squared")
+
 # Answers in responses, as small models write them
 same(
     "what a response announces",

@@ -33,14 +33,7 @@ pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
     if let Some(form) = reader.lone(&tokens) {
         return Some(form);
     }
-    if let Some(date) = date(&text) {
-        return Some(date);
-    }
-    let quantity_first = matches!(tokens.first()?.kind, Kind::Number(_) | Kind::Sign('-'));
-    if is_wordy(&tokens) && !(quantity_first && reader.item(&tokens).is_some()) {
-        return of_words(fold(&text));
-    }
-    reader.list(&tokens)
+    date(&text).or_else(|| reader.words_or_list(&tokens, &text))
 }
 
 /// What folded words say; they are text if they have no other meaning.
@@ -150,6 +143,15 @@ fn junction(token: &Token) -> Option<&str> {
 }
 
 impl Reader<'_> {
+    /// Words, unless they are what a number in front of them counts; or a formula.
+    fn words_or_list(&self, tokens: &[Token], text: &str) -> Option<Form> {
+        let quantity_first = matches!(tokens.first()?.kind, Kind::Number(_) | Kind::Sign('-'));
+        if is_wordy(tokens) && !(quantity_first && self.item(tokens).is_some()) {
+            return of_words(fold(text));
+        }
+        self.list(tokens)
+    }
+
     /// A single letter, also in brackets as the choice of one, or a single text.
     fn lone(&self, tokens: &[Token]) -> Option<Form> {
         let token = match tokens {
@@ -170,8 +172,7 @@ impl Reader<'_> {
                 let inner = super::lex::tokens(folded)?;
                 match inner.as_slice() {
                     [Token { kind: Kind::Word(letter), .. }] if letter.chars().count() == 1 => self.lone(&inner),
-                    _ if is_wordy(&inner) => of_words(fold(text)),
-                    _ => self.list(&inner),
+                    _ => self.words_or_list(&inner, text),
                 }
             }
             _ => None,
