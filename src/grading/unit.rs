@@ -312,14 +312,16 @@ impl Measure {
         if factors.is_empty() || sign < 0 && factors.len() > 1 {
             return None;
         }
-        let mut before = None;
-        for (word, exponent) in factors {
+        for (at, (word, exponent)) in factors.iter().copied().enumerate() {
             let (base, scale) = known(word)?;
-            // `$5 dollars`, `5 cm centimeters`: a unit that is written twice is meant once.
-            match before.replace((base, scale.clone(), exponent)) {
-                Some(same) if same == (base, scale.clone(), exponent) => continue,
-                Some((same_base, ..)) if same_base == base => return None,
-                _ => {}
+            // `$5 dollars`, `5 cm centimeters`: a unit in a sign and a word is meant once. `m m` may be a square.
+            if let Some((before, power)) = at.checked_sub(1).map(|before| factors[before])
+                && let Some((_, before_scale)) = known(before).filter(|(same, _)| *same == base)
+            {
+                if (before_scale, power) != (scale, exponent) || before == word {
+                    return None;
+                }
+                continue;
             }
             self.factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
             *self.unit.0.entry(base.to_owned()).or_insert(0) += exponent * sign;

@@ -399,6 +399,7 @@ same("a sign and a word for one unit behind a scale", "$5,000,000", "$5 million 
 same("a symbol and a word for one unit", "5 cm", "5 cm centimeters", r"5\text{ cm centimeters}")
 same("degrees in a sign and a word", r"5^\circ", r"5^\circ \text{ degrees}", "5° degrees", "5 degrees")
 apart("a unit and its square", "5 cm", "5 square cm", r"5\text{ cm}\cdot\text{cm}^2")
+apart("a unit that may be squared", r"5\text{ m }\text{m}", r"5\text{ m}", r"5\text{ m}^2")
 unknown("a unit next to another one of its kind", "$5 cents", r"5\text{ m}^2\text{m}")
 
 # What is below a line
