@@ -403,7 +403,9 @@ apart("a unit that may be squared", r"5\text{ m }\text{m}", r"5\text{ m}", r"5\t
 unknown("a unit next to another one of its kind", "$5 cents", r"5\text{ m}^2\text{m}")
 
 # What is below a line
-unknown("what is below a slash, with a space or without", r"1/2 \pi", r"1/2\, x", "1/2 x", "1/x y", "1/2 (x+1)", r"3/4 \sqrt{2}")
+same("a fraction that a space sets off", r"\frac{x}{2}+3", "1/2 x + 3", r"1/2\, x+3", "0.5x+3")
+same("a fraction before a letter of a formula", r"\frac{4}{3}\pi r^3", r"4/3 \pi r^3")
+unknown("what is below a slash", r"1/2\pi", "1/2x", "1/xy", "1/x y", "1/2(x+1)", r"3/4\sqrt{2}")
 same("a factor with a sign of its own", r"\frac{x}{2}", "1/2 * x", r"(1/2) x", r"1/2 \cdot x")
 
 # Lists, and amounts in several units

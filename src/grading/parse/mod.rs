@@ -42,6 +42,10 @@ impl<'a> Parser<'a> {
         found
     }
 
+    fn spaced(&self) -> bool {
+        self.tokens.get(self.at).is_some_and(|token| token.spaced)
+    }
+
     fn sum(&mut self) -> Option<Expression> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
@@ -89,10 +93,11 @@ impl<'a> Parser<'a> {
                     return None;
                 }
                 let minus = self.eat(&Kind::Sign('-'));
-                // `1/2x` and `1/2 x` may be half of x, or half its inverse.
+                // `1/2x` may be half of x, or half its inverse. Whoever sets the fraction off by a space means half.
                 let is_product = self.is_product();
                 let mut factor = self.power()?;
-                if over && (is_product || self.starts_factor()) {
+                let is_set_off = self.spaced() && matches!(factor, Expression::Number(_));
+                if over && (is_product || self.starts_factor() && !is_set_off) {
                     return None;
                 }
                 factor = if minus { factor.negative() } else { factor };
