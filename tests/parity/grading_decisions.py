@@ -726,6 +726,88 @@ apart("a comma for a point, and a unit that is left out", "1,50 cm", "1.50")
 apart("figures of one quantity in two units", r"5\text{ m}", "500")
 unknown("numbers that are too long together", ", ".join(f"{n}e-399" for n in range(1, 12)), ", ".join(f"{n}e399+x" for n in range(1, 12)))
 same("a long exponent", "1e-399", r"10^{-399}", "10e-400")
+# What is said around boxes
+apart("the names of listed boxes", r"$x=\boxed{3}$, $y=\boxed{5}$", r"$x=\boxed{5}$, $y=\boxed{3}$")
+same("the names of listed boxes", "x = 3, y = 5", r"$x=\boxed{3}$, $y=\boxed{5}$", r"$y=\boxed{5}$ and $x=\boxed{3}$", r"So $x = \boxed{3}$ and $y = \boxed{5}$.")
+same("one name of listed boxes", "2, 3", r"$x=\boxed{2}$ or $x=\boxed{3}$", r"\boxed{2} or $x=\boxed{3}$")
+apart("brackets around listed boxes", r"(\boxed{3}, \boxed{5})", r"(\boxed{5}, \boxed{3})", r"$[\boxed{3}, \boxed{5})$")
+same("brackets around listed boxes", "(3, 5)", r"(\boxed{3}, \boxed{5})", r"The point is $\left(\boxed{3}, \boxed{5}\right)$.")
+unknown(
+    "listed boxes whose names or brackets are not clear",
+    r"(\boxed{1}, \boxed{2}), (\boxed{3}, \boxed{4})",
+    r"(a) \boxed{3}, (b) \boxed{5}",
+    r"a: \boxed{3}, b: \boxed{5}",
+    r"(\boxed{3}, \boxed{5}",
+    r"\boxed{2}x + \boxed{7}",
+    r"\boxed{2} + \boxed{7}",
+    r"\boxed{2}x, \boxed{7}",
+)
+unknown(
+    "boxes that are a factor, an argument, a side or some digits of a formula",
+    r"\boxed{3}\pi",
+    r"\pi\boxed{3}",
+    r"x\boxed{3}",
+    r"\boxed{3}(x+1)",
+    r"(x+1)\boxed{3}",
+    r"0.\boxed{3}",
+    r"\boxed{3}.5",
+    r"$\boxed{3}!$",
+    r"\log\boxed{3}",
+    r"$x > \boxed{3}$",
+    r"$x \le \boxed{3}$",
+    r"$\boxed{3} < x$",
+)
+same(
+    "boxes beside what is no part of their formula",
+    "90",
+    r"$\boxed{90}^\circ$",
+    r"\(\boxed{90}^{\circ}\)",
+    r"x + 5 = 95 \implies \boxed{90}",
+    r"2x = 180 \Rightarrow x = \boxed{90}\quad\blacksquare",
+    r"-> \boxed{90}",
+    r"> \boxed{90}",
+    r"<b>\boxed{90}</b>",
+    r"\boxed{90}<br>",
+    r"There is a \boxed{90}\% chance.",
+    r"\boxed{90}!",
+)
+unknown(
+    "doubt around a box",
+    r"\boxed{7} maybe",
+    r"\boxed{7} if x is odd",
+    r"If Tom had 9 more apples, the answer would be \boxed{18}.",
+    r"It could be \boxed{7}.",
+    "\\boxed{7}\n\nHowever, with the tax the total is 20.",
+    r"\boxed{7}. On second thought, it must be 20.",
+)
+same("conditions and reasons around a box", "7", r"If Tom has 5 apples and buys 2 more, he has \boxed{7}.", "\\boxed{7}\n\nHowever, other ways are longer.")
+same(
+    "headings and words about an answer behind it",
+    "14",
+    "\\boxed{14}\n\n#### 2. Alternative method",
+    "\\boxed{14}\n\n#### 2) Checking",
+    "The answer is 14.\n\n#### **Verification**",
+    "The answer is 14.\n\n#### (b) Check",
+    "The answer is 14.\n\nThe answer is correct.",
+    "The answer is 14.\n\nThe answer is reasonable.",
+    "The answer is 14.\n\nThe answer is in dollars.",
+    "We add, and the answer is as follows:\n\n14",
+    "\\boxed{14}\n\nThe answer must be 2 digits.",
+    "\\boxed{14}\n\nIf x = 3, the answer is 6.",
+    "\\boxed{14}\n\nAnswer: 1. We add",
+    "#### **14**",
+)
+apart("another value behind an answer", "14", "The answer is 14.\n#### 2", "\\boxed{14}\n\nThe answer is 6.")
+same(
+    "another turn behind an answer",
+    "18",
+    "\\boxed{18}<|im_end|>\n<|im_start|>user\nAnd now?\n\\boxed{20}",
+    *(f"\\boxed{{18}}\n{mark} What now?\n\\boxed{{20}}" for mark in ["User:", "Human:", "### Instruction:\n", "## Problem\n", "Problem 2:", "**Question:**", "Example 2:", "user\n"]),
+    "The answer is 18.\n\nProblem 2: What now?\nThe answer is 20.",
+    "Let me restate.\nQuestion: How many?\nAnswer: \\boxed{18}",
+)
+unknown("what holds the place of an answer", r"\boxed{answer}", r"\boxed{\text{your answer}}", r"\boxed{I don't know}", r"\boxed{\text{N/A}}", "The answer is N/A.")
+unknown("another number in a heading behind an answer", "Therefore, the answer is 14.\n\n#### 2. Alternative method\nSame.")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -2,8 +2,8 @@
 
 use super::{
     char_boundary,
-    statement::{DELIMITERS, MAX_SENTENCE_BYTES},
-    wording::{is_conclusion, is_filler, words},
+    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula},
+    wording::{is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, words},
 };
 
 /// What is announced, and what is said behind it.
@@ -22,6 +22,9 @@ const MAX_WORDS: usize = 8;
 /// How many mentions of an answer are looked at, from the last one on.
 const MAX_MENTIONS: usize = 200;
 
+/// How many lines behind `####` are read as a value.
+const MAX_HEADINGS: usize = 4;
+
 /// Marks that end a clause.
 const CLAUSE_ENDS: [char; 16] =
     ['.', ',', ';', ':', '!', '?', '\n', '*', '#', '(', '"', '>', '|', '\u{ff0c}', '\u{3002}', '\u{201c}'];
@@ -34,7 +37,8 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
     let of_noun = |noun: &&str| {
         lower.rmatch_indices(noun).take(MAX_MENTIONS).find_map(|(at, noun)| {
             let behind = at + noun.len();
-            leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten().map(|length| behind + length)
+            let start = leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten()? + behind;
+            (!is_aside(announced(&lower, start).statement)).then_some(start)
         })
     };
     let of_mark = |mark: &&str| {
@@ -42,17 +46,23 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
             .rmatch_indices(mark)
             .take(MAX_MENTIONS)
             .map(|(at, _)| at + mark.len())
-            .find(|end| **mark != *"####" || !is_heading(&lower[*end..]))
+            .filter(|end| **mark != *"####" || !is_heading(&lower[*end..]))
+            .take(MAX_HEADINGS)
+            .find(|end| **mark != *"####" || is_formula(announced(response, *end).line))
     };
     let marks = ["####", "\u{7b54}\u{6848}\u{662f}", "\u{7b54}\u{6848}\u{4e3a}", "\u{7b54}\u{6848}\u{ff1a}"];
     let start = nouns.iter().filter_map(of_noun).chain(marks.iter().filter_map(of_mark)).max()?;
     Some(announced(response, start))
 }
 
-/// Whether words stand behind the marks of a heading, and no answer.
+/// Whether words or an item stand behind the marks of a heading, and no answer.
 fn is_heading(behind: &str) -> bool {
-    let mut words = behind.trim_start().chars();
-    words.next().is_none_or(|c| c.is_alphabetic() || c == '#') && words.next().is_some_and(|c| c.is_alphabetic())
+    let text = behind.trim_start_matches([' ', '*', '_', '#']);
+    let mut letters = text.chars();
+    let is_word = letters.next().is_none_or(char::is_alphabetic) && letters.next().is_some_and(char::is_alphabetic);
+    let item = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let is_item = item.len() < text.len() && (item.starts_with(". ") || item.starts_with(") "));
+    text.is_empty() || text.starts_with('\n') || is_word || is_item
 }
 
 /// The last sentence that begins with `therefore` or the like.
@@ -82,9 +92,10 @@ fn announced(response: &str, start: usize) -> Announced<'_> {
     let ends = [". ", "\u{3002}", ".\u{201d} ", "! ", "? "];
     let end_of =
         |mark: &&str| Some(formula + text[formula..line].find(mark)? + usize::from(mark.starts_with(['!', '?'])));
-    // `1. ` on a line of its own begins a list of steps.
-    let is_item = rest[..rest.len() - text.len()].contains('\n')
-        && text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ");
+    // `1. ` on a line of its own, or behind a colon, begins a list of steps.
+    let marks = &rest[..rest.len() - text.len()];
+    let is_item = marks.contains('\n') && text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ")
+        || marks.contains(':') && text.starts_with("1. ");
     let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or(line);
     Announced { statement: unmarked(&text[..end]), line: unmarked(&text[..line]), behind: &text[end..] }
 }
@@ -101,6 +112,9 @@ fn leads(before: &str) -> bool {
     let Some(clause) = near.rsplit(CLAUSE_ENDS).next().filter(|clause| clause.len() < MAX_LEAD_BYTES) else {
         return false;
     };
+    if sentences(near_end(before)).last().is_some_and(is_conditional) {
+        return false;
+    }
     // What concludes begins a clause.
     words(clause).rev().find(|word| is_conclusion(word) || !is_filler(word)).is_none_or(is_conclusion)
 }
@@ -118,9 +132,14 @@ fn verb(behind: &str) -> Option<usize> {
         let length = marks.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(marks.len());
         let (word, behind_word) = marks.split_at(length);
         if matches!(word, "is" | "are" | "be") && !behind_word.starts_with(['\'', '\u{2019}']) {
-            return Some(at + length);
+            let follows = behind_word.strip_prefix(" as follows").map_or(0, |_| " as follows".len());
+            return Some(at + length + follows);
         }
-        if !(is_filler(word) || matches!(word, "question" | "problem")) || behind_word.starts_with(['\'', '\u{2019}']) {
+        // `The answer must be a whole number`.
+        if matches!(word, "must" | "should")
+            || !(is_filler(word) || matches!(word, "question" | "problem"))
+            || behind_word.starts_with(['\'', '\u{2019}'])
+        {
             return None;
         }
         rest = behind_word.trim_start_matches(',');
@@ -139,13 +158,20 @@ mod tests {
     #[test]
     fn an_announcement_is_a_clause_of_words_that_add_nothing() {
         for response in
-            ["the answer is 5", "It is 6, so the answer is 5", "I think that the answer should be 5", "Answer: 5"]
+            ["the answer is 5", "It is 6, so the answer is 5", "I think that the answer would be 5", "Answer: 5"]
         {
             assert_eq!(statement(response), Some("5"), "{response}");
         }
-        for response in
-            ["I doubt that the answer is 5", "the wrong answer is 5", "the answer isn't 5", "the answer depends: 5"]
-        {
+        for response in [
+            "I doubt that the answer is 5",
+            "the wrong answer is 5",
+            "the answer isn't 5",
+            "the answer depends: 5",
+            "the answer must be 2 digits",
+            "if x = 3, the answer is 6",
+            "the answer is correct",
+            "the answer is in dollars",
+        ] {
             assert_eq!(statement(response), None, "{response}");
         }
     }
@@ -164,6 +190,8 @@ mod tests {
         assert_eq!(statement("The answer is 5.\n#### Explanation"), Some("5."));
         assert_eq!(statement("5\n#### x"), Some("x"));
         assert_eq!(statement("5\n####6"), Some("6"));
+        assert_eq!(statement("#### 5\n#### 2. Another way"), Some("5"));
+        assert_eq!(statement("The answer is 5.\n#### **Proof**\n#### (b) Check"), Some("5."));
     }
 
     #[test]

@@ -3,7 +3,10 @@
 mod announcement;
 mod boxes;
 mod choice;
+mod listing;
+mod operand;
 mod statement;
+mod turn;
 mod wording;
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +20,8 @@ use boxes::last_boxes;
 pub(super) use choice::choice;
 use choice::lone_choice;
 use statement::{is_formula, last_value, value, verbal};
-use wording::{retracts, upholds};
+use turn::own_turn;
+use wording::{is_placeholder, retracts, upholds};
 
 /// Where a response has its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,11 +59,11 @@ pub fn extract(response: &str, how: Extraction, reading: Reading) -> Option<Stri
     let response = tail(response);
     let answer = match how {
         Extraction::Auto => auto(own_turn(response), reading),
-        Extraction::Boxed => boxed(response),
+        Extraction::Boxed => boxed(own_turn(response)),
         Extraction::FirstNumber => first_number(response).map(str::to_owned),
         Extraction::Text => Some(response.trim().to_owned()).filter(|text| !text.contains('\n')),
     };
-    answer.map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty())
+    answer.map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty() && !is_placeholder(answer))
 }
 
 fn tail(response: &str) -> &str {
@@ -72,16 +76,8 @@ fn char_boundary(text: &str, from: usize) -> usize {
     (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
 }
 
-/// The response up to where it goes on with the next turn, or the next question, of a conversation.
-fn own_turn(response: &str) -> &str {
-    const TURNS: [&str; 7] = ["<|im_", "<|end", "<|eot", "</s>", "\nQuestion:", "\nQ:", "\nProblem:"];
-    let text = response.trim_start();
-    let end = TURNS.iter().filter_map(|turn| text.find(turn)).min().unwrap_or(text.len());
-    &text[..end]
-}
-
 fn boxed(response: &str) -> Option<String> {
-    last_boxes(response).map(|boxes| boxes.contents.join(", "))
+    last_boxes(response)?.answer
 }
 
 fn first_number(response: &str) -> Option<&str> {
@@ -93,7 +89,7 @@ fn auto(response: &str, reading: Reading) -> Option<String> {
     let nouns: &[&str] = if reading.kind == AnswerKind::Choice { &["answer", "option", "choice"] } else { &["answer"] };
     if let Some(boxes) = last_boxes(response) {
         let behind = announcement::last(&response[boxes.end..], nouns).and_then(|told| read(&told, reading.kind));
-        return behind.filter(|answer| is_formula(answer)).or_else(|| Some(boxes.contents.join(", ")));
+        return behind.filter(|answer| is_formula(answer)).or(boxes.answer);
     }
     if let Some(told) = announcement::last(response, nouns) {
         return read(&told, reading.kind);

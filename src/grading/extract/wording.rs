@@ -1,6 +1,7 @@
 //! The words around an answer: those that leave it as it is, and those that change it, deny it or put it in doubt.
 
-use crate::grading::unit::is_unit_word;
+use super::char_boundary;
+use crate::grading::{unit::is_unit_word, words::plain};
 
 /// Words between spaces, in lower case.
 pub(super) struct Words(pub &'static str);
@@ -53,17 +54,23 @@ const CHANGES: Words = Words(
      o'clock fourth fifth sixth seventh eighth ninth tenth",
 );
 
-/// Words that make a guess, a condition or a question of their sentence.
-const DOUBTS: Words = Words(
-    "if unless whether suppose supposing assume assuming let maybe perhaps possibly probably unlikely guess \
-     unsure know either",
-);
+/// Words that make a condition of their sentence.
+const CONDITIONS: Words = Words("if unless suppose supposing assume assuming");
+
+/// Words that make a guess or a question of their sentence.
+const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikely guess unsure know either");
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
     "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight wrong \
-     incorrect scratch reconsider recheck recalculate recompute redo",
+     incorrect scratch reconsider recheck recalculate recompute redo thought thoughts",
 );
+
+/// Words that judge an answer, and do not give it.
+const JUDGEMENTS: Words = Words("correct reasonable right valid consistent plausible verified confirmed sensible");
+
+/// Words that tell how or where an answer is, and not what it is.
+const PREPOSITIONS: Words = Words("in as on at of with below above given written expressed measured rounded found");
 
 /// First words of sentences that give reasons for what was said before them.
 const EXPLANATIONS: Words =
@@ -71,6 +78,22 @@ const EXPLANATIONS: Words =
 
 /// Words for the answer itself, at the beginning of a sentence behind it.
 const POINTERS: Words = Words("it it's this that that's which answer");
+
+/// What is written where an answer should be.
+const PLACEHOLDERS: [&str; 12] = [
+    "answer",
+    "your answer",
+    "your answer here",
+    "your final answer",
+    "final answer",
+    "the answer",
+    "the final answer",
+    "i don't know",
+    "i do not know",
+    "n/a",
+    "final_answer",
+    "your_answer",
+];
 
 /// What `yes` and `no` may be followed by without saying more.
 const ECHOES: Words = Words(
@@ -80,6 +103,9 @@ const ECHOES: Words = Words(
 
 /// How many words a denial reaches: `is not the right answer`.
 const REACH: usize = 5;
+
+/// The longest sentence, in bytes, whose beginning is looked for before an answer.
+const MAX_CLAUSE_BYTES: usize = 200;
 
 /// The longest text behind an answer, in bytes.
 const MAX_BEHIND_BYTES: usize = 16_000;
@@ -101,6 +127,10 @@ pub(super) fn is_verb(word: &str) -> bool {
     VERBS.have(word)
 }
 
+fn is_doubt(word: &str) -> bool {
+    DOUBTS.have(word) || CONDITIONS.have(word)
+}
+
 fn is_denial(word: &str) -> bool {
     DENIALS.have(word) || word.ends_with("n't") || word.ends_with("n\u{2019}t")
 }
@@ -110,7 +140,7 @@ pub(super) fn changes(text: &str) -> bool {
     // `5 twelfths`: months are a unit.
     let is_part = |word: &str| word.ends_with("ths") && !is_unit_word(word);
     text.contains(['?', '\u{2260}'])
-        || words(text).any(|word| is_denial(word) || CHANGES.have(word) || DOUBTS.have(word) || is_part(word))
+        || words(text).any(|word| is_denial(word) || CHANGES.have(word) || is_doubt(word) || is_part(word))
 }
 
 /// Whether a text denies anything.
@@ -125,7 +155,32 @@ pub(super) fn is_modal(word: &str) -> bool {
 
 /// Whether a sentence is a guess, or depends on a condition.
 pub(super) fn is_in_doubt(sentence: &str) -> bool {
-    words(sentence).any(|word| DOUBTS.have(word))
+    words(sentence).any(is_doubt)
+}
+
+/// The end of a text, which is long enough for its last clauses.
+pub(super) fn near_end(text: &str) -> &str {
+    &text[char_boundary(text, text.len().saturating_sub(MAX_CLAUSE_BYTES))..]
+}
+
+/// Whether the sentence that a text ends in tells what would be under a condition, or what may be.
+pub(super) fn is_hypothetical(text: &str) -> bool {
+    let sentence = sentences(text).last().unwrap_or_default();
+    let may_be =
+        words(sentence).rev().find(|word| !is_filler(word)).is_some_and(|word| is_modal(word) && word != "can");
+    may_be || is_conditional(sentence) && words(sentence).any(|word| word == "would")
+}
+
+/// Whether a sentence has a condition.
+pub(super) fn is_conditional(sentence: &str) -> bool {
+    words(sentence).any(|word| CONDITIONS.have(word))
+}
+
+/// Whether a statement about an answer does not give it: `is correct`, `is in dollars`.
+pub(super) fn is_aside(statement: &str) -> bool {
+    let begins = words(statement).next().is_some_and(|word| PREPOSITIONS.have(word));
+    let mut said = words(statement).filter(|word| !is_filler(word) || JUDGEMENTS.have(word)).peekable();
+    begins && figures(statement).next().is_none() || said.peek().is_some() && said.all(|word| JUDGEMENTS.have(word))
 }
 
 /// Whether a sentence goes on to something else.
@@ -142,7 +197,7 @@ pub(super) fn denies_next(clause: &str) -> bool {
 /// Whether a clause denies or questions what it follows.
 pub(super) fn denies_last(clause: &str) -> bool {
     clause.trim_start_matches(['$', ' ', '*', '\\', ')', '.']).starts_with('?')
-        || words(clause).take(REACH).any(is_denial)
+        || words(clause).take(REACH).any(|word| is_denial(word) || is_doubt(word))
 }
 
 /// Whether what is said behind an answer leaves it as it is: nothing takes it back and, if the answer has numbers, none
@@ -166,12 +221,19 @@ pub(super) fn retracts(behind: &str) -> bool {
 fn takes_back(sentence: &str) -> bool {
     let first = || words(sentence);
     first().next().is_some_and(|word| word.eq_ignore_ascii_case("no"))
+        || first().next().is_some_and(|word| word.eq_ignore_ascii_case("however")) && gives_figure(sentence)
         // `I am sorry for the confusion`
         || first().take(REACH).any(|word| RETRACTIONS.have(word))
         || first().take(2).any(|word| POINTERS.have(word)) && first().take(REACH).any(is_denial)
 }
 
-fn sentences(text: &str) -> impl Iterator<Item = &str> {
+/// Whether a verb gives a number: `the total is 20`.
+fn gives_figure(sentence: &str) -> bool {
+    let behind = words(sentence).skip(1);
+    words(sentence).zip(behind).any(|(verb, word)| is_verb(verb) && word.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+pub(super) fn sentences(text: &str) -> impl Iterator<Item = &str> {
     let ends = ['\n', '\u{3002}'];
     text.split(ends)
         .flat_map(|line| line.split(". "))
@@ -191,6 +253,13 @@ pub(super) fn without_reasons(sentence: &str) -> &str {
     const OPENINGS: [&str; 6] = [" because ", " since ", ", as ", " (because ", " (since ", ", because"];
     let end = OPENINGS.iter().filter_map(|opening| sentence.find(opening)).min().unwrap_or(sentence.len());
     sentence[..end].trim_end_matches([',', ' '])
+}
+
+/// Whether a text only holds the place of an answer, or says that there is none.
+pub(super) fn is_placeholder(answer: &str) -> bool {
+    let text = plain(answer).to_lowercase().replace('\u{2019}', "'");
+    let text = text.trim_matches([' ', '.', '$', '*', '[', ']', '(', ')', '<', '>']);
+    PLACEHOLDERS.contains(&text)
 }
 
 /// `Yes` of `Yes, it is`, and in the same way `No`.
