@@ -808,6 +808,20 @@ same(
 )
 unknown("what holds the place of an answer", r"\boxed{answer}", r"\boxed{\text{your answer}}", r"\boxed{I don't know}", r"\boxed{\text{N/A}}", "The answer is N/A.")
 unknown("another number in a heading behind an answer", "Therefore, the answer is 14.\n\n#### 2. Alternative method\nSame.")
+same("words that leave a number alone", "5", "The answer is just 5.", "The answer is only 5", "The answer is 5 as expected.", "The answer is: 5</answer>", r"The answer is \(5\) apples.", "There are 5 eggs left.", "The answer is $5$ apples left.", "5 apples remaining")
+apart("what is left, and a direction", "5", "5 steps left", "5 left", "5 tens")
+unknown("one choice of two", r"$\boxed{B}$ or C")
+same(
+    "words around a box that neither doubt nor deny it",
+    "90",
+    r"So we know that the answer is \boxed{90}.",
+    r"This holds if and only if $x = \boxed{90}$.",
+    r"There are \boxed{90} ways with no two adjacent.",
+    "\\boxed{90}\n\nNo other solutions exist.",
+    "\\boxed{90}\n\nNo mistakes were found.",
+)
+unknown("a box that a short sentence takes back", r"\boxed{90}. No, it is not.", r"\boxed{90}. No.", r"\boxed{90}. No that is wrong.", r"\boxed{90} is no solution.", r"I don't know if it is \boxed{90}")
+unknown("a formula before words that scale it", r"The answer is \(5\) tens.")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -103,6 +103,7 @@ fn announced(response: &str, start: usize) -> Announced<'_> {
 /// A text without the ends of what is in bold.
 fn unmarked(text: &str) -> &str {
     let text = text.trim_matches([' ', '*']);
+    let text = text.strip_suffix("</answer>").unwrap_or(text).trim_end_matches([' ', '*']);
     text.strip_suffix("*.").map_or(text, |text| text.trim_end_matches('*'))
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     statement::MAX_SENTENCE_BYTES,
-    wording::{Words, is_filler, words},
+    wording::{Words, changes, is_filler, without_reasons, words},
 };
 use crate::grading::words::plain;
 
@@ -12,9 +12,9 @@ const LEADS: Words =
 
 /// The letter of a choice: alone, before its text, or before words that only say that it is right.
 pub(in crate::grading) fn choice(text: &str) -> Option<char> {
-    let text = readable(text)?;
+    let text = readable(without_reasons(text))?;
     let (letter, behind) = lettered(&text)?;
-    (is_option(behind) || says_nothing(behind)).then_some(letter)
+    (is_option(behind) || is_explained(behind) || says_nothing(behind)).then_some(letter)
 }
 
 /// As [`choice`], but without the text of the choice: what ends in `C) 5` may list the choices.
@@ -30,7 +30,7 @@ fn readable(text: &str) -> Option<String> {
 
 /// The letter that a text names first, as `B`, `(b)` or `Option B`, and what stands behind it.
 fn lettered(text: &str) -> Option<(char, &str)> {
-    const MARKS: [char; 7] = [' ', ',', ':', '*', '$', '"', '\''];
+    const MARKS: [char; 8] = [' ', ',', ':', '*', '$', '"', '\'', '`'];
     let mut text = text.trim_start_matches(MARKS);
     while let Some((word, rest)) = text.split_once([' ', ',', ':'])
         && LEADS.have(word)
@@ -58,9 +58,17 @@ fn is_option(behind: &str) -> bool {
     !text.starts_with(|c: char| c.is_alphanumeric()) && !is_joined && !names_another
 }
 
+/// Whether the text of one choice stands in brackets or behind a dash: `D (5 apples)`, `C - Paris`.
+fn is_explained(behind: &str) -> bool {
+    let names_none = !words(behind).any(|word| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()));
+    let text = behind.strip_prefix(" (").and_then(|text| text.trim_end_matches('.').strip_suffix(')'));
+    let text = text.or_else(|| behind.strip_prefix(" - "));
+    names_none && text.is_some_and(|text| !text.contains(['(', ')']) && !changes(text))
+}
+
 /// Whether nothing but marks, and words that say that a choice is right, stand behind its letter.
 fn says_nothing(behind: &str) -> bool {
-    let has_other_marks = behind.contains(|c: char| !(c.is_ascii_alphabetic() || ").:* ,$\"'".contains(c)));
+    let has_other_marks = behind.contains(|c: char| !(c.is_ascii_alphabetic() || ").:* ,$\"'`".contains(c)));
     let mut words = words(behind);
     let is_right = words.next().is_none_or(|word| word == "is")
         && words.all(|word| word.len() > 1 && (is_filler(word) || LEADS.have(word)));
@@ -74,6 +82,9 @@ mod tests {
     #[test]
     fn a_letter_is_a_choice_alone_before_its_text_or_where_it_is_said_to_be_right() {
         for text in ["B", "b", "(B)", "( b )", "B.", "B)", "B) 42", "(B) 42", "B. Paris", "B: Paris", "**B**", "$B$"] {
+            assert_eq!(choice(text), Some('B'), "{text}");
+        }
+        for text in ["(B), because A is wrong.", "B (5 apples).", "B - Paris", "`B`"] {
             assert_eq!(choice(text), Some('B'), "{text}");
         }
         for text in
@@ -90,7 +101,19 @@ mod tests {
         {
             assert_eq!(choice(text), None, "{text}");
         }
-        for text in ["A or B", "A and B", "A, B", "A/B", "(A) and (B)", "A) or B)", "(A) 4 (B) 5", "B is wrong", "B?"] {
+        for text in [
+            "A or B",
+            "A and B",
+            "A, B",
+            "A/B",
+            "(A) and (B)",
+            "A) or B)",
+            "(A) 4 (B) 5",
+            "B is wrong",
+            "B?",
+            "B - C",
+            "B (not 5)",
+        ] {
             assert_eq!(choice(text), None, "{text}");
         }
     }

@@ -68,7 +68,7 @@ pub(super) fn verbal(sentence: &str) -> Option<&str> {
 
 /// A sentence without words that add nothing, before and behind what it says: `simply 5`, `5 is our answer`.
 fn bare(sentence: &str) -> &str {
-    const TAILS: [&str; 4] = ["in total", "in all", "altogether", "overall"];
+    const TAILS: [&str; 5] = ["in total", "in all", "altogether", "overall", "as expected"];
     const MARKS: [char; 5] = [' ', ',', ':', '*', '_'];
     let mut text = sentence.trim_start_matches(MARKS);
     while let Some((word, rest)) = text.split_once([' ', ',', ':']) {
@@ -86,7 +86,18 @@ fn bare(sentence: &str) -> &str {
     // An ellipsis is a part of its number.
     let text = text.trim_end();
     let text = text.strip_suffix('.').filter(|text| !text.ends_with('.')).unwrap_or(text);
-    TAILS.iter().find_map(|tail| text.strip_suffix(tail)).unwrap_or(text).trim_end_matches(MARKS)
+    let text = TAILS.iter().find_map(|tail| text.strip_suffix(tail)).unwrap_or(text).trim_end_matches(MARKS);
+    [" left", " remaining"]
+        .iter()
+        .find_map(|tail| text.strip_suffix(tail).filter(|text| is_count(text)))
+        .unwrap_or(text)
+}
+
+/// Whether a text ends in things that are counted: a plural, but of no unit or step, which may be `left` as a direction.
+fn is_count(text: &str) -> bool {
+    let steps = ["steps", "spaces", "units", "places", "blocks", "turns", "rows", "columns", "squares"];
+    let last = words(text).next_back();
+    last.is_some_and(|word| word.len() > 2 && word.ends_with('s') && !is_unit_word(word) && !steps.contains(&word))
 }
 
 /// The formula that stands behind the last verb of a sentence.
@@ -111,7 +122,12 @@ fn last_figure(sentence: &str) -> Option<&str> {
     // `72 clips were sold`; and what has a known unit is no name, such as `step 5`.
     let is_counted = words(tail).next().is_some_and(|word| !is_verb(word)) && words(tail).any(is_verb);
     let opens = before.is_empty() && words(lead).all(is_filler) && is_counted;
-    let measures = end > last.end && before.is_empty() && !changes(lead);
+    // `\(5\) apples`
+    let counts = last.start == 0
+        && !sentence.starts_with(|c: char| c.is_ascii_digit())
+        && is_count(tail)
+        && is_value(&format!("5{}", tail.trim_end_matches('.')));
+    let measures = (end > last.end || counts) && before.is_empty() && !changes(lead);
     // `5 k` and `5 M` are more than 5.
     let is_scaled = words(tail).next().is_some_and(|word| word.len() == 1 && word != "a");
     let stands =
@@ -217,7 +233,9 @@ mod tests {
             ("5 apples in total", "5 apples"),
             ("that x = 5", "x = 5"),
             ("a + b", "a + b"),
-            ("just i + 2 apples, because x is 6", ""),
+            ("just i + 2 apples, because x is 6", "i + 2 apples"),
+            ("5 eggs left", "5 eggs"),
+            ("\\(5\\) eggs.", "\\(5\\)"),
             ("the largest $n$ is 34.", "34"),
             ("Tom sold a total of 72 clips in April", "72"),
             ("Therefore, 72 clips were sold", "72"),

@@ -17,7 +17,7 @@ const FILLERS: Words = Words(
     "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
      believe so then thus hence therefore consequently finally now and also final correct right required desired \
      exact numerical best answer answers solution solutions result value number fraction interval set of equal \
-     equals to for given by as follows exactly simply indeed total true certainly definitely clearly",
+     equals to for given by as follows exactly simply just only indeed total true certainly definitely clearly",
 );
 
 /// Words that begin another statement about something in their sentence.
@@ -58,7 +58,7 @@ const CHANGES: Words = Words(
 const CONDITIONS: Words = Words("if unless suppose supposing assume assuming");
 
 /// Words that make a guess or a question of their sentence.
-const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikely guess unsure know either");
+const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikely guess unsure either");
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
@@ -155,6 +155,7 @@ pub(super) fn is_modal(word: &str) -> bool {
 
 /// Whether a sentence is a guess, or depends on a condition.
 pub(super) fn is_in_doubt(sentence: &str) -> bool {
+    let sentence = sentence.rsplit("if and only if").next().unwrap_or_default();
     words(sentence).any(is_doubt)
 }
 
@@ -196,7 +197,13 @@ pub(super) fn denies_next(clause: &str) -> bool {
 
 /// Whether a clause denies or questions what it follows.
 pub(super) fn denies_last(clause: &str) -> bool {
-    clause.trim_start_matches(['$', ' ', '*', '\\', ')', '.']).starts_with('?')
+    // `ways with no two adjacent`
+    let clause = clause.split(" with no ").next().unwrap_or_default();
+    let mut spoken = words(clause).filter(|word| !word.starts_with('\\'));
+    let is_one_choice = spoken.next().is_some_and(|word| word == "or")
+        && spoken.next().is_some_and(|word| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()));
+    is_one_choice
+        || clause.trim_start_matches(['$', ' ', '*', '\\', ')', '.']).starts_with('?')
         || words(clause).take(REACH).any(|word| is_denial(word) || is_doubt(word))
 }
 
@@ -220,10 +227,19 @@ pub(super) fn retracts(behind: &str) -> bool {
 
 fn takes_back(sentence: &str) -> bool {
     let first = || words(sentence);
-    first().next().is_some_and(|word| word.eq_ignore_ascii_case("no"))
-        || first().next().is_some_and(|word| word.eq_ignore_ascii_case("however")) && gives_figure(sentence)
+    let begins = |word: &str| first().next().is_some_and(|first| first.eq_ignore_ascii_case(word));
+    let second = first().nth(1);
+    // `No other solutions exist` and `no mistakes were found` take nothing back.
+    let is_no = begins("no");
+    let behind_first =
+        sentence.trim_start_matches(|c: char| !c.is_alphanumeric()).trim_start_matches(char::is_alphanumeric);
+    let is_reply = second.is_none_or(|word| POINTERS.have(word))
+        || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
+    let finds_none = is_no && !is_reply && second.is_some_and(|word| RETRACTIONS.have(word) && word.ends_with('s'));
+    is_no && is_reply
+        || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
-        || first().take(REACH).any(|word| RETRACTIONS.have(word))
+        || !finds_none && first().take(REACH).any(|word| RETRACTIONS.have(word))
         || first().take(2).any(|word| POINTERS.have(word)) && first().take(REACH).any(is_denial)
 }
 
