@@ -93,7 +93,7 @@ fn bare(sentence: &str) -> &str {
         .unwrap_or(text)
 }
 
-/// Whether a text ends in things that are counted: a plural, but of no unit or step, which may be `left` as a direction.
+/// Whether a text ends in things that are counted: a plural, but no unit or step, of which `left` may be a direction.
 fn is_count(text: &str) -> bool {
     let steps = ["steps", "spaces", "units", "places", "blocks", "turns", "rows", "columns", "squares"];
     let last = words(text).next_back();

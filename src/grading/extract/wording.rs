@@ -230,13 +230,12 @@ fn takes_back(sentence: &str) -> bool {
     let begins = |word: &str| first().next().is_some_and(|first| first.eq_ignore_ascii_case(word));
     let second = first().nth(1);
     // `No other solutions exist` and `no mistakes were found` take nothing back.
-    let is_no = begins("no");
     let behind_first =
         sentence.trim_start_matches(|c: char| !c.is_alphanumeric()).trim_start_matches(char::is_alphanumeric);
     let is_reply = second.is_none_or(|word| POINTERS.have(word))
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
-    let finds_none = is_no && !is_reply && second.is_some_and(|word| RETRACTIONS.have(word) && word.ends_with('s'));
-    is_no && is_reply
+    let finds_none = begins("no") && second == Some("mistakes");
+    begins("no") && is_reply
         || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
         || !finds_none && first().take(REACH).any(|word| RETRACTIONS.have(word))
