@@ -63,7 +63,22 @@ pub fn extract(response: &str, how: Extraction, reading: Reading) -> Option<Stri
         Extraction::FirstNumber => first_number(response).map(str::to_owned),
         Extraction::Text => Some(response.trim().to_owned()).filter(|text| !text.contains('\n')),
     };
-    answer.map(|answer| answer.trim().to_owned()).filter(|answer| !answer.is_empty() && !is_placeholder(answer))
+    let shown = |answer: String| match how {
+        Extraction::Auto => without_full_stop(answer.trim()).to_owned(),
+        _ => answer.trim().to_owned(),
+    };
+    answer.map(shown).filter(|answer| !answer.is_empty() && !is_placeholder(answer))
+}
+
+/// An answer that a sentence ends with, without the sentence's mark. `p.m.` keeps its own.
+fn without_full_stop(answer: &str) -> &str {
+    let is_short_form = |word: &str| word.contains('.') && word.contains(char::is_alphabetic);
+    match answer.strip_suffix(['.', '。']) {
+        Some(rest) if !rest.ends_with('.') && !rest.split_whitespace().next_back().is_some_and(is_short_form) => {
+            rest.trim_end()
+        }
+        _ => answer,
+    }
 }
 
 fn tail(response: &str) -> &str {
@@ -259,14 +274,14 @@ mod tests {
                 ("2 + 3i", Some("2 + 3i")),
                 ("Paris", Some("Paris")),
                 ("We add. The answer is 47. Good", Some("47")),
-                ("5\nThe answer is: 6.", Some("6.")),
+                ("5\nThe answer is: 6.", Some("6")),
                 ("steps\n#### 1,234", Some("1,234")),
                 ("**Final answer:** 12", Some("12")),
                 ("**Final Answer: 12**\n\nDone.", Some("12")),
                 ("the answer is 1, no, the final answer is 2", Some("2")),
-                ("The answer is 2 + 3i.", Some("2 + 3i.")),
+                ("The answer is 2 + 3i.", Some("2 + 3i")),
                 ("The answer is \\boxed{4}. The answer is 5", Some("5")),
-                ("\\boxed{4}\nFinal answer: The final answer is $5$.", Some("$5$.")),
+                ("\\boxed{4}\nFinal answer: The final answer is $5$.", Some("$5$")),
                 ("Therefore $x > 5$ is the solution.", Some("$x > 5$")),
                 ("所以答案是 47。", Some("47")),
                 ("A lot of words.\nThe result is\n\n**12**", Some("12")),
@@ -276,6 +291,20 @@ mod tests {
                 ("", None),
             ],
         );
+    }
+
+    #[test]
+    fn the_mark_of_a_sentence_is_no_part_of_the_answer() {
+        check(
+            Extraction::Auto,
+            &[
+                ("The answer is 3.5.", Some("3.5")),
+                ("The answer is Paris.", Some("Paris")),
+                ("The answer is 3 p.m.", Some("3 p.m.")),
+                ("所以答案为 12。", Some("12")),
+            ],
+        );
+        check(Extraction::Text, &[("It rains.", Some("It rains."))]);
     }
 
     #[test]
@@ -297,7 +326,7 @@ mod tests {
         assert_eq!(choice("The answer is a dog"), None);
         assert_eq!(choice("(c)").as_deref(), Some("C"));
         let text = |response: &str| extract(response, Extraction::Auto, of(AnswerKind::Text));
-        assert_eq!(text("The answer is 5 red balls.").as_deref(), Some("5 red balls."));
+        assert_eq!(text("The answer is 5 red balls.").as_deref(), Some("5 red balls"));
     }
 
     #[test]
