@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
+use rayon::prelude::*;
 
 use crate::engine::{
     model::{
@@ -12,6 +13,9 @@ use crate::engine::{
     },
     prefix_tree::{NodeId, PrefixTree},
 };
+
+/// Rows that one thread writes at a time, at least: they are far from each other and from everything that is in use.
+const MIN_ROWS: usize = 32;
 
 /// Keys and values of every layer. The memory is reserved at once and touched as rows come into use.
 pub struct KvCache {
@@ -44,8 +48,21 @@ impl KvCache {
     pub fn pass<'a>(&'a mut self, tree: &PrefixTree, nodes: &'a [NodeId]) -> CachedPass<'a> {
         let mut paths = Paths::default();
         nodes.iter().for_each(|&node| paths.push(tree.path(node)));
-        CachedPass { cache: self, nodes, paths: Arc::new(paths) }
+        let mut places: Vec<(NodeId, usize)> = nodes.iter().copied().zip(0..).collect();
+        places.sort_unstable();
+        CachedPass { cache: self, nodes, places, paths: Arc::new(paths) }
     }
+}
+
+/// The rows at some places of a memory of rows; places ascend.
+fn rows_at<'a>(mut memory: &'a mut [f32], width: usize, places: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+    let mut next = 0;
+    let rows = places.map(|place| {
+        let (row, rest) = std::mem::take(&mut memory)[(place - next) * width..].split_at_mut(width);
+        (memory, next) = (rest, place + 1);
+        row
+    });
+    rows.collect()
 }
 
 /// One pass of rows over the cache.
@@ -53,6 +70,8 @@ pub struct CachedPass<'a> {
     cache: &'a mut KvCache,
     /// The cache row of each new key and value.
     nodes: &'a [NodeId],
+    /// The same in the order of the cache, with the row of the pass.
+    places: Vec<(NodeId, usize)>,
     paths: Arc<Paths>,
 }
 
@@ -61,14 +80,16 @@ impl Attend for CachedPass<'_> {
         let width = self.cache.width;
         match &mut self.cache.layers[layer] {
             Layer::Cpu(memory) => {
-                let rows = memory.floats_mut();
-                for (tensor, offset) in [(k, 0), (v, width)] {
-                    ops::on_cpu(&tensor.contiguous()?, |values| {
-                        for (values, &node) in values.chunks_exact(width).zip(self.nodes) {
-                            rows[node as usize * 2 * width + offset..][..width].copy_from_slice(values);
-                        }
-                    })?;
-                }
+                let places = self.places.iter().map(|(node, _)| *node as usize);
+                let rows = rows_at(memory.floats_mut(), 2 * width, places).into_par_iter().zip(&self.places);
+                let write = |k: &[f32], v: &[f32]| {
+                    rows.with_min_len(MIN_ROWS).for_each(|(to, (_, row))| {
+                        let of_row = *row * width..(*row + 1) * width;
+                        to[..width].copy_from_slice(&k[of_row.clone()]);
+                        to[width..].copy_from_slice(&v[of_row]);
+                    });
+                };
+                ops::on_cpu(&k.contiguous()?, |k| ops::on_cpu(&v.contiguous()?, |v| write(k, v)))??;
                 let of = |offset| KvRows { values: memory.floats(), stride: 2 * width, offset };
                 ops::attention_over(&q, [of(0), of(width)], &self.paths, attention)
             }

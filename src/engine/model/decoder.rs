@@ -8,8 +8,8 @@ use super::{
     config::{DecoderConfig, Norm},
     frozen::Frozen,
     lora::{LayerLora, Lora, Projection},
-    ops::{self, Angles},
-    packed,
+    ops::{self, Activation, Angles, Input},
+    packed::{self, PackedPair},
     rope::Rope,
 };
 
@@ -32,19 +32,15 @@ impl Layer {
     /// The one place where an adapter meets the model: `y = x W^T + b + scale * (x A^T) B^T`.
     fn project<const N: usize>(
         &self,
-        x: &Tensor,
+        input: Input,
         projections: [Projection; N],
         adapters: &[(Range<usize>, &LayerLora)],
     ) -> Result<[Tensor; N]> {
-        let weights = projections.map(|projection| &self.projections[projection as usize]);
-        let packed = adapters.iter().map(|(rows, lora)| {
-            let pairs = lora.packed()?;
-            Some((rows.clone(), projections.map(|projection| pairs[projection as usize].as_ref())))
-        });
-        let together = packed.collect::<Option<Vec<_>>>().map(|packed| ops::packed_linears(x, weights, &packed));
+        let together = packed_pairs(adapters, projections)
+            .map(|pairs| ops::packed_linears(input, self.weights(projections), &pairs));
         let mut outputs = match together.transpose()?.flatten() {
             Some(outputs) => outputs,
-            None => self.project_apart(x, projections, adapters)?,
+            None => self.project_apart(&input.tensor()?, projections, adapters)?,
         };
         for (output, projection) in outputs.iter_mut().zip(projections) {
             if let Some(bias) = &self.biases[projection as usize] {
@@ -52,6 +48,49 @@ impl Layer {
             }
         }
         Ok(outputs)
+    }
+
+    /// The projection of an attention's output, added to `onto`: at once where nothing comes in between.
+    fn output(
+        &self,
+        attended: &Tensor,
+        adapters: &[(Range<usize>, &LayerLora)],
+        onto: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let (input, projections) = (Input { x: attended, norm: None }, [Projection::OProj]);
+        if let (Some(onto), None) = (onto, &self.biases[Projection::OProj as usize])
+            && let Some(pairs) = packed_pairs(adapters, projections)
+            && let Some(output) = ops::packed_linear_onto(input, self.weights(projections)[0], &pairs, onto)?
+        {
+            return Ok(output);
+        }
+        let [output] = self.project(input, projections, adapters)?;
+        onto.map_or(Ok(output.clone()), |onto| ops::add(onto, &output))
+    }
+
+    /// `down(activation(gate(x)) * up(x))`, added to `onto`: at once where nothing else comes in between.
+    fn mlp(
+        &self,
+        input: Input,
+        activation: Activation,
+        adapters: &[(Range<usize>, &LayerLora)],
+        onto: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let projections = [Projection::GateProj, Projection::UpProj, Projection::DownProj];
+        if projections.iter().all(|projection| self.biases[*projection as usize].is_none())
+            && let Some(pairs) = packed_pairs(adapters, projections)
+            && let Some(output) = ops::packed_mlp(input, self.weights(projections), activation, &pairs, onto)?
+        {
+            return Ok(output);
+        }
+        let [gate, up] = self.project(input, [Projection::GateProj, Projection::UpProj], adapters)?;
+        let gated = ops::gated(&gate, &up, activation)?;
+        let [down] = self.project(Input { x: &gated, norm: None }, [Projection::DownProj], adapters)?;
+        onto.map_or(Ok(down.clone()), |onto| ops::add(onto, &down))
+    }
+
+    fn weights<const N: usize>(&self, projections: [Projection; N]) -> [&Frozen; N] {
+        projections.map(|projection| &self.projections[projection as usize])
     }
 
     /// One projection after another, each operation with its gradient.
@@ -74,6 +113,18 @@ impl Layer {
         }
         outputs.try_into().map_err(|_| candle_core::Error::msg("one output for each projection"))
     }
+}
+
+/// The pairs of adapters as packed products take them; `None` where they are not packed, as in training.
+fn packed_pairs<'a, const N: usize>(
+    adapters: &[(Range<usize>, &'a LayerLora)],
+    projections: [Projection; N],
+) -> Option<Vec<(Range<usize>, [Option<&'a PackedPair>; N])>> {
+    let pairs = adapters.iter().map(|(rows, lora)| {
+        let pairs = lora.packed()?;
+        Some((rows.clone(), projections.map(|projection| pairs[projection as usize].as_ref())))
+    });
+    pairs.collect()
 }
 
 /// A decoder-only transformer with frozen weights.
@@ -205,24 +256,23 @@ impl Decoder {
         let adapters: Vec<_> =
             adapters.iter().map(|adapted| (adapted.rows.clone(), adapted.lora.layer(index))).collect();
         let adapters = adapters.as_slice();
-        let norm = |norm: Norm, x: &Tensor| match &layer.norms[norm as usize] {
-            Some(weight) => ops::rms_norm(x, weight, self.config.rms_norm_eps),
-            None => Ok(x.clone()),
+        let of_norm = |norm: Norm| layer.norms[norm as usize].as_ref().map(|weight| (weight, self.config.rms_norm_eps));
+        let norm = |norm: Norm, x: &Tensor| Input { x, norm: of_norm(norm) }.tensor();
+        // A residual connection: what a part of the layer makes is normalised, if the family does so, and added.
+        let residual = |x: &Tensor, after: Norm, part: &dyn Fn(Option<&Tensor>) -> Result<Tensor>| match of_norm(after)
+        {
+            None => part(Some(x)),
+            Some(_) => ops::add(x, &norm(after, &part(None)?)?),
         };
 
-        let normed = norm(Norm::BeforeAttention, x)?;
-        let [q, k, v] = layer.project(&normed, [Projection::QProj, Projection::KProj, Projection::VProj], adapters)?;
+        let input = Input { x, norm: of_norm(Norm::BeforeAttention) };
+        let [q, k, v] = layer.project(input, [Projection::QProj, Projection::KProj, Projection::VProj], adapters)?;
         let q = ops::rope(&norm(Norm::Queries, &q)?, &angles[layer.rope])?;
         let k = ops::rope(&norm(Norm::Keys, &k)?, &angles[layer.rope])?;
         let attended = attend.attend(index, self.config.attention(index), [q, k, v])?;
-        let [output] = layer.project(&attended, [Projection::OProj], adapters)?;
-        let x = ops::add(x, &norm(Norm::AfterAttention, &output)?)?;
-
-        let normed = norm(Norm::BeforeMlp, &x)?;
-        let [gate, up] = layer.project(&normed, [Projection::GateProj, Projection::UpProj], adapters)?;
-        let inner = ops::gated(&gate, &up, self.config.activation)?;
-        let [down] = layer.project(&inner, [Projection::DownProj], adapters)?;
-        ops::add(&x, &norm(Norm::AfterMlp, &down)?)
+        let x = residual(x, Norm::AfterAttention, &|onto| layer.output(&attended, adapters, onto))?;
+        let input = Input { x: &x, norm: of_norm(Norm::BeforeMlp) };
+        residual(&x, Norm::AfterMlp, &|onto| layer.mlp(input, self.config.activation, adapters, onto))
     }
 
     /// The final norm and the output head: hidden states `[n, hidden]` to logits `[n, vocab]`.
@@ -238,8 +288,8 @@ impl Decoder {
     pub fn logit_rows(&self, hidden: &Tensor) -> Result<Vec<Vec<f32>>> {
         match &self.head {
             Frozen::Packed(head) if self.config.logit_softcap.is_none() => {
-                let normed = ops::rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?;
-                ops::on_cpu(&normed, |x| packed::multiply_apart(x, head))
+                let input = Input { x: hidden, norm: Some((&self.norm, self.config.rms_norm_eps)) };
+                input.on_rows(|x| packed::multiply_apart(&x, head))
             }
             _ => self.logits(hidden)?.to_vec2(),
         }

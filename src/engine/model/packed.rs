@@ -10,6 +10,7 @@ mod format;
 mod low_rank;
 mod pack;
 mod product;
+mod room;
 mod rows;
 mod unpack;
 mod words;
@@ -24,11 +25,13 @@ use self::{
     low_rank::Added,
     pack::with_format,
     product::{backward_panel, panel_product},
-    rows::Rows,
+    room::Room,
+    rows::DEPTH,
 };
 pub use self::{
     low_rank::{PackedPair, PairShape},
     pack::{Encoding, decode, pack, packed_words},
+    rows::Rows,
     words::{Memory, Words},
 };
 
@@ -120,13 +123,12 @@ impl PackedMatrix {
             return vec![];
         }
         let y = Rows::pack(y, self.outputs);
-        y.with_room(self.blocks(), |panels| {
-            panels.par_chunks_exact_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
-                let words = (&*self.words, self.blocks());
-                with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
-            });
-            y.unpack(panels, self.inputs)
-        })
+        let mut panels = Room::of(self.blocks() * y.panel_len());
+        panels.par_chunks_exact_mut(y.panel_len()).enumerate().for_each(|(column, out)| {
+            let words = (&*self.words, self.blocks());
+            with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
+        });
+        y.unpack(&panels, self.inputs, None)
     }
 }
 
@@ -149,26 +151,64 @@ impl PanelProduct<'_> {
     }
 }
 
-/// `x W^T` for several matrices with the same inputs: rows of `inputs` numbers to rows of `outputs` numbers each. Of an
-/// adapter, each matrix has its pair, or none. Adapters are for rows of ranges that do not overlap, in ascending order.
-pub fn multiply<const N: usize>(
-    x: &[f32],
-    matrices: [&PackedMatrix; N],
-    adapters: &[(Range<usize>, [Option<&PackedPair>; N])],
-) -> [Vec<f32>; N] {
-    let Some(first) = matrices.first().filter(|_| !x.is_empty()) else { return [const { vec![] }; N] };
-    let x = &Rows::pack(x, first.inputs);
-    let added: [Vec<Added>; N] = std::array::from_fn(|index| {
+/// What adapters add to products with `N` matrices: each has a pair for a matrix, or none, and is for a range of the rows.
+/// Ranges do not overlap, and are in ascending order.
+pub type Adapters<'a, const N: usize> = [(Range<usize>, [Option<&'a PackedPair>; N])];
+
+/// What adapters add, for each matrix.
+fn added<'a, const N: usize>(x: &'a Rows, adapters: &Adapters<'a, N>) -> [Vec<Added<'a>>; N] {
+    std::array::from_fn(|index| {
         adapters.iter().filter_map(|(rows, pairs)| Some(Added::new(pairs[index]?, x, rows))).collect()
-    });
-    x.with_room(matrices.iter().map(|matrix| matrix.panels()).sum(), |room| {
-        let lengths = matrices.map(|matrix| matrix.panels() * x.panel_len());
-        let mut products = split(room, &lengths);
-        let tasks = matrices.iter().zip(&mut products).zip(&added);
-        let tasks: Vec<_> = tasks.flat_map(|((matrix, out), added)| matrix.panel_products(x, added, out)).collect();
-        tasks.into_par_iter().for_each(PanelProduct::compute);
-        std::array::from_fn(|index| x.unpack(products[index], matrices[index].outputs))
     })
+}
+
+/// `x W^T` for several matrices with the same inputs: rows of `inputs` numbers to rows of `outputs` numbers each, added to
+/// those of `onto`.
+pub fn multiply<const N: usize>(
+    x: &Rows,
+    matrices: [&PackedMatrix; N],
+    adapters: &Adapters<N>,
+    onto: [Option<&[f32]>; N],
+) -> [Vec<f32>; N] {
+    let added = added(x, adapters);
+    let lengths = matrices.map(|matrix| matrix.panels() * x.panel_len());
+    let mut room = Room::of(lengths.iter().sum());
+    let mut products = split(&mut room, &lengths);
+    let tasks = matrices.iter().zip(&mut products).zip(&added);
+    let tasks: Vec<_> = tasks.flat_map(|((matrix, out), added)| matrix.panel_products(x, added, out)).collect();
+    tasks.into_par_iter().for_each(PanelProduct::compute);
+    std::array::from_fn(|index| x.unpack(products[index], matrices[index].outputs, onto[index]))
+}
+
+/// The products of `x` with two matrices of the same shape, and what `combine` makes of the numbers of both: it writes it
+/// in the place of the first. They are rows for another product, and are combined while they are in the cache.
+pub fn multiply_combined(
+    x: &Rows,
+    matrices: [&PackedMatrix; 2],
+    adapters: &Adapters<2>,
+    combine: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> Rows {
+    let [first, second] = added(x, adapters);
+    let panels = matrices[0].panels();
+    let mut combined = Rows::room(x.count(), matrices[0].outputs);
+    combined.chunks_mut().enumerate().for_each(|(chunk, runs)| {
+        let mut room = Room::of(2 * x.panel_len());
+        let (out, other) = room.split_at_mut(x.panel_len());
+        for part in 0..DEPTH / PANEL {
+            let panel = chunk * (DEPTH / PANEL) + part;
+            if panel < panels {
+                PanelProduct { matrix: matrices[0], panel, x, added: &first, out }.compute();
+                PanelProduct { matrix: matrices[1], panel, x, added: &second, out: other }.compute();
+                combine(out, other);
+            } else {
+                out.fill(0.0);
+            }
+            for (run, out) in runs.iter_mut().zip(out.as_chunks::<PANEL>().0) {
+                run[part * PANEL..][..PANEL].copy_from_slice(out);
+            }
+        }
+    });
+    combined
 }
 
 /// Cuts a slice into pieces of these lengths.
@@ -182,16 +222,11 @@ fn split<'a>(mut rest: &'a mut [f32], lengths: &[usize]) -> Vec<&'a mut [f32]> {
 }
 
 /// `x W^T`, each row of the result on its own.
-pub fn multiply_apart(x: &[f32], matrix: &PackedMatrix) -> Vec<Vec<f32>> {
-    if x.is_empty() {
-        return vec![];
-    }
-    let x = Rows::pack(x, matrix.inputs);
-    x.with_room(matrix.panels(), |room| {
-        let tasks: Vec<PanelProduct> = matrix.panel_products(&x, &[], room).collect();
-        tasks.into_par_iter().for_each(PanelProduct::compute);
-        x.unpack_apart(room, matrix.outputs)
-    })
+pub fn multiply_apart(x: &Rows, matrix: &PackedMatrix) -> Vec<Vec<f32>> {
+    let mut room = Room::of(matrix.panels() * x.panel_len());
+    let tasks: Vec<PanelProduct> = matrix.panel_products(x, &[], &mut room).collect();
+    tasks.into_par_iter().for_each(PanelProduct::compute);
+    x.unpack_apart(&room, matrix.outputs)
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -312,7 +347,12 @@ mod tests {
             let weights = reference(kind, &bytes, outputs, inputs);
             let matrix = packed(kind, shape, &bytes);
             let x = random(5 * inputs, 3);
-            assert_close(&multiply(&x, [&matrix], &[])[0], product(&x, &weights, shape), 1e-2, &format!("{kind:?}"));
+            assert_close(
+                &multiply(&Rows::pack(&x, inputs), [&matrix], &[], [None])[0],
+                product(&x, &weights, shape),
+                1e-2,
+                &format!("{kind:?}"),
+            );
             let y = random(5 * outputs, 4);
             let transposed: Vec<f32> =
                 (0..inputs).flat_map(|i| (0..outputs).map(|o| weights[o * inputs + i]).collect::<Vec<_>>()).collect();
@@ -329,7 +369,12 @@ mod tests {
                 let x = random(rows * inputs, 6);
                 let expected = product(&x, &weights, shape);
                 let matrix = PackedMatrix::from_f32(&weights, shape);
-                assert_close(&multiply(&x, [&matrix], &[])[0], expected, 1e-4, &format!("{rows} rows, {shape:?}"));
+                assert_close(
+                    &multiply(&Rows::pack(&x, inputs), [&matrix], &[], [None])[0],
+                    expected,
+                    1e-4,
+                    &format!("{rows} rows, {shape:?}"),
+                );
             }
         }
     }
@@ -345,7 +390,7 @@ mod tests {
             assert_eq!(decode(encoding, &bytes), expected);
             // Through the vector registers, too.
             let units: Vec<f32> = (0..81).map(|i| if i % 10 == 0 { 1.0 } else { 0.0 }).collect();
-            assert_eq!(multiply(&units, [&matrix], &[])[0], expected, "{encoding:?}");
+            assert_eq!(multiply(&Rows::pack(&units, 9), [&matrix], &[], [None])[0], expected, "{encoding:?}");
         };
         let halves = numbers.map(f16::from_f32);
         exactly(Encoding::F16, halves.iter().flat_map(|h| h.to_le_bytes()).collect(), halves.map(f16::to_f32).into());
@@ -358,10 +403,10 @@ mod tests {
         let shape @ (outputs, inputs) = (100, 192);
         let matrix = packed(GgmlDType::Q4_1, shape, &random_rows(GgmlDType::Q4_1, outputs, inputs, 7));
         let x = random(40 * inputs, 8);
-        let together = &multiply(&x, [&matrix], &[])[0];
+        let together = &multiply(&Rows::pack(&x, inputs), [&matrix], &[], [None])[0];
         for rows in [1, 2, 3, 4, 6, 8, 12, 20] {
             for (x, together) in x.chunks(rows * inputs).zip(together.chunks(rows * outputs)) {
-                assert_eq!(multiply(x, [&matrix], &[])[0], together, "{rows} rows");
+                assert_eq!(multiply(&Rows::pack(x, inputs), [&matrix], &[], [None])[0], together, "{rows} rows");
             }
         }
     }
@@ -370,11 +415,61 @@ mod tests {
     fn several_matrices_at_once_equal_one_after_another() {
         let matrices =
             [(40, 64), (8, 64), (70, 64)].map(|shape| PackedMatrix::from_f32(&random(shape.0 * 64, 9), shape));
-        let x = random(6 * 64, 10);
-        let together = multiply(&x, matrices.each_ref(), &[]);
+        let (inputs, x) = (64, random(6 * 64, 10));
+        let together = multiply(&Rows::pack(&x, inputs), matrices.each_ref(), &[], [None; 3]);
         for (matrix, together) in matrices.iter().zip(together) {
-            assert_eq!(multiply(&x, [matrix], &[])[0], together);
+            assert_eq!(multiply(&Rows::pack(&x, inputs), [matrix], &[], [None])[0], together);
         }
+    }
+
+    #[test]
+    fn products_that_are_combined_are_the_rows_that_separate_products_make() {
+        for (outputs, count) in [(96, 1), (128, 5), (33, 13), (70, 40), (160, 30)] {
+            let inputs = 80;
+            let matrix = |seed| PackedMatrix::from_f32(&random(outputs * inputs, seed), (outputs, inputs));
+            let (first, second) = (matrix(30), matrix(31));
+            let down = PackedMatrix::from_f32(&random(48 * outputs, 32), (48, outputs));
+            let (_, _, pair) = pair(16, inputs, outputs, 33);
+            let adapters = [(0..usize::div_ceil(count, 2), [Some(&pair), None])];
+            let x = Rows::pack(&random(count * inputs, 35), inputs);
+            let [mut apart, other] = multiply(&x, [&first, &second], &adapters, [None; 2]);
+            let combine = |a: &mut [f32], b: &[f32]| a.iter_mut().zip(b).for_each(|(a, b)| *a *= b + 1.0);
+            combine(&mut apart, &other);
+            let combined = multiply_combined(&x, [&first, &second], &adapters, combine);
+            let last = |x: &Rows| multiply(x, [&down], &[], [None]);
+            assert_eq!(last(&combined), last(&Rows::pack(&apart, outputs)), "{count} rows, {outputs} outputs");
+        }
+    }
+
+    #[test]
+    fn a_product_is_added_to_the_rows_that_it_is_given() {
+        for (outputs, count) in [(64, 3), (70, 30)] {
+            let matrix = PackedMatrix::from_f32(&random(outputs * 64, 36), (outputs, 64));
+            let (x, onto) = (Rows::pack(&random(count * 64, 37), 64), random(count * outputs, 38));
+            let [mut sum] = multiply(&x, [&matrix], &[], [None]);
+            sum.iter_mut().zip(&onto).for_each(|(sum, onto)| *sum += onto);
+            assert_eq!(multiply(&x, [&matrix], &[], [Some(&onto)]), [sum]);
+        }
+    }
+
+    #[test]
+    fn rows_that_are_scaled_on_their_way_in_are_those_that_were_scaled_before() {
+        let (count, width) = (7, 95);
+        let matrix = PackedMatrix::from_f32(&random(32 * width, 39), (32, width));
+        let (x, of_rows, of_inputs) = (random(count * width, 40), random(count, 41), random(width, 42));
+        let scaled: Vec<f32> =
+            x.iter().enumerate().map(|(i, x)| x * of_rows[i / width] * of_inputs[i % width]).collect();
+        let product = |x: &Rows| multiply(x, [&matrix], &[], [None]);
+        assert_eq!(product(&Rows::pack_scaled(&x, &of_rows, &of_inputs)), product(&Rows::pack(&scaled, width)));
+    }
+
+    #[test]
+    fn no_rows_have_no_products() {
+        let matrix = PackedMatrix::from_f32(&random(32 * 64, 43), (32, 64));
+        let none = Rows::pack(&[], 64);
+        assert_eq!(multiply(&none, [&matrix], &[], [None]), [vec![0f32; 0]]);
+        assert_eq!(multiply_apart(&none, &matrix), vec![vec![0f32; 0]; 0]);
+        assert_eq!(multiply_combined(&none, [&matrix, &matrix], &[], |_, _| {}).count(), 0);
     }
 
     /// A pair of random numbers, plain and packed.
@@ -402,7 +497,10 @@ mod tests {
                 |pair: &Option<(Vec<f32>, Vec<f32>, PackedPair)>| pair.as_ref().map(|(_, _, packed)| packed.clone());
             let used = adapters.each_ref().map(|(rows, pairs)| (rows.clone(), pairs.each_ref().map(packed)));
             let used = used.each_ref().map(|(rows, pairs)| (rows.clone(), pairs.each_ref().map(Option::as_ref)));
-            let (plain, adapted) = (multiply(&x, matrices.each_ref(), &[]), multiply(&x, matrices.each_ref(), &used));
+            let (plain, adapted) = (
+                multiply(&Rows::pack(&x, inputs), matrices.each_ref(), &[], [None; 2]),
+                multiply(&Rows::pack(&x, inputs), matrices.each_ref(), &used, [None; 2]),
+            );
             for (index, width) in outputs.into_iter().enumerate() {
                 let mut expected: Vec<f64> = plain[index].iter().map(|value| f64::from(*value)).collect();
                 for (range, pairs) in &adapters {
@@ -428,7 +526,8 @@ mod tests {
         let matrix = PackedMatrix::from_f32(&random(outputs * inputs, 20), (outputs, inputs));
         let (_, _, pair) = pair(24, inputs, outputs, 21);
         let adapted = |x: &[f32]| {
-            let [product] = multiply(x, [&matrix], &[(0..x.len() / inputs, [Some(&pair)])]);
+            let [product] =
+                multiply(&Rows::pack(x, inputs), [&matrix], &[(0..x.len() / inputs, [Some(&pair)])], [None]);
             product
         };
         let x = random(40 * inputs, 22);

@@ -19,6 +19,9 @@ const LANES: usize = 16;
 /// Rows given to a thread at a time, so that small inputs are not scattered over threads.
 const MIN_ROWS: usize = 8;
 
+/// The same where a row takes a fraction of a microsecond.
+const MIN_LONG_ROWS: usize = 128;
+
 /// Runs `f` compiled for the best instruction set of this machine.
 #[inline(always)]
 fn vectorised<R>(f: impl FnOnce() -> R) -> R {
@@ -187,6 +190,17 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     out
 }
 
+/// Of each row of `width`, what [`rms_norm`] multiplies it with.
+pub fn inverse_rms(x: &[f32], width: usize, eps: f32) -> Vec<f32> {
+    let inverse = |x: &[f32]| {
+        vectorised(
+            #[inline(always)]
+            || 1.0 / (dot(x, x) / width as f32 + eps).sqrt(),
+        )
+    };
+    x.par_chunks(width).with_min_len(MIN_LONG_ROWS).map(inverse).collect()
+}
+
 /// The gradient of [`rms_norm`] with respect to `x`.
 pub fn rms_norm_backward(x: &[f32], weight: &[f32], grad: &[f32], eps: f32) -> Vec<f32> {
     let width = weight.len();
@@ -246,14 +260,22 @@ fn gelu_z(g: f32) -> (f32, f32) {
 
 /// `activation(gate) * up`, element by element.
 pub fn gated(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
+    let mut out = gate.to_vec();
+    let chunks = out.par_chunks_mut(MIN_ELEMENTS).zip(up.par_chunks(MIN_ELEMENTS));
+    chunks.for_each(|(out, up)| gate_in_place(out, up, activation));
+    out
+}
+
+/// [`gated`] in the place of `gate`, by this thread.
+pub fn gate_in_place(gate: &mut [f32], up: &[f32], activation: Activation) {
     match activation {
-        Activation::Silu => gated_by(
+        Activation::Silu => gate_by(
             gate,
             up,
             #[inline(always)]
             |g| g,
         ),
-        Activation::GeluTanh => gated_by(
+        Activation::GeluTanh => gate_by(
             gate,
             up,
             #[inline(always)]
@@ -263,20 +285,15 @@ pub fn gated(gate: &[f32], up: &[f32], activation: Activation) -> Vec<f32> {
 }
 
 #[inline(always)]
-fn gated_by(gate: &[f32], up: &[f32], z: impl Fn(f32) -> f32 + Sync) -> Vec<f32> {
-    let mut out = vec![0f32; gate.len()];
-    let chunks = out.par_chunks_mut(MIN_ELEMENTS).zip(gate.par_chunks(MIN_ELEMENTS)).zip(up.par_chunks(MIN_ELEMENTS));
-    chunks.for_each(|((out, gate), up)| {
-        vectorised(
-            #[inline(always)]
-            || {
-                for ((out, g), u) in out.iter_mut().zip(gate).zip(up) {
-                    *out = g / (1.0 + exp(-z(*g))) * u;
-                }
-            },
-        )
-    });
-    out
+fn gate_by(gate: &mut [f32], up: &[f32], z: impl Fn(f32) -> f32) {
+    vectorised(
+        #[inline(always)]
+        || {
+            for (g, u) in gate.iter_mut().zip(up) {
+                *g = *g / (1.0 + exp(-z(*g))) * u;
+            }
+        },
+    );
 }
 
 /// The gradients of [`gated`] with respect to `gate` and `up`.

@@ -9,7 +9,7 @@
 pub mod composed;
 pub mod kernels;
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
@@ -20,7 +20,7 @@ use candle_core::{
 
 use super::{
     frozen::Frozen,
-    packed::{self, PackedMatrix, PackedPair},
+    packed::{self, Adapters, PackedMatrix, Rows},
 };
 
 pub use composed::softcap;
@@ -92,29 +92,101 @@ pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
     }
 }
 
-/// The products of `x` `[n, in]` with several weights at once, with what adapters add to ranges of its rows; `None` where
-/// the weights are not packed, or a gradient is to come back.
+/// Rows `[n, width]` on their way into a product, normalised first where there is a norm (its weight `[width]` and eps).
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub x: &'a Tensor,
+    pub norm: Option<(&'a Tensor, f64)>,
+}
+
+impl Input<'_> {
+    /// The rows as they go in, with their gradient.
+    pub fn tensor(self) -> Result<Tensor> {
+        match self.norm {
+            Some((weight, eps)) => rms_norm(self.x, weight, eps),
+            None => Ok(self.x.clone()),
+        }
+    }
+
+    /// What a function makes of the rows, on a CPU, in one pass over them.
+    pub fn on_rows<T>(self, f: impl FnOnce(Rows) -> T) -> Result<T> {
+        let width = self.x.dim(1)?;
+        on_cpu(&self.x.contiguous()?, |x| match self.norm {
+            None => Ok(f(Rows::pack(x, width))),
+            Some((weight, eps)) => {
+                on_cpu(weight, |weight| f(Rows::pack_scaled(x, &kernels::inverse_rms(x, width, eps as f32), weight)))
+            }
+        })?
+    }
+
+    /// Several weights as they are multiplied with these rows; `None` where one is not packed, or a gradient is to come
+    /// back.
+    fn packed<'a, const N: usize>(self, weights: [&'a Frozen; N]) -> Result<Option<[&'a PackedMatrix; N]>> {
+        let packed = weights.iter().map(|weight| match weight {
+            Frozen::Packed(matrix) => Some(&**matrix),
+            Frozen::Dense(_) => None,
+        });
+        let Some(packed) = packed.collect::<Option<Vec<_>>>().filter(|_| !self.x.track_op()) else { return Ok(None) };
+        Ok(packed.try_into().ok())
+    }
+}
+
+/// The products of rows with several weights at once, with what adapters add to ranges of the rows; `None` where the
+/// weights are not packed, or a gradient is to come back.
 pub fn packed_linears<const N: usize>(
-    x: &Tensor,
+    input: Input,
     weights: [&Frozen; N],
-    adapters: &[(Range<usize>, [Option<&PackedPair>; N])],
+    adapters: &Adapters<N>,
 ) -> Result<Option<[Tensor; N]>> {
-    let packed = weights.iter().map(|weight| match weight {
-        Frozen::Packed(matrix) => Some(&**matrix),
-        Frozen::Dense(_) => None,
-    });
-    let packed = packed.collect::<Option<Vec<&PackedMatrix>>>().filter(|_| !x.track_op());
-    let Some(packed): Option<[&PackedMatrix; N]> = packed.and_then(|packed| packed.try_into().ok()) else {
-        return Ok(None);
-    };
-    let (rows, width) = x.dims2()?;
-    packed.iter().try_for_each(|matrix| check_width(width, matrix))?;
-    let x = x.contiguous()?;
-    let products = on_cpu(&x, |x| packed::multiply(x, packed, adapters))?.into_iter().zip(packed);
-    let tensor =
-        |(product, matrix): (_, &PackedMatrix)| Tensor::from_vec(product, (rows, matrix.outputs()), &Device::Cpu);
-    let products: Vec<Tensor> = products.map(tensor).collect::<Result<_>>()?;
+    let Some(matrices) = input.packed(weights)? else { return Ok(None) };
+    matrices.iter().try_for_each(|matrix| check_width(input.x.dim(1)?, matrix))?;
+    let products = input.on_rows(|x| packed::multiply(&x, matrices, adapters, [None; N]))?;
+    let products = products.into_iter().zip(matrices).map(|(product, matrix)| of_rows(input.x, product, matrix));
+    let products = products.collect::<Result<Vec<_>>>()?;
     products.try_into().map(Some).map_err(|_| candle_core::Error::msg("one product for each weight"))
+}
+
+/// The product with one weight, added to `onto`.
+pub fn packed_linear_onto(
+    input: Input,
+    weight: &Frozen,
+    adapters: &Adapters<1>,
+    onto: &Tensor,
+) -> Result<Option<Tensor>> {
+    let Some([matrix]) = input.packed([weight])? else { return Ok(None) };
+    check_width(input.x.dim(1)?, matrix)?;
+    let [product] = input
+        .on_rows(|x| on_cpu(&onto.contiguous()?, |onto| packed::multiply(&x, [matrix], adapters, [Some(onto)])))??;
+    of_rows(input.x, product, matrix).map(Some)
+}
+
+/// `(activation(x gate^T) * x up^T) down^T`, with what adapters add to each product, added to `onto`; `None` where the
+/// weights are not packed, or a gradient is to come back.
+pub fn packed_mlp(
+    input: Input,
+    [gate, up, down]: [&Frozen; 3],
+    activation: Activation,
+    adapters: &Adapters<3>,
+    onto: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    let Some([gate, up, down]) = input.packed([gate, up, down])? else { return Ok(None) };
+    let width = input.x.dim(1)?;
+    [(width, gate), (width, up), (gate.outputs(), down)].iter().try_for_each(|(width, w)| check_width(*width, w))?;
+    let to_gated = adapters.iter().map(|(rows, [gate, up, _])| (rows.clone(), [*gate, *up])).collect::<Vec<_>>();
+    let to_down = adapters.iter().map(|(rows, [_, _, down])| (rows.clone(), [*down])).collect::<Vec<_>>();
+    let combine = |gate: &mut [f32], up: &[f32]| kernels::gate_in_place(gate, up, activation);
+    let gated = input.on_rows(|x| packed::multiply_combined(&x, [gate, up], &to_gated, combine))?;
+    let multiply = |onto: Option<&[f32]>| packed::multiply(&gated, [down], &to_down, [onto]);
+    let [product] = match onto {
+        None => multiply(None),
+        Some(onto) => on_cpu(&onto.contiguous()?, |onto| multiply(Some(onto)))?,
+    };
+    of_rows(input.x, product, down).map(Some)
+}
+
+/// The product of rows with a matrix.
+fn of_rows(x: &Tensor, product: Vec<f32>, matrix: &PackedMatrix) -> Result<Tensor> {
+    Tensor::from_vec(product, (x.dim(0)?, matrix.outputs()), &Device::Cpu)
 }
 
 fn check_width(width: usize, matrix: &PackedMatrix) -> Result<()> {
@@ -134,7 +206,7 @@ impl CustomOp1 for FrozenLinear {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (rows, width) = layout.shape().dims2()?;
         check_width(width, &self.0)?;
-        let [product] = packed::multiply(slice(x, layout)?, [&self.0], &[]);
+        let [product] = packed::multiply(&Rows::pack(slice(x, layout)?, width), [&self.0], &[], [None]);
         Ok((CpuStorage::F32(product), Shape::from((rows, self.0.outputs()))))
     }
 

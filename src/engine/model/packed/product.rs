@@ -5,8 +5,6 @@
 //! For few rows the decoded weights stay in registers. Either way each element of the result is one chain of fused
 //! multiply-adds along the inputs, so it depends neither on the other rows nor on the number of threads.
 
-use std::ops::Range;
-
 use pulp::{Simd, WithSimd};
 
 use super::{
@@ -22,19 +20,17 @@ type Weights = [f32; DEPTH * PANEL];
 /// nearer meanwhile.
 pub fn panel_product<F: Format>(format: F, words: &[u32], x: &Rows, next: &[u32], out: &mut [f32]) {
     match x.groups[..] {
-        [group @ RowGroup { size: 1, .. }] => dispatch(Few::<F, 1> { format, words, x: x.group(group), next, out }),
-        [group @ RowGroup { size: 2, .. }] => dispatch(Few::<F, 2> { format, words, x: x.group(group), next, out }),
-        [group @ RowGroup { size: 4, .. }] => dispatch(Few::<F, 4> { format, words, x: x.group(group), next, out }),
-        [group @ RowGroup { size: 8, .. }] => dispatch(Few::<F, 8> { format, words, x: x.group(group), next, out }),
-        [group @ RowGroup { size: 12, .. }] => dispatch(Few::<F, 12> { format, words, x: x.group(group), next, out }),
+        [RowGroup { size: 1, .. }] => dispatch(Few::<F, 1> { format, words, x: x.only_group(), next, out }),
+        [RowGroup { size: 2, .. }] => dispatch(Few::<F, 2> { format, words, x: x.only_group(), next, out }),
+        [RowGroup { size: 4, .. }] => dispatch(Few::<F, 4> { format, words, x: x.only_group(), next, out }),
+        [RowGroup { size: 8, .. }] => dispatch(Few::<F, 8> { format, words, x: x.only_group(), next, out }),
+        [RowGroup { size: 12, .. }] => dispatch(Few::<F, 12> { format, words, x: x.only_group(), next, out }),
         _ => {
-            out.fill(0.0);
             let mut weights = [0f32; DEPTH * PANEL];
             for (chunk, words) in words.chunks(DEPTH / BLOCK * block_words::<F>()).enumerate() {
-                let start = chunk * DEPTH;
-                let inputs = start..start + words.len() / block_words::<F>() * BLOCK;
                 dispatch(Decode { format, words, weights: &mut weights });
-                dispatch(Multiply { x, inputs, weights: &weights, out });
+                let inputs = words.len() / block_words::<F>() * BLOCK;
+                dispatch(Multiply { x, chunk, inputs, weights: &weights, words, out });
             }
         }
     }
@@ -49,11 +45,10 @@ pub fn backward_panel<F: Format>(
     y: &Rows,
     out: &mut [f32],
 ) {
-    out.fill(0.0);
     let lanes = lanes();
     let (mut decoded, mut weights) = ([0f32; DEPTH * PANEL], [0f32; DEPTH * PANEL]);
     let panels = words.len() / (blocks * block_words::<F>());
-    for start in (0..panels).step_by(DEPTH / PANEL) {
+    for (chunk, start) in (0..panels).step_by(DEPTH / PANEL).enumerate() {
         let end = panels.min(start + DEPTH / PANEL);
         for panel in start..end {
             let block = (panel * blocks + column) * block_words::<F>();
@@ -66,7 +61,8 @@ pub fn backward_panel<F: Format>(
                 _ => transpose::<2>(&decoded, &mut weights, depth),
             }
         }
-        dispatch(Multiply { x: y, inputs: start * PANEL..end * PANEL, weights: &weights, out });
+        let inputs = (end - start) * PANEL;
+        dispatch(Multiply { x: y, chunk, inputs, weights: &weights, words: &[], out });
     }
 }
 
@@ -130,7 +126,6 @@ impl<F: Format> WithSimd for Decode<'_, F> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         for (index, block) in self.words.chunks_exact(block_words::<F>()).enumerate() {
-            fetch_ahead::<F>(block);
             decode(simd, self.format, block, self.weights, index * BLOCK);
         }
     }
@@ -160,11 +155,16 @@ fn decode<S: Simd, F: Format>(simd: S, format: F, block: &[u32], weights: &mut W
     }
 }
 
-/// Adds the product over a range of inputs to all rows of `out`.
+/// The product over the first `inputs` of a chunk, for all rows; that of the first chunk is written to `out`, the others
+/// are added.
 struct Multiply<'a> {
     x: &'a Rows,
-    inputs: Range<usize>,
+    chunk: usize,
+    inputs: usize,
     weights: &'a Weights,
+    /// What the weights were decoded from; what lies behind it is fetched meanwhile, some of it with each group: more
+    /// than a dozen lines at a time would have to wait for each other.
+    words: &'a [u32],
     out: &'a mut [f32],
 }
 
@@ -173,20 +173,24 @@ impl WithSimd for Multiply<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, inputs, weights, out } = self;
+        let Self { x, chunk, inputs, weights, words, out } = self;
         let width = 2 * S::F32_LANES;
-        for &group in &x.groups {
-            let values = &x.group(group)[inputs.start / DEPTH * group.size..][..group.size];
+        let lines = words.len().div_ceil(LINE).div_ceil(x.groups.len().max(1));
+        for (index, &group) in x.groups.iter().enumerate() {
+            for line in index * lines..(index + 1) * lines {
+                prefetch(words, words.len() + line * LINE);
+            }
+            let values = x.group(group, chunk);
             for part in 0..PANEL / width {
-                let weights = &weights[part * DEPTH * width..][..inputs.len() * width];
+                let weights = &weights[part * DEPTH * width..][..inputs * width];
                 let out = &mut out[group.first * PANEL + part * width..];
                 match group.size {
-                    1 => tile::<S, 1>(simd, values, weights, out),
-                    2 => tile::<S, 2>(simd, values, weights, out),
-                    4 => tile::<S, 4>(simd, values, weights, out),
-                    6 if S::REGISTER_COUNT < 32 => tile::<S, 6>(simd, values, weights, out),
-                    8 if S::REGISTER_COUNT >= 32 => tile::<S, 8>(simd, values, weights, out),
-                    12 if S::REGISTER_COUNT >= 32 => tile::<S, 12>(simd, values, weights, out),
+                    1 => tile::<S, 1>(simd, values, weights, (chunk == 0, out)),
+                    2 => tile::<S, 2>(simd, values, weights, (chunk == 0, out)),
+                    4 => tile::<S, 4>(simd, values, weights, (chunk == 0, out)),
+                    6 if S::REGISTER_COUNT < 32 => tile::<S, 6>(simd, values, weights, (chunk == 0, out)),
+                    8 if S::REGISTER_COUNT >= 32 => tile::<S, 8>(simd, values, weights, (chunk == 0, out)),
+                    12 if S::REGISTER_COUNT >= 32 => tile::<S, 12>(simd, values, weights, (chunk == 0, out)),
                     _ => {}
                 }
             }
@@ -195,13 +199,15 @@ impl WithSimd for Multiply<'_> {
 }
 
 /// `M` rows times two registers of columns: `x` is `[M]` runs, `weights` `[depth, 2 * lanes]`, rows of `out` are
-/// [`PANEL`] apart.
+/// [`PANEL`] apart, and what is in them counts unless they are `new`.
 #[inline(always)]
-fn tile<S: Simd, const M: usize>(simd: S, x: &[Run], weights: &[f32], out: &mut [f32]) {
+fn tile<S: Simd, const M: usize>(simd: S, x: &[Run], weights: &[f32], (new, out): (bool, &mut [f32])) {
     let Some(x) = x.first_chunk::<M>() else { return };
     let (weights, _) = S::as_simd_f32s(weights);
-    let mut sums = load::<S, M>(simd, out);
+    let mut sums = if new { [[simd.splat_f32s(0.0); 2]; M] } else { load::<S, M>(simd, out) };
     for (input, weights) in weights.as_chunks::<2>().0.iter().enumerate().take(DEPTH) {
+        // The rows that are multiplied next, which lie behind these.
+        prefetch(x.as_flattened(), x.as_flattened().len() + input * LINE);
         accumulate(simd, &mut sums, x, input, *weights);
     }
     store::<S, M>(&sums, out);

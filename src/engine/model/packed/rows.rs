@@ -1,6 +1,6 @@
 //! Rows of the left factor of a product, and of its result.
 
-use std::{cell::Cell, ops::Range};
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::{
     format::{BLOCK, PANEL},
     product::dispatch,
+    room::Room,
 };
 
 /// Inputs whose weights are decoded at a time: 8 kB of them.
@@ -16,20 +17,15 @@ pub const DEPTH: usize = 2 * BLOCK;
 /// Runs of numbers given to a thread at a time where they are only moved.
 const MIN_RUNS: usize = 128;
 
-/// Numbers of room that a thread keeps, 32 MB: the logits of 64 rows and 128,000 tokens.
-const MAX_KEPT: usize = 8 << 20;
-
 /// Consecutive inputs of one row of the left factor.
 pub type Run = [f32; DEPTH];
 
-/// Rows of the left factor, in groups that are multiplied together: the runs of a group's rows lie one behind the other,
-/// so that one address and fixed distances reach the same input of all of them.
+/// Rows of the left factor, in groups that are multiplied together: their runs lie one behind the other, so that one
+/// address and fixed distances reach the same input of all of them.
 pub struct Rows {
     pub groups: Vec<RowGroup>,
-    /// Of each group, `[chunks, size]`; inputs beyond the matrix are 0.
-    values: Vec<Run>,
-    /// How many runs the inputs of a row take.
-    chunks: usize,
+    /// `[chunks, slots, DEPTH]`; inputs beyond the matrix are 0.
+    values: Room,
     count: usize,
     /// Rows that are computed: those that fill up the last group are 0.
     slots: usize,
@@ -90,31 +86,61 @@ impl Segment {
 impl Rows {
     /// Lays out `x`, rows of `width`.
     pub fn pack(x: &[f32], width: usize) -> Self {
-        let (count, chunks) = (x.len() / width, width.div_ceil(DEPTH));
-        let groups = group_rows(count);
-        let slots = groups.iter().map(|group| group.size).sum();
-        // The run that is to be at a place.
-        let run = |place: usize| {
-            let group = groups[groups.partition_point(|group| group.first * chunks <= place) - 1];
-            let within = place - group.first * chunks;
-            let (chunk, row) = (within / group.size, group.first + within % group.size);
-            let mut run = [0f32; DEPTH];
-            if row < count {
-                let rest = &x[row * width..][chunk * DEPTH..width];
-                match rest.first_chunk() {
-                    Some(whole) => run = *whole,
-                    None => run[..rest.len()].copy_from_slice(rest),
-                }
-            }
-            run
-        };
-        let values: Vec<Run> = (0..slots * chunks).into_par_iter().with_min_len(MIN_RUNS).map(run).collect();
-        Self { groups, values, chunks, count, slots }
+        Self::pack_with(x, width, |_, _, from, to| to.copy_from_slice(from))
     }
 
-    /// The values of a group, `[chunks, size, DEPTH]`.
-    pub fn group(&self, group: RowGroup) -> &[Run] {
-        &self.values[group.first * self.chunks..][..group.size * self.chunks]
+    /// The same, each number times that of its row and that of its input.
+    pub fn pack_scaled(x: &[f32], of_rows: &[f32], of_inputs: &[f32]) -> Self {
+        Self::pack_with(x, of_inputs.len(), |row, start, from, to| {
+            let of_row = of_rows[row];
+            for ((to, x), of_input) in to.iter_mut().zip(from).zip(&of_inputs[start..]) {
+                *to = x * of_row * of_input;
+            }
+        })
+    }
+
+    /// `write` is given a row, the first input of a run, its numbers, and where they go.
+    fn pack_with(x: &[f32], width: usize, write: impl Fn(usize, usize, &[f32], &mut [f32]) + Sync) -> Self {
+        let mut rows = Self::room(x.len() / width, width);
+        let Self { values, count, slots, .. } = &mut rows;
+        let runs = values.as_chunks_mut::<DEPTH>().0.par_iter_mut().with_min_len(MIN_RUNS).enumerate();
+        runs.for_each(|(place, run)| {
+            let (start, row) = (place / *slots * DEPTH, place % *slots);
+            let end = if row < *count { width.min(start + DEPTH) } else { start };
+            let (numbers, rest) = run.split_at_mut(end - start);
+            if row < *count {
+                write(row, start, &x[row * width..][start..end], numbers);
+            }
+            rest.fill(0.0);
+        });
+        rows
+    }
+
+    /// Room for rows of `width`, to be filled through [`Self::chunks_mut`].
+    pub fn room(count: usize, width: usize) -> Self {
+        let groups = group_rows(count);
+        // One at least, so that there are chunks of no rows, too.
+        let slots = groups.iter().map(|group| group.size).sum::<usize>().max(1);
+        Self { groups, values: Room::of(width.div_ceil(DEPTH) * slots * DEPTH), count, slots }
+    }
+
+    /// The runs of all rows, chunk after chunk.
+    pub fn chunks_mut(&mut self) -> impl IndexedParallelIterator<Item = &mut [Run]> {
+        self.values.as_chunks_mut().0.par_chunks_mut(self.slots)
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &[Run]> {
+        self.values.as_chunks().0.chunks_exact(self.slots)
+    }
+
+    /// The runs of a group's rows, of one chunk.
+    pub fn group(&self, group: RowGroup, chunk: usize) -> &[Run] {
+        &self.values.as_chunks().0[chunk * self.slots + group.first..][..group.size]
+    }
+
+    /// The runs of the only group, chunk after chunk.
+    pub fn only_group(&self) -> &[Run] {
+        self.values.as_chunks().0
     }
 
     /// The rows of a range. The last group is taken whole where all its rows are in the range.
@@ -135,18 +161,28 @@ impl Rows {
         segments
     }
 
-    /// The values of a segment, chunk after chunk.
+    /// The runs of a segment, chunk after chunk.
     pub fn segment(&self, Segment { group, row, size }: Segment) -> impl Iterator<Item = &[Run]> {
-        self.group(group).chunks_exact(group.size).map(move |runs| &runs[row..row + size])
+        self.chunks().map(move |runs| &runs[group.first + row..][..size])
     }
 
-    /// Brings the results of panels, `[slots, PANEL]` each, into rows of `width`.
-    pub fn unpack(&self, panels: &[f32], width: usize) -> Vec<f32> {
+    /// Brings the results of panels, `[slots, PANEL]` each, into rows of `width`, and adds them to those of `onto`.
+    pub fn unpack(&self, panels: &[f32], width: usize, onto: Option<&[f32]>) -> Vec<f32> {
+        let add = |(out, onto): (&mut f32, &f32)| *out += onto;
         if !width.is_multiple_of(PANEL) {
-            return (0..self.count).flat_map(|row| self.gather(panels, row, width)).collect();
+            let mut out: Vec<f32> = (0..self.count).flat_map(|row| self.gather(panels, row, width)).collect();
+            out.iter_mut().zip(onto.unwrap_or_default()).for_each(add);
+            return out;
         }
         let (parts, count) = (panels.as_chunks::<PANEL>().0, width / PANEL);
-        let part = |place: usize| parts[place % count * self.slots + place / count];
+        let onto = onto.map(|onto| onto.as_chunks::<PANEL>().0);
+        let part = |place: usize| {
+            let mut part = parts[place % count * self.slots + place / count];
+            if let Some(onto) = onto {
+                part.iter_mut().zip(&onto[place]).for_each(add);
+            }
+            part
+        };
         let places = (0..self.count * count).into_par_iter().with_min_len(DEPTH / PANEL * MIN_RUNS);
         places.map(part).collect::<Vec<[f32; PANEL]>>().into_flattened()
     }
@@ -166,23 +202,9 @@ impl Rows {
         out
     }
 
-    /// Lends room for the results of a number of panels to `f`. What is in it is left from before: the room stays with
-    /// the thread, because the system takes longer to find memory for the logits of many rows than to move them.
-    /// Exceptionally large room does not, because in time every thread has had its turn.
-    pub fn with_room<R>(&self, panels: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-        thread_local! {
-            static ROOM: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-        }
-        let mut room = ROOM.take();
-        let len = panels * self.panel_len();
-        if room.len() < len {
-            room.resize(len, 0.0);
-        }
-        let result = f(&mut room[..len]);
-        if len <= MAX_KEPT {
-            ROOM.set(room);
-        }
-        result
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.count
     }
 
     /// Elements of one panel's results.
