@@ -1,5 +1,7 @@
 //! One spelling for what is written in many: Unicode, LaTeX's spacing and delimiters, marks around an answer.
 
+use super::unit::is_unit_word;
+
 /// The answer without what says how it is set, in ASCII as far as it has mathematical meaning.
 pub(super) fn clean(answer: &str) -> String {
     let text = halve_backslashes(&to_ascii(answer));
@@ -11,7 +13,15 @@ pub(super) fn clean(answer: &str) -> String {
         }
     }
     let text = unwrap_dollars(&text);
-    strip(&text).to_owned()
+    with_unit(strip(&text))
+}
+
+/// `5 (in dollars)` as `5 dollars`.
+fn with_unit(text: &str) -> String {
+    match text.strip_suffix(')').and_then(|text| text.split_once(" (in ")) {
+        Some((figure, unit)) if is_unit_word(unit) => format!("{figure} {unit}"),
+        _ => text.to_owned(),
+    }
 }
 
 /// LaTeX spellings with another one that means the same. The order matters.

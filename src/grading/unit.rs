@@ -6,7 +6,11 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::One;
 
-use super::lex::{Kind, Token};
+use super::{
+    lex::{Kind, Token},
+    vocabulary::{Words, changes_number},
+    words::number_word,
+};
 
 /// What a quantity is counted in: powers of base units.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,13 +38,13 @@ struct Known {
     metric: bool,
 }
 
-type Words = &'static [&'static str];
+type Spellings = &'static [&'static str];
 
-const fn metric(symbols: Words, names: Words, base: &'static str) -> Known {
+const fn metric(symbols: Spellings, names: Spellings, base: &'static str) -> Known {
     Known { symbols, names, base, factor: (1, 1), metric: true }
 }
 
-const fn plain(symbols: Words, names: Words, base: &'static str, over: i64, under: i64) -> Known {
+const fn plain(symbols: Spellings, names: Spellings, base: &'static str, over: i64, under: i64) -> Known {
     Known { symbols, names, base, factor: (over, under), metric: false }
 }
 
@@ -197,19 +201,10 @@ pub(super) fn money_scale(word: &str) -> Option<u64> {
     }
 }
 
-/// Words that make another number of the one before them, compare it, or deny it. What is counted has none of them.
-#[rustfmt::skip]
-const NO_UNITS: [&str; 100] = [
-    "squared", "cubed", "factorial", "repeating", "recurring", "repeated", "half", "third", "fourth", "quarter",
-    "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "millionth", "billionth",
-    "eleventh", "twelfth", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "twenty", "hundred", "thousand", "lakh", "million", "crore", "billion", "trillion", "dozen", "score", "gross",
-    "double", "halve", "doubled", "triple", "tripled", "twice", "minus", "plus", "time", "over", "divided", "mod",
-    "modulo", "root", "choose", "base", "less", "fewer", "more", "greater", "than", "below", "above", "under",
-    "between", "within", "about", "to", "from", "in", "on", "at", "by", "with", "without", "for", "as", "out", "off",
-    "up", "down", "and", "or", "if", "when", "but", "except", "not", "no", "non", "never", "none", "ago", "before",
-    "after", "equal",
-];
+/// Words that join what they stand between, or deny it. What is counted has none of them.
+const JOINTS: Words = Words(
+    "to in on at by with without for as off down and if when but except not no non never none ago before after equal",
+);
 
 /// Words that end like plurals, and are none.
 const NO_PLURALS: [&str; 8] = ["does", "goes", "always", "sideways", "sometimes", "perhaps", "besides", "thanks"];
@@ -241,7 +236,7 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
     let words = words(tokens)?;
     let ends = |filler: &&&str| words.ends_with(&filler.split(' ').map(str::to_owned).collect::<Vec<_>>());
     let filled = FILLERS.iter().find(ends).map_or(0, |filler| filler.split(' ').count());
-    let words = without_left(&words[..words.len() - filled]);
+    let words = without_left(without_more(&words[..words.len() - filled]));
     let long = if let [short] = words { spelled_out(short) } else { None };
     let words = long.as_ref().map_or(words, |long| long.as_slice());
     if words.iter().filter(|word| *word == "\u{b0}").count() > 1 {
@@ -263,6 +258,14 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
     }
     measure.unit.0.retain(|_, exponent| *exponent != 0);
     (!measure.unit.0.is_empty()).then_some(measure)
+}
+
+/// `more dollars` without its first word: how many more is what was asked for. `5 more` counts nothing.
+fn without_more(words: &[String]) -> &[String] {
+    match words {
+        [more, thing @ ..] if more == "more" && !thing.is_empty() => thing,
+        _ => words,
+    }
 }
 
 /// `eggs left` and `eggs remaining` without their last words. `5 left` counts nothing, and `5 m left` may be a direction.
@@ -332,8 +335,10 @@ impl Measure {
     /// Takes in something that is counted. What is no plural may say something else of its figure: `5 left`.
     fn count(&mut self, words: &[String], sign: i32) -> Option<()> {
         let changes = |word: &String| {
-            let word = singular(word).to_lowercase();
-            NO_UNITS.contains(&word.as_str()) || word.ends_with("teenth") || word.ends_with("tieth") || word == "^"
+            JOINTS.have(word)
+                || changes_number(word)
+                || number_word(&singular(word).to_lowercase()).is_some()
+                || word == "^"
         };
         if words.len() > MAX_WORDS || words.iter().any(changes) {
             return None;
@@ -467,10 +472,12 @@ mod tests {
         for text in ["\\text{ m/s}", "red apples", "cups of flour", "dollars an hour", "students per class"] {
             assert_eq!(optional(text), Some(true), "{text}");
         }
-        for text in ["left", "apple", "wrong", "hexadecimal", "forwards"] {
+        for text in ["left", "apple", "wrong", "forwards"] {
             assert_eq!(optional(text), Some(false), "{text}");
         }
-        for text in ["lakh rupees", "cm meters", "dollars cents", "below zero", "twelfths", "in a row", "times"] {
+        for text in
+            ["lakh rupees", "hexadecimal", "cm meters", "dollars cents", "below zero", "twelfths", "in a row", "times"]
+        {
             assert_eq!(optional(text), None, "{text}");
         }
     }

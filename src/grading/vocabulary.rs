@@ -1,6 +1,46 @@
-//! The words that formulas are made of.
+//! The words that formulas and quantities are made of.
 
-use super::{expression::Function, unit::is_unit_word};
+use super::{
+    expression::Function,
+    unit::{is_unit_word, scale},
+    words::number_word,
+};
+
+/// Words between spaces, in lower case.
+pub(super) struct Words(pub &'static str);
+
+impl Words {
+    pub(super) fn have(&self, word: &str) -> bool {
+        self.0.split(' ').any(|entry| entry.eq_ignore_ascii_case(word))
+    }
+}
+
+/// Words that make another number of the one beside them, or compare it. What is counted has none of them.
+const CHANGES: Words = Words(
+    "about around approximately approx roughly nearly almost close near least most more less fewer greater larger smaller \
+     bigger higher lower over under above below beyond within between from up than exceed exceeds far earlier \
+     previously unlike twice thrice double doubled triple tripled squared cubed root factorial repeating recurring \
+     repeated times plus minus divided multiplied base binary octal hexadecimal modulo mod choose or versus against \
+     out score scores gross bn mn o'clock",
+);
+
+/// Whether a word makes another number of the one beside it: one that compares or computes, a `dozen`, `sixths`.
+pub(super) fn changes_number(word: &str) -> bool {
+    CHANGES.have(word) || scale(word).is_some() || is_fraction(&word.to_ascii_lowercase())
+}
+
+/// Whether a word is a part of a whole, or an ordinal: `half`, `sixths`, `twentieth`.
+fn is_fraction(word: &str) -> bool {
+    let word = word.strip_suffix('s').unwrap_or(word);
+    let of_number = |stem: &str| {
+        matches!(stem, "fif" | "eigh" | "nin" | "twelf")
+            || stem.ends_with("teen")
+            || stem.ends_with("tie")
+            || number_word(stem).is_some()
+            || scale(stem).is_some()
+    };
+    matches!(word, "half" | "halve" | "third" | "quarter") || word.strip_suffix("th").is_some_and(of_number)
+}
 
 /// Words that are functions, with or without a backslash.
 const FUNCTIONS: [(&str, Function); 24] = [

@@ -6,7 +6,7 @@ use super::{
     lex::{Kind, Token, is_setting},
     region::Region,
     unit::is_unit_word,
-    vocabulary::is_formula_word,
+    vocabulary::{Words, is_formula_word},
 };
 
 /// Whether the tokens are words rather than a formula: at least one word, and nothing that words do not have.
@@ -51,28 +51,26 @@ pub(super) fn plain(text: &str) -> String {
     plain.replace(['{', '}', '\u{2009}', '\u{2}'], " ")
 }
 
-/// How a sentence begins that only says again what a yes or no before it says.
-const RESTATED: [&str; 12] = ["it", "they", "he", "she", "we", "you", "i", "this", "that", "these", "those", "there"];
+/// What a sentence begins with that says a `yes` or `no` before it again, or why.
+const ECHOES: Words = Words("it they he she we you i this that these those there because since");
 
-/// How the reason of a yes or no begins.
-const REASONS: [&str; 2] = ["because", "since"];
+/// The `yes` or `no` that a text begins with, if it goes on with a sentence about it: `No, it is not`.
+pub(super) fn yes_or_no(text: &str) -> Option<&str> {
+    let is_either = |word: &str| word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("no");
+    let (word, rest) = text.split_once([',', '.']).filter(|(word, _)| is_either(word))?;
+    let mut words = rest.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let first = words.next().filter(|first| ECHOES.have(first))?;
+    let is_reason = matches!(first, "because" | "since");
+    let adds = !is_reason && rest.contains(|c: char| c.is_ascii_digit());
+    (!adds && !words.any(is_either)).then_some(word)
+}
 
 /// Plain text in lower case, with single spaces and without marks at its end. An answer that begins with yes or no, and
 /// goes on with a sentence about it, is that.
 pub(super) fn fold(text: &str) -> String {
     let words: Vec<String> = plain(text).split_whitespace().map(str::to_lowercase).collect();
     let folded = words.join(" ").trim_matches([' ', '.', ',', ';', ':', '!', '?', '"', '\'', '*', '$']).to_owned();
-    let restates = |word: &&str| {
-        let rest = folded.strip_prefix(word).and_then(|rest| rest.strip_prefix([',', '.'])).unwrap_or_default();
-        let mut words = rest.split(|c: char| !c.is_alphanumeric() && c != '\'').filter(|word| !word.is_empty());
-        let first = words.next().map_or("", |first| first.split('\'').next().unwrap_or(first));
-        let restates = RESTATED.contains(&first) && !rest.contains(|c: char| c.is_ascii_digit());
-        (restates || REASONS.contains(&first)) && !words.any(|word| matches!(word, "yes" | "no"))
-    };
-    match ["yes", "no"].into_iter().find(restates) {
-        Some(word) => word.to_owned(),
-        None => folded,
-    }
+    yes_or_no(&folded).map(str::to_owned).unwrap_or(folded)
 }
 
 const NUMBERS: [&str; 21] = [
@@ -169,7 +167,7 @@ fn valid_date(year: Option<u32>, month: u32, day: u32) -> Option<Form> {
 }
 
 /// The number that a word is.
-fn number_word(word: &str) -> Option<i64> {
+pub(super) fn number_word(word: &str) -> Option<i64> {
     NUMBERS.iter().position(|number| *number == word).and_then(|at| i64::try_from(at).ok())
 }
 

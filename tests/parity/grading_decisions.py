@@ -823,6 +823,27 @@ same(
 unknown("a box that a short sentence takes back", r"\boxed{90}. No, it is not.", r"\boxed{90}. No.", r"\boxed{90}. No that is wrong.", r"\boxed{90} is no solution.", r"I don't know if it is \boxed{90}")
 unknown("a formula before words that scale it", r"The answer is \(5\) tens.")
 
+# What listed boxes are called
+apart("what listed boxes count", r"\boxed{3} apples and \boxed{5} oranges", r"\boxed{5} apples and \boxed{3} oranges", r"\boxed{3} apples and \boxed{5} pears")
+same("what listed boxes count may be left out", "3, 5", r"\boxed{3} apples and \boxed{5} oranges.", r"\boxed{3} red apples and \boxed{5} apples in the basket", r"\boxed{3} apples and \boxed{5} apples")
+same("what listed boxes count, in any order", r"\boxed{3} apples and \boxed{5} oranges", r"\boxed{5} oranges and \boxed{3} apples", r"\boxed{3} apples, $\boxed{5}$ oranges")
+apart("the first of three boxes that count", r"\boxed{2} apples, \boxed{4} pears and \boxed{5} plums", r"\boxed{3} apples, \boxed{4} pears and \boxed{5} plums")
+apart("what listed boxes are for", r"\boxed{3} \text{ for part (a) and } \boxed{5}", r"\boxed{5} \text{ for part (a) and } \boxed{3}", r"\boxed{3} for Tom and \boxed{5} for Ann", r"\boxed{5} for Tom and \boxed{3} for Ann")
+same("what listed boxes are for may be left out", "3, 5", r"\boxed{3} \text{ for part (a) and } \boxed{5}", r"\boxed{3} for part (a) and \boxed{5} for part (b).", r"\boxed{3} for Tom and \boxed{5} for Ann")
+unknown("words between listed boxes that are no name", r"\boxed{3} in January and \boxed{5} in February.")
+
+# Words around a figure
+same("a unit in brackets", "$5", "5 (in dollars)", "The answer is 5 (in dollars).", "5")
+apart("a unit in brackets", "5 (in dollars)", "5 (in cents)", "5 (in total)")
+same("how many more", "$5", "5 more dollars", "Therefore, he needs 5 more dollars.", "5")
+apart("how many more, and more than a number", "5", "5 more", "5 or more", "5 more than x", "5 more apples than pears")
+same("a title and a dash before a box", "90", r"Result - \boxed{90}", r"**Final answer** - \boxed{90}")
+unknown("a difference that a box is a part of", r"x - \boxed{90}", r"revenue - \boxed{90}")
+same("what an answer must be", "5", "It is odd, and so on.\nThus the answer must be 5. Good", "It is odd, and so on.\nI think that the answer should be $5$, since 2 + 3 = 5.")
+same("a time in a sentence", "12:30 pm", "The train arrives at 12:30 pm.", "We add all of the hours, one by one, and the minutes.\nTherefore, the train arrives at 12:30 P.M.")
+apart("times with more said of them", "3:30 pm", "3:30 pm EST", "3:30 pm PST", "The train does not arrive at 3:30 pm.", "The train arrives at around 3:30 pm.", "The train arrives at 3:30 pm EST.")
+same("what a conclusion begins with", "12", "First, 5. Then 7 more.\n\nOverall, they have 12 apples.", "First, 5. Then 7 more.\n\nSo the total is 12.", "First, 5. Then 7 more.\nTotal: 12")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -2,8 +2,8 @@
 
 use super::{
     char_boundary,
-    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula},
-    wording::{is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, words},
+    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose, value},
+    wording::{concludes, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, words},
 };
 
 /// What is announced, and what is said behind it.
@@ -38,7 +38,12 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
         lower.rmatch_indices(noun).take(MAX_MENTIONS).find_map(|(at, noun)| {
             let behind = at + noun.len();
             let start = leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten()? + behind;
-            (!is_aside(announced(&lower, start).statement)).then_some(start)
+            let statement = announced(&lower, start).statement;
+            // `The answer must be a whole number`, `must be 2 digits`.
+            let demands = words(&lower[behind..start]).any(|word| matches!(word, "must" | "should"));
+            let told =
+                if demands { value(statement).is_some_and(|value| !is_prose(value)) } else { !is_aside(statement) };
+            told.then_some(start)
         })
     };
     let of_mark = |mark: &&str| {
@@ -65,18 +70,18 @@ fn is_heading(behind: &str) -> bool {
     text.is_empty() || text.starts_with('\n') || is_word || is_item
 }
 
-/// The last sentence that begins with `therefore` or the like.
+/// The last sentence that begins as a conclusion does.
 pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
-    const STARTS: [&str; 9] =
-        ["Therefore", "Thus", "Hence", "So ", "So, ", "In conclusion", "In total", "Consequently", "As a result"];
     let from = char_boundary(response, response.len().saturating_sub(MAX_SENTENCE_BYTES));
     let end = &response[from..];
-    let begins = |before: &str| {
-        let before = before.trim_end_matches([' ', '*', '#', '>']);
-        before.is_empty() || before.ends_with(['.', '!', '?', ':', '\n'])
-    };
-    let of_start = |start: &&str| end.rmatch_indices(start).find(|(at, _)| begins(&end[..*at])).map(|(at, _)| at);
-    Some(announced(response, from + STARTS.iter().filter_map(of_start).max()?))
+    let mut starts: Vec<usize> = [". ", "! ", "? ", ": ", "\n"]
+        .iter()
+        .flat_map(|mark| end.match_indices(mark).map(|(at, mark)| at + mark.len()))
+        .chain([0])
+        .collect();
+    starts.sort_unstable();
+    let start = starts.into_iter().rev().find(|start| concludes(end[*start..].lines().next().unwrap_or_default()))?;
+    Some(announced(response, from + start))
 }
 
 fn announced(response: &str, start: usize) -> Announced<'_> {
@@ -136,11 +141,7 @@ fn verb(behind: &str) -> Option<usize> {
             let follows = behind_word.strip_prefix(" as follows").map_or(0, |_| " as follows".len());
             return Some(at + length + follows);
         }
-        // `The answer must be a whole number`.
-        if matches!(word, "must" | "should")
-            || !(is_filler(word) || matches!(word, "question" | "problem"))
-            || behind_word.starts_with(['\'', '\u{2019}'])
-        {
+        if !(is_filler(word) || matches!(word, "question" | "problem")) || behind_word.starts_with(['\'', '\u{2019}']) {
             return None;
         }
         rest = behind_word.trim_start_matches(',');
@@ -158,9 +159,13 @@ mod tests {
 
     #[test]
     fn an_announcement_is_a_clause_of_words_that_add_nothing() {
-        for response in
-            ["the answer is 5", "It is 6, so the answer is 5", "I think that the answer would be 5", "Answer: 5"]
-        {
+        for response in [
+            "the answer is 5",
+            "It is 6, so the answer is 5",
+            "I think that the answer would be 5",
+            "Answer: 5",
+            "It must be odd, and the answer must be 5",
+        ] {
             assert_eq!(statement(response), Some("5"), "{response}");
         }
         for response in [

@@ -2,13 +2,15 @@
 
 use super::{
     statement::MAX_SENTENCE_BYTES,
-    wording::{Words, changes, is_filler, without_reasons, words},
+    wording::{changes, is_filler, without_reasons, words},
 };
 use crate::grading::words::plain;
 
-/// Words before a letter that add nothing. The article `a` is none: before it stands no letter.
-const LEADS: Words =
-    Words("so thus hence therefore the my final correct right best option choice answer letter is it it's");
+/// Whether a word beside a letter adds nothing. The article `a` may be that letter.
+fn adds_nothing(word: &str) -> bool {
+    word.len() > 1
+        && (is_filler(word) || ["option", "choice", "letter"].iter().any(|noun| word.eq_ignore_ascii_case(noun)))
+}
 
 /// The letter of a choice: alone, before its text, or before words that only say that it is right.
 pub(in crate::grading) fn choice(text: &str) -> Option<char> {
@@ -33,7 +35,7 @@ fn lettered(text: &str) -> Option<(char, &str)> {
     const MARKS: [char; 8] = [' ', ',', ':', '*', '$', '"', '\'', '`'];
     let mut text = text.trim_start_matches(MARKS);
     while let Some((word, rest)) = text.split_once([' ', ',', ':'])
-        && LEADS.have(word)
+        && adds_nothing(word)
     {
         text = rest.trim_start_matches(MARKS);
     }
@@ -70,8 +72,7 @@ fn is_explained(behind: &str) -> bool {
 fn says_nothing(behind: &str) -> bool {
     let has_other_marks = behind.contains(|c: char| !(c.is_ascii_alphabetic() || ").:* ,$\"'`".contains(c)));
     let mut words = words(behind);
-    let is_right = words.next().is_none_or(|word| word == "is")
-        && words.all(|word| word.len() > 1 && (is_filler(word) || LEADS.have(word)));
+    let is_right = words.next().is_none_or(|word| word == "is") && words.all(adds_nothing);
     !has_other_marks && is_right
 }
 

@@ -2,66 +2,117 @@
 
 use super::{
     boxes::Box,
-    wording::{changes, is_verb, words},
+    statement::is_counted,
+    wording::{changes, is_filler, is_verb, words},
 };
 use crate::grading::words::is_junction;
 
 /// The most bytes between two boxes that are listed.
 const MAX_BETWEEN_BYTES: usize = 60;
 
-/// Whether what stands between two boxes makes a list of them: marks alone, names of what is in the next one, or a few
-/// words that end in `and` or `or`.
-pub(super) fn is_listed(between: &str) -> bool {
-    if between.len() > MAX_BETWEEN_BYTES {
-        return false;
-    }
-    // The backslash before a box may be doubled.
-    let between = between.trim_end_matches('\\');
-    let words: Vec<&str> = spoken(between).collect();
-    let Some(junction) = words.iter().rposition(|word| is_junction(&word.to_lowercase())) else {
-        // `\boxed{1}` alone on the next line is rather said again, and one `+` makes a sum.
-        let is_marked = between.is_empty() || between.contains([',', ';', '&']) || between.contains("++");
-        return is_marked && words.into_iter().all(is_letter) && !between.contains(". ");
-    };
-    let (before, behind) = (&words[..junction], &words[junction + 1..]);
-    // `part (a)` is not `or` there.
-    let speaks = before.iter().any(|word| is_verb(word) || !is_junction(&word.to_lowercase()) && changes(word));
-    before.len() <= 4 && !speaks && behind.iter().all(|word| is_letter(word)) && !between.contains(". ")
+/// The most words that are said of a box.
+const MAX_WORDS: usize = 4;
+
+/// What stands between two boxes that are listed.
+struct Joint<'a> {
+    /// What the box before it is called there; `None` if that is not clear.
+    label: Option<String>,
+    /// The left side of the equation that ends in the box behind it.
+    name: &'a str,
 }
 
-/// What listed boxes say together, with the names and the brackets around them, as the order would be lost without
-/// those. `None` if it is not clear what they are called.
+/// Whether what stands between two boxes makes a list of them: marks alone, names of what is in the next one, or a few
+/// words that say what the first one counts or is for, or end in `and` or `or`.
+pub(super) fn is_listed(between: &str) -> bool {
+    joint(between).is_some()
+}
+
+fn joint(between: &str) -> Option<Joint<'_>> {
+    if between.len() > MAX_BETWEEN_BYTES || between.contains(". ") {
+        return None;
+    }
+    // The backslash before a box may be doubled.
+    let text = between.trim_end_matches('\\');
+    // `\boxed{1}` alone on the next line is rather said again, and one `+` makes a sum.
+    let mark = || text.find([',', ';', '&']).or_else(|| text.find("++")).or_else(|| text.is_empty().then_some(0));
+    let junction = spoken(text).rfind(|word| is_junction(&word.to_lowercase()));
+    let (at, length) = match junction {
+        Some(word) => (text.rfind(word)?, word.len()),
+        None => (mark()?, 0),
+    };
+    let words: Vec<&str> = spoken(&text[..at]).collect();
+    let label = label(&words);
+    // `part (a)` is not `or` there.
+    let speaks = words.iter().any(|word| is_verb(word) || !is_junction(&word.to_lowercase()) && changes(word));
+    let belongs = if junction.is_some() || label.as_ref().is_some_and(|label| !label.is_empty()) {
+        words.len() <= MAX_WORDS && !speaks
+    } else {
+        words.iter().all(|word| is_letter(word))
+    };
+    let before = &text[at + length..];
+    let name = name(before);
+    let is_clear = is_balanced(text) && !spoken(&before.replacen(name, "", 1)).any(is_letter);
+    let label = label.filter(|_| is_clear);
+    (belongs && spoken(before).all(is_letter)).then_some(Joint { label, name })
+}
+
+/// What words behind a box call it: what it is for, or what it counts. It is empty if they say nothing, and `None` if they
+/// say something else.
+fn label(words: &[&str]) -> Option<String> {
+    match words {
+        ["for", of @ ..] if !of.is_empty() => Some(of.join(" ")),
+        // In January, and no inches.
+        ["in", ..] => None,
+        _ if words.iter().all(|word| is_filler(word) && !is_letter(word)) => Some(String::new()),
+        _ => {
+            let longest = words.len().min(MAX_WORDS);
+            (1..=longest).rev().map(|length| words[..length].join(" ")).find(|words| is_counted(words))
+        }
+    }
+}
+
+/// Whether no bracket is opened or closed between two boxes.
+fn is_balanced(between: &str) -> bool {
+    let count = |bracket: char| between.matches(bracket).count();
+    let closes = between.trim_start_matches([' ', '$']).starts_with([')', ']']);
+    !closes && count('(') == count(')') && count('[') == count(']')
+}
+
+/// What listed boxes say together, with what they are called and the brackets around them, as the order would be lost
+/// without those. `None` if it is not clear what they are called.
 pub(super) fn listed_answer(response: &str, from: usize, listed: &[Box<'_>]) -> Option<String> {
     let (first, last) = (listed.first()?, listed.last()?);
     if listed.len() == 1 {
         return Some(first.content.trim().to_owned());
     }
-    let lead = &response[from..first.begin];
-    let betweens: Vec<&str> = listed.windows(2).map(|pair| &response[pair[0].end..pair[1].begin]).collect();
-    let names: Vec<&str> = std::iter::once(lead).chain(betweens.iter().copied()).map(name).collect();
-    if !betweens.iter().zip(&names[1..]).all(|(between, name)| is_clear(between, name)) {
-        return None;
+    let (lead, tail) = (&response[from..first.begin], &response[last.end..]);
+    let joints: Vec<Joint<'_>> =
+        listed.windows(2).map(|pair| joint(&response[pair[0].end..pair[1].begin])).collect::<Option<_>>()?;
+    let mut labels: Vec<String> = joints.iter().map(|joint| joint.label.clone()).collect::<Option<_>>()?;
+    if labels.iter().any(|label| !label.is_empty()) {
+        let clause = tail.split(['.', ',', ';', ':', '!', '?', '\n']).next().unwrap_or_default();
+        let label = label(&spoken(clause).collect::<Vec<_>>()).filter(|label| !label.is_empty());
+        labels.push(label.unwrap_or_else(|| "other".into()));
     }
-    let mut different: Vec<&str> = names.iter().copied().filter(|name| !name.is_empty()).collect();
+    let names = std::iter::once(name(lead)).chain(joints.iter().map(|joint| joint.name)).enumerate();
+    let names: Vec<String> = names
+        .map(|(at, name)| match labels.get(at) {
+            Some(label) if name.is_empty() && !label.is_empty() => format!("\\text{{{label}}}"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let mut different: Vec<&str> = names.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
     different.sort_unstable();
     different.dedup();
     let contents = listed.iter().map(|part| part.content.trim());
     let list: Vec<String> = if different.len() <= 1 {
         contents.map(String::from).collect()
-    } else if names.contains(&"") {
+    } else if names.iter().any(String::is_empty) {
         return None;
     } else {
         names.iter().zip(contents).map(|(name, content)| format!("{name} = {content}")).collect()
     };
-    bracketed(lead, &list.join(", "), &response[last.end..])
-}
-
-/// Whether nothing but a name and marks that belong together are between two boxes: `\boxed{2}x` is a factor.
-fn is_clear(between: &str, name: &str) -> bool {
-    let unnamed = between.replacen(name, "", usize::from(!name.is_empty()));
-    let count = |bracket: char| between.matches(bracket).count();
-    let closes = between.trim_start_matches([' ', '$']).starts_with([')', ']']);
-    !closes && count('(') == count(')') && count('[') == count(']') && !spoken(&unnamed).any(is_letter)
+    bracketed(lead, &list.join(", "), tail)
 }
 
 /// A list in the brackets that are open before it; `None` if they are not closed behind it.
@@ -116,6 +167,21 @@ mod tests {
             [" ", "\n", " = ", " so ", " and so ", " is wrong and ", ", wait, ", ". And ", " but ", " or maybe ", " + "]
         {
             assert!(!is_listed(between), "{between:?}");
+        }
+    }
+
+    #[test]
+    fn words_behind_a_box_say_what_it_counts_or_is_for() {
+        let label = |text: &str| label(&spoken(text).collect::<Vec<_>>());
+        for (text, expected) in [
+            ("", Some("")),
+            (" as the solutions", Some("")),
+            (" for part (a)", Some("part a")),
+            (" red apples in the basket", Some("red apples")),
+            (" in January", None),
+            (" x", None),
+        ] {
+            assert_eq!(label(text).as_deref(), expected, "{text}");
         }
     }
 

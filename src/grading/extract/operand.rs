@@ -1,11 +1,10 @@
 //! Boxes that are a part of a formula: `-\boxed{5}`, `\boxed{5}^2`.
 
-use super::wording::Words;
+use super::wording::{is_filler, words};
+use crate::grading::vocabulary::Words;
 
-/// Commands that join what they stand beside to a larger formula, with or without a delimiter between.
-const OPERATIONS: Words = Words("\\cdot \\times \\div \\pm \\mp \\sqrt \\frac \\dfrac \\tfrac");
-
-/// Commands before and behind a box that are no part of its formula, or only relate it to another one that it equals.
+/// Commands before and behind a box that set it, or relate it to another formula that it equals. All others make it a part
+/// of theirs: `\times`, `\log`, `\le`, `\pi`.
 const BYSTANDERS: Words = Words(
     "\\quad \\qquad \\implies \\Rightarrow \\Longrightarrow \\rightarrow \\longrightarrow \\to \\therefore \
      \\because \\iff \\Leftrightarrow \\equiv \\approx \\cong \\in \\text \\textbf \\textrm \\mathrm \\mathbf \
@@ -15,9 +14,6 @@ const BYSTANDERS: Words = Words(
 );
 
 const OPERATORS: [char; 9] = ['-', '+', '/', '^', '_', '\u{2212}', '\u{d7}', '\u{b1}', '\u{221a}'];
-
-/// Inequalities, which say that something else is larger or smaller than what is boxed.
-const INEQUALITIES: Words = Words("\\le \\ge \\leq \\geq \\lt \\gt \\leqslant \\geqslant \\ll \\gg");
 
 /// Whether boxes are a part of a formula, by what stands before and behind them.
 pub(super) fn is_operand(before: &str, behind: &str) -> bool {
@@ -29,23 +25,30 @@ fn continues(before: &str) -> bool {
     // A dash at the beginning of a line is the mark of an item, and one before words is a dash.
     let line = before.rfind('\n').map_or(before, |at| &before[at + 1..]);
     let is_item = matches!(line.trim_end_matches(['$', '{']).trim_start(), "- " | "+ " | "* ");
+    let is_item = is_item || line.trim_end_matches(['$', '{', ' ']).strip_suffix('-').is_some_and(is_title);
     // Stars without spaces are marks of bold.
     let is_times = before.ends_with(" * ");
     let near = before.trim_end_matches([' ', '$', '{']);
-    let command = last_command(near);
-    let is_joined = command.is_some_and(|command| OPERATIONS.have(command) || INEQUALITIES.have(command));
-    let is_prefixed = last_command(before.trim_end()).is_some_and(|command| !BYSTANDERS.have(command));
+    let command = last_command(near).or_else(|| last_command(before.trim_end()));
+    let is_prefixed = command.is_some_and(|command| !BYSTANDERS.have(command));
     let is_compared = near.ends_with(['<', '\u{2264}', '\u{2265}']) || near.ends_with('>') && is_greater(near, line);
     // `2\boxed{5}`, `0.\boxed{5}`, `(x + 1)\boxed{5}`, `x\boxed{5}`.
     let digits = before.strip_suffix('.').unwrap_or(before);
     let is_adjacent = digits.ends_with(|c: char| c.is_ascii_digit())
         || before.ends_with([')', ']']) && !before.ends_with("\\)") && !before.ends_with("\\]");
     !is_item && (is_times || near.ends_with(OPERATORS))
-        || is_joined
         || is_prefixed
         || is_compared
         || is_adjacent
         || ends_in_letter(before)
+}
+
+/// Whether a text only says that a result follows: `Result`, `Final answer`.
+fn is_title(text: &str) -> bool {
+    text.ends_with(' ')
+        && text.chars().all(|c| c.is_alphabetic() || " *".contains(c))
+        && words(text).all(|word| word.len() > 1 && is_filler(word))
+        && !text.trim().is_empty()
 }
 
 /// Whether the `>` at the end of a text is a sign, and no quotation, arrow or tag.
@@ -83,8 +86,8 @@ fn is_continued(behind: &str) -> bool {
     if ["^\\circ", "^{\\circ}"].iter().any(|degrees| near.starts_with(degrees)) {
         return false;
     }
-    let is_joined = first_command(near).is_some_and(|command| OPERATIONS.have(command) || INEQUALITIES.have(command));
-    let is_suffixed = first_command(behind.trim_start()).is_some_and(|command| !BYSTANDERS.have(command));
+    let command = first_command(near).or_else(|| first_command(behind.trim_start()));
+    let is_suffixed = command.is_some_and(|command| !BYSTANDERS.have(command));
     let is_dash = near.strip_prefix("- ").is_some_and(|rest| rest.starts_with(is_letter));
     // `<b>` and `</b>` are tags.
     let is_compared = near.starts_with(['>', '\u{2264}', '\u{2265}'])
@@ -96,7 +99,7 @@ fn is_continued(behind: &str) -> bool {
         || behind.starts_with(|c: char| c.is_ascii_digit());
     // In a formula `!` is a factorial, and at the end of a sentence it is none.
     let is_factorial = ["!$", "!\\)", "!\\]"].iter().any(|mark| behind.starts_with(mark));
-    !is_dash && near.starts_with(OPERATORS) || is_joined || is_suffixed || is_compared || is_adjacent || is_factorial
+    !is_dash && near.starts_with(OPERATORS) || is_suffixed || is_compared || is_adjacent || is_factorial
 }
 
 /// Whether what stands behind `<` is the name of a tag and its end.
@@ -145,6 +148,8 @@ mod tests {
             ("", "!"),
             ("", "\\,\\text{cm}"),
             ("there is a ", " (in total)"),
+            ("Result - ", ""),
+            ("**Final answer** - $", "$"),
         ] {
             assert!(!is_operand(before, behind), "{before:?} {behind:?}");
         }

@@ -2,10 +2,8 @@
 
 use std::ops::Range;
 
-use super::wording::{
-    changes, denies, digresses, is_filler, is_in_doubt, is_modal, is_verb, without_reasons, words, yes_or_no,
-};
-use crate::grading::{budget::Budget, form::Form, read::form, unit::is_unit_word};
+use super::wording::{changes, denies, digresses, is_filler, is_in_doubt, is_modal, is_verb, without_reasons, words};
+use crate::grading::{budget::Budget, form::Form, read::form, unit::is_unit_word, words::yes_or_no};
 
 /// Delimiters of formulas.
 pub(super) const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")];
@@ -36,7 +34,7 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
     if text.ends_with('!') || is_in_doubt(reasoned) || digresses(reasoned) {
         return None;
     }
-    behind_verb(reasoned).or_else(|| match figures(reasoned).as_slice() {
+    behind_verb(reasoned).or_else(|| time(reasoned)).or_else(|| match figures(reasoned).as_slice() {
         [_] => last_figure(reasoned),
         _ => None,
     })
@@ -55,7 +53,7 @@ fn is_value(text: &str) -> bool {
 }
 
 /// Whether a text has words: what has none is a formula, and no part of one that is not understood is an answer.
-fn is_prose(text: &str) -> bool {
+pub(super) fn is_prose(text: &str) -> bool {
     words(text).any(|word| word.len() > 1 && word.chars().all(|c| c.is_alphabetic() || "'\u{2019}".contains(c)))
 }
 
@@ -86,18 +84,13 @@ fn bare(sentence: &str) -> &str {
     // An ellipsis is a part of its number.
     let text = text.trim_end();
     let text = text.strip_suffix('.').filter(|text| !text.ends_with('.')).unwrap_or(text);
-    let text = TAILS.iter().find_map(|tail| text.strip_suffix(tail)).unwrap_or(text).trim_end_matches(MARKS);
-    [" left", " remaining"]
-        .iter()
-        .find_map(|tail| text.strip_suffix(tail).filter(|text| is_count(text)))
-        .unwrap_or(text)
+    TAILS.iter().find_map(|tail| text.strip_suffix(tail)).unwrap_or(text).trim_end_matches(MARKS)
 }
 
-/// Whether a text ends in things that are counted: a plural, but no unit or step, of which `left` may be a direction.
-fn is_count(text: &str) -> bool {
-    let steps = ["steps", "spaces", "units", "places", "blocks", "turns", "rows", "columns", "squares"];
-    let last = words(text).next_back();
-    last.is_some_and(|word| word.len() > 2 && word.ends_with('s') && !is_unit_word(word) && !steps.contains(&word))
+/// Whether words behind a figure are what is counted, or a unit, that may be left out.
+pub(super) fn is_counted(words: &str) -> bool {
+    let quantity = form(&format!("5 {}", words.trim_matches([' ', '.'])), &Budget::new());
+    matches!(quantity, Some(Form::Quantity { measure, .. }) if measure.optional)
 }
 
 /// The formula that stands behind the last verb of a sentence.
@@ -112,21 +105,26 @@ fn behind_verb(sentence: &str) -> Option<&str> {
     })
 }
 
+/// The time of day that a sentence ends in: `It starts at 12:30 pm`.
+fn time(sentence: &str) -> Option<&str> {
+    let (subject, behind) = sentence.rsplit_once(" at ")?;
+    let is_time = matches!(form(behind, &Budget::new()), Some(Form::Clock(.., Some(_))));
+    (is_time && !denies(subject)).then_some(behind)
+}
+
 /// The last formula or number of a sentence, with its unit, if a verb gives it and nothing around it changes it.
 fn last_figure(sentence: &str) -> Option<&str> {
     let figures = figures(sentence);
     let (last, before) = figures.split_last()?;
     let lead = &sentence[before.last().map_or(0, |figure| figure.end)..last.start];
     let end = with_unit(sentence, last.end);
-    let tail = &sentence[end..];
+    // How many more is what was asked for.
+    let tail = sentence[end..].strip_prefix(" more ").unwrap_or(&sentence[end..]);
     // `72 clips were sold`; and what has a known unit is no name, such as `step 5`.
-    let is_counted = words(tail).next().is_some_and(|word| !is_verb(word)) && words(tail).any(is_verb);
-    let opens = before.is_empty() && words(lead).all(is_filler) && is_counted;
+    let is_told = words(tail).next().is_some_and(|word| !is_verb(word)) && words(tail).any(is_verb);
+    let opens = before.is_empty() && words(lead).all(is_filler) && is_told;
     // `\(5\) apples`
-    let counts = last.start == 0
-        && !sentence.starts_with(|c: char| c.is_ascii_digit())
-        && is_count(tail)
-        && is_value(&format!("5{}", tail.trim_end_matches('.')));
+    let counts = last.start == 0 && !sentence.starts_with(|c: char| c.is_ascii_digit()) && is_counted(tail);
     let measures = (end > last.end || counts) && before.is_empty() && !changes(lead);
     // `5 k` and `5 M` are more than 5.
     let is_scaled = words(tail).next().is_some_and(|word| word.len() == 1 && word != "a");
@@ -234,7 +232,7 @@ mod tests {
             ("that x = 5", "x = 5"),
             ("a + b", "a + b"),
             ("just i + 2 apples, because x is 6", "i + 2 apples"),
-            ("5 eggs left", "5 eggs"),
+            ("5 eggs left", "5 eggs left"),
             ("\\(5\\) eggs.", "\\(5\\)"),
             ("the largest $n$ is 34.", "34"),
             ("Tom sold a total of 72 clips in April", "72"),
@@ -243,6 +241,8 @@ mod tests {
             ("it takes 5 square meters of wood", "5 square meters"),
             ("she grew 3 hours ago", "3 hours"),
             ("Soucis : 2,74", "2,74"),
+            ("the train will leave the station at 12:30 pm", "12:30 pm"),
+            ("School is over at 3 P.M.", "3 P.M."),
         ] {
             assert_eq!(value(sentence).unwrap_or(""), expected, "{sentence}");
         }
@@ -259,7 +259,7 @@ mod tests {
             "either 5 or 6",
             "step 5",
             "it is not 5",
-            "there are 5 more of them",
+            "there are 5 more than before",
             "if x is 5",
             "it could be 5",
             "nobody is 5",
@@ -289,7 +289,7 @@ mod tests {
     fn words_are_an_answer_without_numbers_and_reasons() {
         assert_eq!(verbal("Paris, because it is large"), Some("Paris"));
         assert_eq!(verbal("No, it is not"), Some("No"));
-        assert_eq!(verbal("No, it is Paris"), Some("No, it is Paris"));
+        assert_eq!(verbal("No, Paris"), Some("No, Paris"));
         assert_eq!(verbal("about 5"), None);
     }
 }

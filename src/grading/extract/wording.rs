@@ -1,16 +1,10 @@
 //! The words around an answer: those that leave it as it is, and those that change it, deny it or put it in doubt.
 
 use super::char_boundary;
-use crate::grading::{unit::is_unit_word, words::plain};
-
-/// Words between spaces, in lower case.
-pub(super) struct Words(pub &'static str);
-
-impl Words {
-    pub(super) fn have(&self, word: &str) -> bool {
-        self.0.split(' ').any(|entry| entry.eq_ignore_ascii_case(word))
-    }
-}
+use crate::grading::{
+    vocabulary::{Words, changes_number},
+    words::plain,
+};
 
 /// Words that neither add to an answer nor take from it where they stand before it, or before its announcement.
 const FILLERS: Words = Words(
@@ -23,8 +17,8 @@ const FILLERS: Words = Words(
 /// Words that begin another statement about something in their sentence.
 const RELATIVES: Words = Words("which who whose while whereas when where");
 
-/// Words with which a conclusion begins.
-const CONCLUSIONS: Words = Words("so thus hence therefore consequently conclusion altogether finally overall");
+/// Words with which a conclusion begins, perhaps behind `in` or `as a`.
+const CONCLUSIONS: Words = Words("so thus hence therefore consequently conclusion altogether overall");
 
 /// Verbs behind which a sentence gives its number. Behind a noun a number may be its name: `step 5`.
 const VERBS: Words = Words(
@@ -42,16 +36,10 @@ const DENIALS: Words = Words(
      impossible rather instead hardly \\ne \\neq",
 );
 
-/// Words that make another number of the one beside them, or compare it.
-const CHANGES: Words = Words(
-    "about around approximately approx roughly nearly almost close near least most more less fewer greater larger \
-     smaller bigger higher lower over under above below beyond within between from up than exceed exceeds minimum \
-     maximum far extra additional earlier previously but other different unlike twice thrice double doubled \
-     triple tripled half halves third thirds quarter quarters squared square cubed cube root factorial times plus \
-     minus negative divided multiplied sum product difference reciprocal opposite inverse multiple power \
-     logarithm sine base binary octal hexadecimal modulo mod choose or versus against out hundred hundreds \
-     thousand thousands million millions billion billions trillion dozen dozens lakh crore score gross bn mn \
-     o'clock fourth fifth sixth seventh eighth ninth tenth",
+/// Words before a number that make another one of it: `the square of 5`.
+const OPERATIONS: Words = Words(
+    "square cube sum product difference reciprocal opposite inverse multiple power logarithm sine negative minimum \
+     maximum",
 );
 
 /// Words that make a condition of their sentence.
@@ -79,27 +67,8 @@ const EXPLANATIONS: Words =
 /// Words for the answer itself, at the beginning of a sentence behind it.
 const POINTERS: Words = Words("it it's this that that's which answer");
 
-/// What is written where an answer should be.
-const PLACEHOLDERS: [&str; 12] = [
-    "answer",
-    "your answer",
-    "your answer here",
-    "your final answer",
-    "final answer",
-    "the answer",
-    "the final answer",
-    "i don't know",
-    "i do not know",
-    "n/a",
-    "final_answer",
-    "your_answer",
-];
-
-/// What `yes` and `no` may be followed by without saying more.
-const ECHOES: Words = Words(
-    "it they he she we you i there this that is are was were does do did can will would has have not isn't aren't \
-     wasn't weren't doesn't don't didn't can't cannot won't haven't hasn't",
-);
+/// Words that are written where an answer should be.
+const PLACEHOLDERS: Words = Words("your the final answer here");
 
 /// How many words a denial reaches: `is not the right answer`.
 const REACH: usize = 5;
@@ -123,6 +92,14 @@ pub(super) fn is_conclusion(word: &str) -> bool {
     CONCLUSIONS.have(word)
 }
 
+/// Whether a sentence begins as a conclusion does: `Therefore`, `In total`, `As a result`.
+pub(super) fn concludes(sentence: &str) -> bool {
+    let first = words(sentence).find(|word| !["in", "as", "a"].iter().any(|lead| word.eq_ignore_ascii_case(lead)));
+    first.is_some_and(|word| {
+        is_conclusion(word) || ["total", "result"].iter().any(|noun| word.eq_ignore_ascii_case(noun))
+    })
+}
+
 pub(super) fn is_verb(word: &str) -> bool {
     VERBS.have(word)
 }
@@ -137,10 +114,8 @@ fn is_denial(word: &str) -> bool {
 
 /// Whether a text has a word that makes something else of a number beside it.
 pub(super) fn changes(text: &str) -> bool {
-    // `5 twelfths`: months are a unit.
-    let is_part = |word: &str| word.ends_with("ths") && !is_unit_word(word);
-    text.contains(['?', '\u{2260}'])
-        || words(text).any(|word| is_denial(word) || CHANGES.have(word) || is_doubt(word) || is_part(word))
+    let changes = |word: &str| changes_number(word) || OPERATIONS.have(word) || is_denial(word) || is_doubt(word);
+    text.contains(['?', '\u{2260}']) || words(text).any(changes)
 }
 
 /// Whether a text denies anything.
@@ -273,16 +248,10 @@ pub(super) fn without_reasons(sentence: &str) -> &str {
 /// Whether a text only holds the place of an answer, or says that there is none.
 pub(super) fn is_placeholder(answer: &str) -> bool {
     let text = plain(answer).to_lowercase().replace('\u{2019}', "'");
-    let text = text.trim_matches([' ', '.', '$', '*', '[', ']', '(', ')', '<', '>']);
-    PLACEHOLDERS.contains(&text)
-}
-
-/// `Yes` of `Yes, it is`, and in the same way `No`.
-pub(super) fn yes_or_no(text: &str) -> Option<&str> {
-    let (word, rest) = text.split_once([',', '.'])?;
-    let agrees = |rest: &str| word.eq_ignore_ascii_case("no") || !words(rest).any(is_denial);
-    let is_either = word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("no");
-    (is_either && words(rest).all(|word| ECHOES.have(word)) && agrees(rest)).then_some(word)
+    let says_none =
+        ["i don't know", "i do not know", "n/a"].contains(&text.trim_matches([' ', '.', '$', '*', '[', ']']));
+    let mut words = words(&text);
+    says_none || words.clone().any(|word| word == "answer") && words.all(|word| PLACEHOLDERS.have(word))
 }
 
 #[cfg(test)]
@@ -308,14 +277,5 @@ mod tests {
         }
         assert!(upholds(" Its population is 2000000.", "Paris"));
         assert!(!upholds(&" and so on".repeat(MAX_BEHIND_BYTES / 10 + 1), "5"));
-    }
-
-    #[test]
-    fn yes_and_no_are_alone_or_before_their_echo() {
-        assert_eq!(yes_or_no("Yes, it is"), Some("Yes"));
-        assert_eq!(yes_or_no("no, they don't"), Some("no"));
-        for text in ["Yes, it is not", "No, Paris", "yes", "it is, yes"] {
-            assert_eq!(yes_or_no(text), None, "{text}");
-        }
     }
 }
