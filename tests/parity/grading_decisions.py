@@ -844,6 +844,32 @@ same("a time in a sentence", "12:30 pm", "The train arrives at 12:30 pm.", "We a
 apart("times with more said of them", "3:30 pm", "3:30 pm EST", "3:30 pm PST", "The train does not arrive at 3:30 pm.", "The train arrives at around 3:30 pm.", "The train arrives at 3:30 pm EST.")
 same("what a conclusion begins with", "12", "First, 5. Then 7 more.\n\nOverall, they have 12 apples.", "First, 5. Then 7 more.\n\nSo the total is 12.", "First, 5. Then 7 more.\nTotal: 12")
 
+# What is said behind a box
+unknown(
+    "a box that another number contradicts",
+    r"\boxed{5}. The true value is 6.",
+    r"$\boxed{5}$. The correct value is $6$.",
+    r"\boxed{5}, but it should be 6.",
+    r"\boxed{5}. So it is 6.",
+    r"\boxed{5}. I meant 6.",
+    "\\boxed{5}\n\nThere is an error in the calculation above.",
+    "\\boxed{5}\n\nOh no, I forgot to add 1.",
+)
+same(
+    "reasons and checks behind a box that mention other numbers",
+    "5",
+    r"\boxed{5}. The correct value is 5.0.",
+    r"\boxed{5}. Check: 2 + 4 = 6, and it is 6.",
+    r"\boxed{5}. He bought 6 apples and ate 1.",
+    r"\boxed{5}. The total number of fruits is 12.",
+    r"\boxed{5}. The sum of 2 and 4 is 6.",
+    r"\boxed{5}. This is because the first value is 6.",
+    r"\boxed{5} since 6 is not prime.",
+    r"\boxed{5}. Note that 0 is not a solution.",
+    r"\boxed{5}. It is 1 less than 6.",
+    "\\boxed{5}\n\nNo errors were found.",
+)
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -3,7 +3,8 @@
 use super::{
     listing::{is_listed, listed_answer},
     operand::is_operand,
-    wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts},
+    statement::is_contradicted,
+    wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons},
 };
 
 /// The boxes at the end of a response that belong together.
@@ -48,7 +49,8 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     let from = if first == 0 { 0 } else { boxes[first - 1].end };
     let stands =
         !is_operand(near_end(&response[..begin]), &response[end..]) && stands(&response[from..begin], &response[end..]);
-    if listed.len() > MOST || listed.iter().any(|part| part.content.trim().is_empty()) || !stands {
+    let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, &response[end..]));
+    if listed.len() > MOST || listed.iter().any(|part| part.content.trim().is_empty()) || !stands || is_contradicted() {
         return no_answer(end);
     }
     Some(Boxes { answer: listed_answer(response, from, listed), end })
@@ -104,7 +106,7 @@ fn stands(before: &str, behind: &str) -> bool {
     !denies_next(clause_before)
         && !is_in_doubt(clause_before)
         && !is_hypothetical(near)
-        && !denies_last(clause)
+        && !denies_last(without_reasons(clause))
         && !retracts(rest)
 }
 

@@ -2,8 +2,13 @@
 
 use std::ops::Range;
 
-use super::wording::{changes, denies, digresses, is_filler, is_in_doubt, is_modal, is_verb, without_reasons, words};
-use crate::grading::{budget::Budget, form::Form, read::form, unit::is_unit_word, words::yes_or_no};
+use super::wording::{
+    changes, denies, digresses, gives_reasons, is_filler, is_in_doubt, is_modal, is_verb, sentences, without_reasons,
+    words,
+};
+use crate::grading::{
+    Answer, AnswerKind, Verdict, budget::Budget, form::Form, read::form, unit::is_unit_word, words::yes_or_no,
+};
 
 /// Delimiters of formulas.
 pub(super) const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")];
@@ -38,6 +43,27 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
         [_] => last_figure(reasoned),
         _ => None,
     })
+}
+
+/// Whether a sentence behind an answer, and before its reasons, says that it is another number: `The true value is 6`.
+pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
+    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+    let differs = |other: &str| Verdict::of(number(other).as_ref(), number(answer).as_ref()) == Verdict::Different;
+    sentences(behind).take_while(|sentence| !gives_reasons(sentence)).filter_map(other_value).any(differs)
+}
+
+/// The bare number that a sentence gives which says nothing else. A total may be that of something else, and what is behind
+/// a colon is announced, or a list of steps.
+fn other_value(sentence: &str) -> Option<&str> {
+    let lead = &sentence[..sentence.find(|c: char| c.is_ascii_digit())?];
+    let is_any = |word: &str, of: &[&str]| of.iter().any(|other| word.eq_ignore_ascii_case(other));
+    let mut said = words(lead).skip_while(|word| is_any(word, &["but", "however"])).peekable();
+    let is_about_answer =
+        !lead.contains(':') && said.peek().is_some() && said.all(|word| is_filler(word) && !is_any(word, &["total"]));
+    let is_number = |found: &&str| !is_prose(found) && !found.contains('=');
+    let found = is_about_answer.then(|| value(sentence)).flatten().filter(is_number)?;
+    let (_, behind) = sentence.rsplit_once(found)?;
+    words(behind).next().is_none().then_some(found)
 }
 
 /// The last formula or number of a sentence that may have several.
@@ -275,6 +301,27 @@ mod tests {
         ] {
             assert_eq!(value(sentence).filter(|found| *found != sentence), None, "{sentence}");
         }
+    }
+
+    #[test]
+    fn another_number_behind_an_answer_contradicts_it_unless_it_is_a_reason() {
+        for behind in
+            [". The true value is 6.", ", but it should be $6$", "\n\nThe actual value is 6", ". However, it is 6."]
+        {
+            assert!(is_contradicted("5", behind), "{behind}");
+        }
+        for behind in [
+            ". The value is 5.0.",
+            ". The total is 20.",
+            ". Check: it is 6.",
+            ". We have 6 apples.",
+            ". It is 1 more than 4.",
+            ". It is 3 hours.",
+            ". Here we have $x = 6$.",
+        ] {
+            assert!(!is_contradicted("5", behind), "{behind}");
+        }
+        assert!(!is_contradicted("B", ". The value is 6."));
     }
 
     #[test]

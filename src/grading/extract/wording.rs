@@ -10,7 +10,7 @@ use crate::grading::{
 const FILLERS: Words = Words(
     "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
      believe so then thus hence therefore consequently finally now and also final correct right required desired \
-     exact numerical best answer answers solution solutions result value number fraction interval set of equal \
+     exact actual numerical best answer answers solution solutions result value number fraction interval set of equal \
      equals to for given by as follows exactly simply just only indeed total true certainly definitely clearly",
 );
 
@@ -51,7 +51,7 @@ const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikel
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
     "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight wrong \
-     incorrect scratch reconsider recheck recalculate recompute redo thought thoughts",
+     incorrect error errors forgot meant edit scratch reconsider recheck recalculate recompute redo thought thoughts",
 );
 
 /// Words that judge an answer, and do not give it.
@@ -188,11 +188,16 @@ pub(super) fn upholds(behind: &str, answer: &str) -> bool {
     let said: Vec<&str> = figures(answer).collect();
     let mut explains = said.is_empty();
     let leaves = |sentence: &str| {
-        explains |= words(sentence).next().is_some_and(|word| EXPLANATIONS.have(word))
-            || words(sentence).take(REACH).any(|word| word.eq_ignore_ascii_case("because"));
+        explains |= gives_reasons(sentence);
         explains || figures(sentence).all(|figure| said.contains(&figure))
     };
     !retracts(behind) && sentences(behind).all(leaves)
+}
+
+/// Whether a sentence begins to give the reasons of what was said before it.
+pub(super) fn gives_reasons(sentence: &str) -> bool {
+    words(sentence).next().is_some_and(|word| EXPLANATIONS.have(word))
+        || words(sentence).take(REACH).any(|word| word.eq_ignore_ascii_case("because"))
 }
 
 /// Whether what is said behind an answer takes it back, or goes on for so long that it is no end.
@@ -201,7 +206,9 @@ pub(super) fn retracts(behind: &str) -> bool {
 }
 
 fn takes_back(sentence: &str) -> bool {
-    let first = || words(sentence);
+    // `Note that 0 is not a solution`
+    let noted = if sentence.starts_with("Note that ") { "Note that ".len() } else { 0 };
+    let first = || words(&sentence[noted..]);
     let begins = |word: &str| first().next().is_some_and(|first| first.eq_ignore_ascii_case(word));
     let second = first().nth(1);
     // `No other solutions exist` and `no mistakes were found` take nothing back.
@@ -209,7 +216,7 @@ fn takes_back(sentence: &str) -> bool {
         sentence.trim_start_matches(|c: char| !c.is_alphanumeric()).trim_start_matches(char::is_alphanumeric);
     let is_reply = second.is_none_or(|word| POINTERS.have(word))
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
-    let finds_none = begins("no") && second == Some("mistakes");
+    let finds_none = begins("no") && matches!(second, Some("mistakes" | "errors"));
     begins("no") && is_reply
         || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
