@@ -51,18 +51,32 @@ pub(super) fn plain(text: &str) -> String {
     plain.replace(['{', '}', '\u{2009}', '\u{2}'], " ")
 }
 
-/// What a sentence begins with that says a `yes` or `no` before it again, or why.
-const ECHOES: Words = Words("it they he she we you i this that these those there because since");
+/// What a sentence begins with that says a `yes` or `no` before it again.
+const ECHOES: Words = Words("it they he she we you i this that these those there");
 
-/// The `yes` or `no` that a text begins with, if it goes on with a sentence about it: `No, it is not`.
+/// Verbs of a sentence that says a `yes` or `no` again: `No, 9 is not prime`.
+const COPULAS: Words = Words("is are was were isn aren wasn weren");
+
+/// The `yes` or `no` that a text is, or begins with if it goes on with a sentence about it: `No, it is not`.
 pub(super) fn yes_or_no(text: &str) -> Option<&str> {
     let is_either = |word: &str| word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("no");
-    let (word, rest) = text.split_once([',', '.']).filter(|(word, _)| is_either(word))?;
-    let mut words = rest.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    let first = words.next().filter(|first| ECHOES.have(first))?;
-    let is_reason = matches!(first, "because" | "since");
-    let adds = !is_reason && rest.contains(|c: char| c.is_ascii_digit());
-    (!adds && !words.any(is_either)).then_some(word)
+    let (word, rest) = text.split_once([',', '.']).unwrap_or((text, ""));
+    let word = Some(word.trim_matches(['*', ' '])).filter(|word| is_either(word))?;
+    let has_digit = |text: &str| text.contains(|c: char| c.is_ascii_digit());
+    let words: Vec<&str> = rest.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
+    let says_again = match words.first() {
+        Some(first) if first.eq_ignore_ascii_case("because") || first.eq_ignore_ascii_case("since") => true,
+        Some(first) if ECHOES.have(first) => !has_digit(rest),
+        // `No, 5` and `No, the answer is 5` say more.
+        Some(_) => {
+            let verb = words.iter().position(|word| COPULAS.have(word));
+            verb.is_some_and(|verb| {
+                verb > 0 && words.len() > verb + 1 && !words[verb..].iter().any(|word| has_digit(word))
+            }) && !words.iter().any(|word| word.eq_ignore_ascii_case("answer"))
+        }
+        None => true,
+    };
+    (says_again && !words.into_iter().any(is_either)).then_some(word)
 }
 
 /// Plain text in lower case, with single spaces and without marks at its end. An answer that begins with yes or no, and

@@ -870,6 +870,34 @@ same(
     "\\boxed{5}\n\nNo errors were found.",
 )
 
+# More responses as small models write them
+same(
+    "an answer and its calculation",
+    "72",
+    "Half of 48 is 24.\nTherefore, Natalia sold a total of 48 + 24 = 72 clips in April and May.",
+    "Half of 48 is 24.\nSo in total she sold 48+24=72 clips.",
+    "Answer: 72\n\n48 + 24 = 72",
+    "The answer is 72. So 48 + 24 = 72 clips.",
+    "72\n\nExplanation: 48 + 24 = 72",
+    "48 plus 24 equals 72.",
+)
+unknown("a calculation that is changed, or goes on", "Half of 48 is 24.\nTherefore, she did not sell 48 + 24 = 72 clips.", "Half of 48 is 24.\nTherefore, it is about 48 + 24 = 72 clips.", "The answer is 48.\n\n48 + 24 = 72", "72\n\n48 and 24", "Half of 48 is 24.\nTherefore, 48 + 24 = 72 of 100 clips.")
+same(
+    "tags around an answer, and what is said before it",
+    "72",
+    "Half of 48 is 24.\n<answer>72</answer>",
+    "Half of 48 is 24.\n<answer>\n72\n</answer>",
+    "First I got 60, but the correct answer is 72.",
+    "I thought that the answer is 60, but the answer is 72.",
+    "The answer is 72.\n\n# Exercise 2\nWhat is 3 + 4? The answer is 7.",
+)
+unknown("a tag that is never closed, or holds nothing", "Half of 48 is 24.\n<answer>72", "Half of 48 is 24.\nI put it in <answer></answer> tags.")
+same("yes before a sentence that says it again", "yes", "Yes, 7 is a prime number.", "**Yes**, it is prime.", "Yes. 7 is prime because it has no divisors.", "We check all divisors.\n\nFinal answer: Yes, 7 is prime.")
+same("no before a sentence that says it again", "no", "No, 9 is not a prime number.", "No, because 9 = 3 * 3.", "No, it isn't prime since 9 = 3 * 3.")
+apart("no before another answer", "no", "No, the remainder is 5", "No, the answer is Paris", "No, 5 apples")
+same("a time at the end of a response", "7:30 pm", "We add.\n\nThe movie ends at 7:30 pm.", "We add.\n\nTherefore, it will be 7:30 PM.", "We add.\n\n\\boxed{7:30 \\text{ PM}}")
+unknown("no answer to a question", "We add.\n\nAnswer: ?", "We add.\n\nThe answer is either 72 or 73.", "We add.\n\nSo the answer is 72. Wait, that's not right. Let me recalculate: 48 + 12 = 60.")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -3,7 +3,7 @@
 use super::{
     char_boundary,
     statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose, value},
-    wording::{concludes, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, words},
+    wording::{concludes, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, words},
 };
 
 /// What is announced, and what is said behind it.
@@ -29,7 +29,8 @@ const MAX_HEADINGS: usize = 4;
 const CLAUSE_ENDS: [char; 16] =
     ['.', ',', ';', ':', '!', '?', '\n', '*', '#', '(', '"', '>', '|', '\u{ff0c}', '\u{3002}', '\u{201c}'];
 
-/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or `####` or `答案是`.
+/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or `####`, `<answer>` or
+/// `答案是`.
 /// Other sentences about an answer, such as `I doubt that the answer is 5`, are none.
 pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a>> {
     // Lower case in ASCII only keeps every byte where it is.
@@ -38,26 +39,31 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
         lower.rmatch_indices(noun).take(MAX_MENTIONS).find_map(|(at, noun)| {
             let behind = at + noun.len();
             let start = leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten()? + behind;
-            let statement = announced(&lower, start).statement;
-            // `The answer must be a whole number`, `must be 2 digits`.
-            let demands = words(&lower[behind..start]).any(|word| matches!(word, "must" | "should"));
-            let told =
-                if demands { value(statement).is_some_and(|value| !is_prose(value)) } else { !is_aside(statement) };
-            told.then_some(start)
+            let is_told = is_told(&lower[behind..start], announced(&lower, start).statement);
+            // `Option A is wrong`
+            let is_denied = noun != "answer" && words(&lower[start..]).next().is_some_and(denies);
+            (is_told && !is_denied).then_some(start)
         })
     };
     let of_mark = |mark: &&str| {
-        lower
-            .rmatch_indices(mark)
-            .take(MAX_MENTIONS)
-            .map(|(at, _)| at + mark.len())
-            .filter(|end| **mark != *"####" || !is_heading(&lower[*end..]))
-            .take(MAX_HEADINGS)
-            .find(|end| **mark != *"####" || is_formula(announced(response, *end).line))
+        let ends = lower.rmatch_indices(mark).take(MAX_MENTIONS).map(|(at, _)| at + mark.len());
+        ends.filter(|end| **mark != *"####" || !is_heading(&lower[*end..])).take(MAX_HEADINGS).find(|end| match *mark {
+            "####" => is_formula(announced(response, *end).line),
+            "<answer>" => lower[*end..].split_once("</answer>").is_some_and(|(answer, _)| !answer.trim().is_empty()),
+            _ => true,
+        })
     };
-    let marks = ["####", "\u{7b54}\u{6848}\u{662f}", "\u{7b54}\u{6848}\u{4e3a}", "\u{7b54}\u{6848}\u{ff1a}"];
+    let marks =
+        ["####", "<answer>", "\u{7b54}\u{6848}\u{662f}", "\u{7b54}\u{6848}\u{4e3a}", "\u{7b54}\u{6848}\u{ff1a}"];
     let start = nouns.iter().filter_map(of_noun).chain(marks.iter().filter_map(of_mark)).max()?;
     Some(announced(response, start))
+}
+
+/// Whether a statement about an answer gives it, behind the words that lead to it. An answer that `must be` something is
+/// given by a formula alone, and not by `2 digits`.
+fn is_told(lead: &str, statement: &str) -> bool {
+    let demands = words(lead).any(|word| matches!(word, "must" | "should"));
+    if demands { value(statement).is_some_and(|value| !is_prose(value)) } else { !is_aside(statement) }
 }
 
 /// Whether words or an item stand behind the marks of a heading, and no answer.
@@ -121,8 +127,9 @@ fn leads(before: &str) -> bool {
     if sentences(near_end(before)).last().is_some_and(is_conditional) {
         return false;
     }
-    // What concludes begins a clause.
-    words(clause).rev().find(|word| is_conclusion(word) || !is_filler(word)).is_none_or(is_conclusion)
+    // What concludes begins a clause, and so does `but`.
+    let begins = |word: &str| is_conclusion(word) || word == "but";
+    words(clause).rev().find(|word| begins(word) || !is_filler(word)).is_none_or(begins)
 }
 
 /// How far the words go that lead from the noun to what it is.

@@ -8,8 +8,11 @@ use crate::grading::words::plain;
 
 /// Whether a word beside a letter adds nothing. The article `a` may be that letter.
 fn adds_nothing(word: &str) -> bool {
-    word.len() > 1
-        && (is_filler(word) || ["option", "choice", "letter"].iter().any(|noun| word.eq_ignore_ascii_case(noun)))
+    word.len() > 1 && (is_filler(word) || is_option_noun(word))
+}
+
+fn is_option_noun(word: &str) -> bool {
+    ["option", "choice", "letter"].iter().any(|noun| word.eq_ignore_ascii_case(noun))
 }
 
 /// The letter of a choice: alone, before its text, or before words that only say that it is right.
@@ -48,6 +51,14 @@ fn lettered(text: &str) -> Option<(char, &str)> {
     ends.then(|| (letter.to_ascii_uppercase(), behind))
 }
 
+/// Whether a sentence is about other choices than the one with this letter: `Option A is wrong`.
+pub(super) fn is_about_others(sentence: &str, letter: char) -> bool {
+    let first: Vec<&str> = words(sentence).take(3).collect();
+    let other = |word: &str| word.len() == 1 && word != "I" && !word.starts_with(letter);
+    first.iter().any(|word| matches!(*word, "other" | "others" | "Other"))
+        || first.windows(2).any(|pair| is_option_noun(pair[0]) && other(pair[1]))
+}
+
 /// Whether a mark and the text of one choice stand behind a letter.
 fn is_option(behind: &str) -> bool {
     let Some(text) = behind.strip_prefix([')', '.', ':']) else { return false };
@@ -70,7 +81,7 @@ fn is_explained(behind: &str) -> bool {
 
 /// Whether nothing but marks, and words that say that a choice is right, stand behind its letter.
 fn says_nothing(behind: &str) -> bool {
-    let has_other_marks = behind.contains(|c: char| !(c.is_ascii_alphabetic() || ").:* ,$\"'`".contains(c)));
+    let has_other_marks = behind.contains(|c: char| !(c.is_ascii_alphabetic() || ").:* ,$\"'`\u{3002}".contains(c)));
     let mut words = words(behind);
     let is_right = words.next().is_none_or(|word| word == "is") && words.all(adds_nothing);
     !has_other_marks && is_right

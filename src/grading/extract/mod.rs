@@ -14,14 +14,15 @@ use serde::{Deserialize, Serialize};
 use super::{
     kind::{AnswerKind, Reading},
     number,
+    words::yes_or_no,
 };
 use announcement::Announced;
 use boxes::last_boxes;
 pub(super) use choice::choice;
-use choice::lone_choice;
+use choice::{is_about_others, lone_choice};
 use statement::{is_formula, last_value, value, verbal};
 use turn::own_turn;
-use wording::{is_placeholder, retracts, upholds};
+use wording::{gives_reasons, is_placeholder, retracts, sentences, upholds, without_reasons};
 
 /// Where a response has its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +117,11 @@ fn auto(response: &str, reading: Reading) -> Option<String> {
 fn read(told: &Announced<'_>, kind: AnswerKind) -> Option<String> {
     match kind {
         AnswerKind::Choice => {
-            choice(told.line).filter(|_| !retracts(told.line) && !retracts(told.behind)).map(String::from)
+            let taken_back = |letter: char| {
+                let mut said = sentences(told.line).chain(sentences(told.behind));
+                said.any(|sentence| retracts(sentence) && !is_about_others(sentence, letter))
+            };
+            choice(told.line).filter(|letter| !taken_back(*letter)).map(String::from)
         }
         AnswerKind::Text => short_line(told.statement).filter(|_| !retracts(told.behind)).map(str::to_owned),
         _ => {
@@ -139,11 +144,13 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
         (_, Some(line)) => {
             let found = value(line).map(str::to_owned);
             let guess = || last_value(line).filter(|_| reading.last_number && !is_single_word(line)).map(str::to_owned);
-            found.or_else(guess).or_else(|| Some(line.to_owned()))
+            let plain = || yes_or_no(without_reasons(line)).unwrap_or(line).to_owned();
+            found.or_else(guess).or_else(|| Some(plain()))
         }
         (_, None) if is_formula(response) => Some(response.to_owned()),
         (_, None) => last_bold(last_line)
             .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
+            .or_else(|| explained(response))
             .or_else(|| last_value(last_sentence(last_line)).filter(|_| reading.last_number))
             .map(str::to_owned),
     }
@@ -172,6 +179,12 @@ fn last_bold(line: &str) -> Option<&str> {
 
 fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {
     value(told.statement).filter(|answer| upholds(told.behind, answer))
+}
+
+/// What the first line of a response says, if all that follows gives its reasons.
+fn explained(response: &str) -> Option<&str> {
+    let (first, rest) = response.trim().split_once('\n')?;
+    (is_formula(first) && gives_reasons(rest) && upholds(rest, first)).then_some(first)
 }
 
 fn last_sentence(line: &str) -> &str {

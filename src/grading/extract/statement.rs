@@ -40,8 +40,8 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
         return None;
     }
     behind_verb(reasoned).or_else(|| time(reasoned)).or_else(|| match figures(reasoned).as_slice() {
-        [_] => last_figure(reasoned),
-        _ => None,
+        [] => None,
+        all => (calculation(reasoned, all) == 0).then(|| last_figure(reasoned)).flatten(),
     })
 }
 
@@ -70,7 +70,7 @@ fn other_value(sentence: &str) -> Option<&str> {
 pub(super) fn last_value(sentence: &str) -> Option<&str> {
     let text = sentence.trim();
     let is_read = text.len() <= MAX_SENTENCE_BYTES && is_prose(text) && !is_in_doubt(text);
-    is_read.then(|| last_figure(text)).flatten()
+    is_read.then(|| last_figure(text).or_else(|| time(text))).flatten()
 }
 
 /// Whether a text is a formula, or a quantity, and no sentence: `72 clips were sold`.
@@ -83,11 +83,11 @@ pub(super) fn is_prose(text: &str) -> bool {
     words(text).any(|word| word.len() > 1 && word.chars().all(|c| c.is_alphabetic() || "'\u{2019}".contains(c)))
 }
 
-/// The words of a sentence that has no formula or number.
+/// The words of a sentence that has no formula or number, or its yes or no.
 pub(super) fn verbal(sentence: &str) -> Option<&str> {
     let text = without_reasons(sentence.trim());
     let is_verbal = !text.contains(|c: char| c.is_ascii_digit() || c == '$') && !text.contains("\\(");
-    is_verbal.then(|| yes_or_no(text).unwrap_or(text))
+    yes_or_no(text).or_else(|| is_verbal.then_some(text))
 }
 
 /// A sentence without words that add nothing, before and behind what it says: `simply 5`, `5 is our answer`.
@@ -121,7 +121,7 @@ pub(super) fn is_counted(words: &str) -> bool {
 
 /// The formula that stands behind the last verb of a sentence.
 fn behind_verb(sentence: &str) -> Option<&str> {
-    [" is ", " are ", " = "].into_iter().find_map(|verb| {
+    [" is ", " are ", " equals ", " = "].into_iter().find_map(|verb| {
         let (subject, behind) = sentence.rsplit_once(verb)?;
         // `x is 5, y is 6`, and `5 when x = 6`, say more than one thing.
         let says_more =
@@ -154,9 +154,20 @@ fn last_figure(sentence: &str) -> Option<&str> {
     let measures = (end > last.end || counts) && before.is_empty() && !changes(lead);
     // `5 k` and `5 M` are more than 5.
     let is_scaled = words(tail).next().is_some_and(|word| word.len() == 1 && word != "a");
-    let stands =
-        (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !changes(tail) && !is_scaled;
+    // What is said before a calculation is said of its result.
+    let first = calculation(sentence, &figures);
+    let told = &sentence[first.checked_sub(1).map_or(0, |before| figures[before].end)..figures[first].start];
+    let is_told_otherwise = first < before.len() && changes(told);
+    let stands = (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !is_told_otherwise;
+    let stands = stands && !changes(tail) && !is_scaled;
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
+}
+
+/// Which figure begins the calculation that the last one ends: `5 + 7 = 12`.
+fn calculation(sentence: &str, figures: &[Range<usize>]) -> usize {
+    let is_arithmetic = |c: char| c.is_ascii_digit() || " +-*/x=()$.,%\u{d7}\u{f7}\u{2212}".contains(c);
+    let is_apart = |pair: &[Range<usize>]| !sentence[pair[0].start..pair[1].end].chars().all(is_arithmetic);
+    figures.windows(2).rposition(is_apart).map_or(0, |at| at + 1)
 }
 
 /// Whether a number is given behind these words: they end in a verb, a colon or an equals sign.

@@ -6,7 +6,7 @@ use super::{announcement, boxes::last_boxes, statement::value};
 const ENDS: [&str; 4] = ["<|im_", "<|end", "<|eot", "</s>"];
 
 /// Words that begin a line with the next question, before a colon or in a heading.
-const HEADS: [&str; 6] = ["question", "problem", "instruction", "user", "human", "q"];
+const HEADS: [&str; 8] = ["question", "problem", "exercise", "task", "instruction", "user", "human", "q"];
 
 /// How many lines are looked at that may begin the next question.
 const MAX_LINES: usize = 20;
@@ -62,6 +62,7 @@ mod tests {
             "\n### Instruction:\nhow",
             "\n### Instruction\nhow",
             "\n## Problem\nhow",
+            "\n# Exercise 2\nhow",
             "\nProblem 2: how",
             "\n**Question:** how",
             "\nExample 2: how",

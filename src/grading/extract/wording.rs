@@ -189,7 +189,10 @@ pub(super) fn upholds(behind: &str, answer: &str) -> bool {
     let mut explains = said.is_empty();
     let leaves = |sentence: &str| {
         explains |= gives_reasons(sentence);
-        explains || figures(sentence).all(|figure| said.contains(&figure))
+        // `6 * 7 = 42` is a reason of 42.
+        let result = sentence.rsplit_once('=').map(|(_, result)| result);
+        let result = result.filter(|result| figures(result).next().is_some()).unwrap_or(sentence);
+        explains || figures(result).all(|figure| said.contains(&figure))
     };
     !retracts(behind) && sentences(behind).all(leaves)
 }
@@ -255,8 +258,8 @@ pub(super) fn without_reasons(sentence: &str) -> &str {
 /// Whether a text only holds the place of an answer, or says that there is none.
 pub(super) fn is_placeholder(answer: &str) -> bool {
     let text = plain(answer).to_lowercase().replace('\u{2019}', "'");
-    let says_none =
-        ["i don't know", "i do not know", "n/a"].contains(&text.trim_matches([' ', '.', '$', '*', '[', ']']));
+    let says_none = ["i don't know", "i do not know", "n/a"]
+        .contains(&text.trim_matches([' ', '.', '$', '*', '[', ']']));
     let mut words = words(&text);
     says_none || words.clone().any(|word| word == "answer") && words.all(|word| PLACEHOLDERS.have(word))
 }
