@@ -263,9 +263,15 @@ fn strip(text: &str) -> &str {
     text
 }
 
-/// Without a trailing `.`, `,`, `;` or `:`. An ellipsis stays: `0.333...` is not 0.333.
+/// Without a trailing `.`, `,`, `;` or `:`, or a sign that only adorns. An ellipsis stays: `0.333...` is not 0.333.
 fn strip_mark(text: &str) -> Option<&str> {
-    text.strip_suffix(['.', ',', ';', ':']).filter(|inner| !inner.ends_with(['.', '\\']))
+    let stop = || text.strip_suffix(['.', ',', ';', ':']).filter(|inner| !inner.ends_with(['.', '\\']));
+    text.strip_suffix(is_ornament).or_else(stop)
+}
+
+/// Whether a sign is a check mark or a picture.
+fn is_ornament(c: char) -> bool {
+    matches!(c, '\u{2700}'..='\u{27bf}' | '\u{fe0f}' | '\u{1f300}'..='\u{1faff}')
 }
 
 /// Without the wrapper around the whole text; `\(1\) or \(2\)` has none.

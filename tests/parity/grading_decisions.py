@@ -897,6 +897,29 @@ same("no before a sentence that says it again", "no", "No, 9 is not a prime numb
 apart("no before another answer", "no", "No, the remainder is 5", "No, the answer is Paris", "No, 5 apples")
 same("a time at the end of a response", "7:30 pm", "We add.\n\nThe movie ends at 7:30 pm.", "We add.\n\nTherefore, it will be 7:30 PM.", "We add.\n\n\\boxed{7:30 \\text{ PM}}")
 unknown("no answer to a question", "We add.\n\nAnswer: ?", "We add.\n\nThe answer is either 72 or 73.", "We add.\n\nSo the answer is 72. Wait, that's not right. Let me recalculate: 48 + 12 = 60.")
+same("signs that adorn an answer", "5", "The answer is 5 ✓", "**5** 🎉", "5 ✅", r"$\boxed{5}$ ✔️")
+unknown("doubt behind an answer, and an equation that is no value", "We count.\n\nThe answer is 5 or 6.\n\nI am not sure.", "We count all of them, one by one, and then all of the others, which takes long.\n\nHence x^2 = 25 and so on.")
+same(
+    "reasons and farewells around a box",
+    "5",
+    "\\boxed{5} (because 10 - 5 = 5)",
+    "\\boxed{5}\n\nIs there anything else I can help with?",
+    "\\boxed{5}\n\nWe can verify this by adding: 5 + 5 = 10.",
+    "\\boxed{5}\n\nThe other values, 6 and 7, are too large.",
+    "\\boxed{5}\n\nSince 6 does not divide 10, it is not possible.",
+    "\\boxed{5}\n\nSo, the answer is not 6 but 5.",
+    "```\n\\boxed{5}\n```",
+)
+unknown(
+    "sentences that conclude something else",
+    "We count.\n\nTherefore, x is 5 times y.",
+    "We count.\n\nThus, we multiply the result by 5.",
+    "We count.\n\nSo 5 is too small and 7 is too large.",
+    "We count.\n\nTherefore, 5 of the 10 apples are red and 3 are green.",
+    "We count.\n\nThe answer is 5 for n = 2 and 6 for n = 3.",
+    "We count.\n\n\\boxed{5}\n\nUnfortunately, this answer does not satisfy the equation.",
+    "1. First, add 5.\n2. Then, add 7.\n3. Finally, subtract 2.",
+)
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

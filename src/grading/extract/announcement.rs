@@ -2,8 +2,11 @@
 
 use super::{
     char_boundary,
-    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose, value},
-    wording::{concludes, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, words},
+    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose},
+    wording::{
+        concludes, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, without_reasons,
+        words,
+    },
 };
 
 /// What is announced, and what is said behind it.
@@ -18,6 +21,9 @@ pub(super) struct Announced<'a> {
 /// The most bytes of a clause before an answer is named in it, and the most words between the name and `is`.
 const MAX_LEAD_BYTES: usize = 80;
 const MAX_WORDS: usize = 8;
+
+/// The longest statement of what an answer must be that may give it, in bytes.
+const MAX_DEMAND_BYTES: usize = 60;
 
 /// How many mentions of an answer are looked at, from the last one on.
 const MAX_MENTIONS: usize = 200;
@@ -63,7 +69,12 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
 /// given by a formula alone, and not by `2 digits`.
 fn is_told(lead: &str, statement: &str) -> bool {
     let demands = words(lead).any(|word| matches!(word, "must" | "should"));
-    if demands { value(statement).is_some_and(|value| !is_prose(value)) } else { !is_aside(statement) }
+    let given = without_reasons(statement);
+    if demands {
+        given.len() <= MAX_DEMAND_BYTES && !is_prose(given) && is_formula(given)
+    } else {
+        !is_aside(statement)
+    }
 }
 
 /// Whether words or an item stand behind the marks of a heading, and no answer.

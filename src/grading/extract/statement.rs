@@ -7,7 +7,13 @@ use super::wording::{
     words,
 };
 use crate::grading::{
-    Answer, AnswerKind, Verdict, budget::Budget, form::Form, read::form, unit::is_unit_word, words::yes_or_no,
+    Answer, AnswerKind, Verdict,
+    budget::Budget,
+    form::Form,
+    lex::tokens,
+    read::form,
+    unit::{is_unit_word, unit},
+    words::yes_or_no,
 };
 
 /// Delimiters of formulas.
@@ -15,6 +21,9 @@ pub(super) const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), 
 
 /// The longest sentence that is looked into, in bytes.
 pub(super) const MAX_SENTENCE_BYTES: usize = 1000;
+
+/// How many sentences behind an answer are looked into that may say another one.
+const MAX_OTHERS: usize = 8;
 
 /// Whether a text reads as mathematics rather than words.
 pub(super) fn is_formula(text: &str) -> bool {
@@ -48,20 +57,29 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
 /// Whether a sentence behind an answer, and before its reasons, says that it is another number: `The true value is 6`.
 pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
     let number = |text: &str| Answer::read(text, AnswerKind::Number);
-    let differs = |other: &str| Verdict::of(number(other).as_ref(), number(answer).as_ref()) == Verdict::Different;
-    sentences(behind).take_while(|sentence| !gives_reasons(sentence)).filter_map(other_value).any(differs)
+    let mut others = sentences(behind)
+        .take_while(|sentence| !gives_reasons(sentence))
+        .filter(|sentence| is_about_answer(sentence))
+        .take(MAX_OTHERS)
+        .filter_map(other_value)
+        .peekable();
+    let answer = others.peek().and_then(|_| number(answer));
+    others.any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
 }
 
-/// The bare number that a sentence gives which says nothing else. A total may be that of something else, and what is behind
-/// a colon is announced, or a list of steps.
-fn other_value(sentence: &str) -> Option<&str> {
-    let lead = &sentence[..sentence.find(|c: char| c.is_ascii_digit())?];
+/// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what is
+/// behind a colon is announced, or a list of steps.
+fn is_about_answer(sentence: &str) -> bool {
+    let Some(digit) = sentence.find(|c: char| c.is_ascii_digit()) else { return false };
     let is_any = |word: &str, of: &[&str]| of.iter().any(|other| word.eq_ignore_ascii_case(other));
+    let lead = &sentence[..digit];
     let mut said = words(lead).skip_while(|word| is_any(word, &["but", "however"])).peekable();
-    let is_about_answer =
-        !lead.contains(':') && said.peek().is_some() && said.all(|word| is_filler(word) && !is_any(word, &["total"]));
-    let is_number = |found: &&str| !is_prose(found) && !found.contains('=');
-    let found = is_about_answer.then(|| value(sentence)).flatten().filter(is_number)?;
+    !lead.contains(':') && said.peek().is_some() && said.all(|word| is_filler(word) && !is_any(word, &["total"]))
+}
+
+/// The bare number that a sentence gives, if it says nothing else.
+fn other_value(sentence: &str) -> Option<&str> {
+    let found = value(sentence).filter(|found| !is_prose(found) && !found.contains('='))?;
     let (_, behind) = sentence.rsplit_once(found)?;
     words(behind).next().is_none().then_some(found)
 }
@@ -115,8 +133,7 @@ fn bare(sentence: &str) -> &str {
 
 /// Whether words behind a figure are what is counted, or a unit, that may be left out.
 pub(super) fn is_counted(words: &str) -> bool {
-    let quantity = form(&format!("5 {}", words.trim_matches([' ', '.'])), &Budget::new());
-    matches!(quantity, Some(Form::Quantity { measure, .. }) if measure.optional)
+    tokens(words.trim_matches([' ', '.'])).and_then(|words| unit(&words)).is_some_and(|measure| measure.optional)
 }
 
 /// The formula that stands behind the last verb of a sentence.
@@ -157,7 +174,8 @@ fn last_figure(sentence: &str) -> Option<&str> {
     // What is said before a calculation is said of its result.
     let first = calculation(sentence, &figures);
     let told = &sentence[first.checked_sub(1).map_or(0, |before| figures[before].end)..figures[first].start];
-    let is_told_otherwise = first < before.len() && changes(told);
+    // `x^2 = 25` does not say what x is.
+    let is_told_otherwise = if first < before.len() { changes(told) } else { !before.is_empty() && lead.trim() == "=" };
     let stands = (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !is_told_otherwise;
     let stands = stands && !changes(tail) && !is_scaled;
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])

@@ -221,6 +221,7 @@ fn takes_back(sentence: &str) -> bool {
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
     let finds_none = begins("no") && matches!(second, Some("mistakes" | "errors"));
     begins("no") && is_reply
+        || sentence.contains("not sure")
         || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
         || !finds_none && first().take(REACH).any(|word| RETRACTIONS.have(word))
@@ -258,8 +259,8 @@ pub(super) fn without_reasons(sentence: &str) -> &str {
 /// Whether a text only holds the place of an answer, or says that there is none.
 pub(super) fn is_placeholder(answer: &str) -> bool {
     let text = plain(answer).to_lowercase().replace('\u{2019}', "'");
-    let says_none = ["i don't know", "i do not know", "n/a"]
-        .contains(&text.trim_matches([' ', '.', '$', '*', '[', ']']));
+    let says_none =
+        ["i don't know", "i do not know", "n/a"].contains(&text.trim_matches([' ', '.', '$', '*', '[', ']']));
     let mut words = words(&text);
     says_none || words.clone().any(|word| word == "answer") && words.all(|word| PLACEHOLDERS.have(word))
 }
