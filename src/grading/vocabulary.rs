@@ -17,8 +17,8 @@ impl Words {
 
 /// Words that make another number of the one beside them, or compare it. What is counted has none of them.
 const CHANGES: Words = Words(
-    "about around approximately approx roughly nearly almost close near least most more less fewer greater larger smaller \
-     bigger higher lower over under above below beyond within between from up than exceed exceeds far earlier \
+    "about around approximately approx roughly nearly almost close near least most more less fewer greater larger \
+     smaller bigger higher lower over under above below beyond within between from up than exceed exceeds far earlier \
      previously unlike twice thrice double doubled triple tripled squared cubed root factorial repeating recurring \
      repeated times plus minus divided multiplied base binary octal hexadecimal modulo mod choose or versus against \
      out score scores gross bn mn o'clock",

@@ -920,6 +920,8 @@ unknown(
     "We count.\n\n\\boxed{5}\n\nUnfortunately, this answer does not satisfy the equation.",
     "1. First, add 5.\n2. Then, add 7.\n3. Finally, subtract 2.",
 )
+unknown("a box that is a part of a number or a ratio", r"\boxed{5} thousand", r"$\boxed{5}$ dozen eggs", r"\boxed{2} and a half", r"The ratio is \boxed{2} to \boxed{3}.", r"$\boxed{2}:\boxed{3}$")
+same("boxes beside words that leave them alone", "5", r"We simplify $\frac{10}{2}$ to $\boxed{5}$.", r"\boxed{5} times as many", r"\boxed{5} and a hat")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

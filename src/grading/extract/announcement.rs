@@ -35,8 +35,7 @@ const MAX_HEADINGS: usize = 4;
 const CLAUSE_ENDS: [char; 16] =
     ['.', ',', ';', ':', '!', '?', '\n', '*', '#', '(', '"', '>', '|', '\u{ff0c}', '\u{3002}', '\u{201c}'];
 
-/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or `####`, `<answer>` or
-/// `答案是`.
+/// The last announcement: words that add nothing, one of the nouns, and `is`, `are` or a colon; or one of the marks.
 /// Other sentences about an answer, such as `I doubt that the answer is 5`, are none.
 pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a>> {
     // Lower case in ASCII only keeps every byte where it is.
@@ -65,8 +64,8 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
     Some(announced(response, start))
 }
 
-/// Whether a statement about an answer gives it, behind the words that lead to it. An answer that `must be` something is
-/// given by a formula alone, and not by `2 digits`.
+/// Whether a statement about an answer gives it, behind the words that lead to it. What it `must be` is given by a formula
+/// alone, and not by `2 digits`.
 fn is_told(lead: &str, statement: &str) -> bool {
     let demands = words(lead).any(|word| matches!(word, "must" | "should"));
     let given = without_reasons(statement);

@@ -4,8 +4,9 @@ use super::{
     listing::{is_listed, listed_answer},
     operand::is_operand,
     statement::is_contradicted,
-    wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons},
+    wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons, words},
 };
+use crate::grading::{unit::scale, vocabulary::changes_number};
 
 /// The boxes at the end of a response that belong together.
 pub(super) struct Boxes {
@@ -49,8 +50,15 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     let from = if first == 0 { 0 } else { boxes[first - 1].end };
     let stands =
         !is_operand(near_end(&response[..begin]), &response[end..]) && stands(&response[from..begin], &response[end..]);
+    let is_side = first > 0 && matches!(response[from..begin].trim_matches([' ', '$']), "to" | ":" | "out of");
+    let is_part = is_side || is_scaled(&response[end..]);
     let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, &response[end..]));
-    if listed.len() > MOST || listed.iter().any(|part| part.content.trim().is_empty()) || !stands || is_contradicted() {
+    if listed.len() > MOST
+        || listed.iter().any(|part| part.content.trim().is_empty())
+        || !stands
+        || is_part
+        || is_contradicted()
+    {
         return no_answer(end);
     }
     Some(Boxes { answer: listed_answer(response, from, listed), end })
@@ -94,6 +102,16 @@ fn until_closed(content: &str) -> Option<&str> {
         }
     }
     None
+}
+
+/// Whether words behind a box make it a part of a larger number: `\boxed{5} thousand`, `\boxed{2} and a half`.
+fn is_scaled(behind: &str) -> bool {
+    let first: Vec<&str> = words(behind.lines().next().unwrap_or_default()).take(3).collect();
+    match first[..] {
+        ["and", "a", part] => changes_number(part),
+        [word, ..] => scale(word).is_some(),
+        [] => false,
+    }
 }
 
 /// Whether boxes are an answer, by what is said before and behind them.

@@ -56,8 +56,8 @@ fn joint(between: &str) -> Option<Joint<'_>> {
     (belongs && spoken(before).all(is_letter)).then_some(Joint { label, name })
 }
 
-/// What words behind a box call it: what it is for, or what it counts. It is empty if they say nothing, and `None` if they
-/// say something else.
+/// What words behind a box call it: what it is for, or what it counts. It is empty if they say nothing, and `None` if
+/// they say something else.
 fn label(words: &[&str]) -> Option<String> {
     match words {
         ["for", of @ ..] if !of.is_empty() => Some(of.join(" ")),

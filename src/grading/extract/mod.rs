@@ -30,8 +30,8 @@ use wording::{gives_reasons, is_placeholder, retracts, sentences, upholds, witho
 pub enum Extraction {
     /// What `the answer is`, `####`, `答案是` and the like announce behind the last box; else the last box, with those it
     /// is listed with; else what is announced last; else the response itself if it is a formula or one short line; else
-    /// what is in bold in the last line, or what the last `Therefore` concludes; else a first line that is a formula, if the
-    /// rest explains it; else nowhere.
+    /// what is in bold in the last line, or what the last `Therefore` concludes; else a first line that is a formula, if
+    /// the rest explains it; else nowhere.
     Auto,
     /// In the last `\boxed{...}` or `\fbox{...}`. If that one is empty, never closed, denied or taken back, there is no
     /// answer.

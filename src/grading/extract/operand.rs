@@ -3,8 +3,8 @@
 use super::wording::{is_filler, words};
 use crate::grading::vocabulary::Words;
 
-/// Commands before and behind a box that set it, or relate it to another formula that it equals. All others make it a part
-/// of theirs: `\times`, `\log`, `\le`, `\pi`.
+/// Commands before and behind a box that set it, or relate it to another formula that it equals. All others make it a
+/// part of theirs: `\times`, `\log`, `\le`, `\pi`.
 const BYSTANDERS: Words = Words(
     "\\quad \\qquad \\implies \\Rightarrow \\Longrightarrow \\rightarrow \\longrightarrow \\to \\therefore \
      \\because \\iff \\Leftrightarrow \\equiv \\approx \\cong \\in \\text \\textbf \\textrm \\mathrm \\mathbf \

@@ -67,8 +67,8 @@ pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
     others.any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
 }
 
-/// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what is
-/// behind a colon is announced, or a list of steps.
+/// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what
+/// is behind a colon is announced, or a list of steps.
 fn is_about_answer(sentence: &str) -> bool {
     let Some(digit) = sentence.find(|c: char| c.is_ascii_digit()) else { return false };
     let is_any = |word: &str, of: &[&str]| of.iter().any(|other| word.eq_ignore_ascii_case(other));
