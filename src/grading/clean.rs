@@ -263,7 +263,9 @@ fn strip_wrapper(text: &str) -> Option<&str> {
     WRAPPERS.iter().find_map(|(open, close)| {
         let inner = text.strip_prefix(open)?.strip_suffix(close)?;
         if *close == "}" {
-            return (depth_stays_positive(inner)).then_some(inner);
+            // A letter in bold is another one.
+            let is_letter = *open == "\\mathbf{" && inner.len() == 1;
+            return (!is_letter && depth_stays_positive(inner)).then_some(inner);
         }
         (!inner.contains(open) && !inner.contains(close)).then_some(inner)
     })

@@ -823,6 +823,39 @@ same(
 unknown("a box that a short sentence takes back", r"\boxed{90}. No, it is not.", r"\boxed{90}. No.", r"\boxed{90}. No that is wrong.", r"\boxed{90} is no solution.", r"I don't know if it is \boxed{90}")
 unknown("a formula before words that scale it", r"The answer is \(5\) tens.")
 
+# Letters that may not commute, letters in bold, differentials
+unknown(
+    "letters that may be matrices, or members of a group",
+    "PQP^{-1}",
+    r"P \cdot D \cdot P^{-1}",
+    "A^{-1}B",
+    "B^{-1}A^{-1}",
+    "AB-BA",
+    "A(B+C)A^{-1}",
+    "B^TA^T",
+    r"A A^\top",
+    "aba^{-1}",
+    r"\mathbf{u}\mathbf{v}^T",
+    "X = PQP^{-1}",
+    "2x + yxy",
+)
+same("letters that are numbers commute", "2AB", "2BA", r"2A \cdot B")
+same("a power of a capital letter", "P^2Q", "QP^2", r"P \cdot Q \cdot P")
+same("products of lengths", r"AB \cdot BC \cdot CA", r"CA \cdot AB \cdot BC")
+same("a volume", r"V = \pi r^2 h", r"\pi h r^2")
+same("dimensions", "MLT^{-2}", "LMT^{-2}")
+same("negative powers of small letters", "x^{-1}y^{-1}", r"\frac{1}{xy}", "y^{-1}x^{-1}")
+apart("a unit vector and the imaginary unit", r"\mathbf{i}", "i", r"\mathbf{j}")
+apart("vectors and numbers", r"3\mathbf{i}+4\mathbf{j}", "3i+4j", r"3\mathbf{j}+4\mathbf{i}", r"3\mathbf{i}-4\mathbf{j}")
+apart("a letter in bold is another one", r"\mathbf{x}+1", "x+1")
+same("vectors in bold or with an arrow", r"3\mathbf{i}+4\mathbf{j}", r"4\mathbf{j}+3\mathbf{i}", r"3\vec{i}+4\vec{j}", r"3\boldsymbol{i}+4\bm{j}")
+same("a choice in bold", "B", r"\mathbf{B}", r"\mathbf{(B)}")
+same("what is only set in bold", "x+1", r"\mathbf{x+1}")
+apart("a differential is no product", "x dx", "x^2 d", "x d", "x dy")
+same("differentials", r"2x\,dx", r"2x\,\mathrm{d}x", r"dx \cdot 2x", "2x dx")
+same("an element of area", r"r\,dr\,d\theta", r"r\,d\theta\,dr")
+same("a difference that is called d", "a+(n-1)d", "a+nd-d", "dn+a-d")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -169,7 +169,7 @@ impl<'a> Parser<'a> {
 
     /// Whether a word of several letters comes next, of which perhaps only the first is meant: `x^ab`, `a/bc`.
     fn is_product(&self) -> bool {
-        matches!(self.peek(), Some(Kind::Word(word)) if letters(word).is_some_and(|letters| letters.len() > 1))
+        matches!(self.peek(), Some(Kind::Word(word)) if word.len() > 1 && letters(word).is_some())
     }
 
     /// `x^{(2)}` is a derivative, if anything.

@@ -6,7 +6,7 @@ use crate::grading::{
     lex::{Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
     read::{bracketed, outer},
-    vocabulary::{function, is_decoration, is_formula_word, is_greek, letters},
+    vocabulary::{function, is_decoration, is_formula_word, is_greek, is_integrated, letters},
 };
 
 impl Parser<'_> {
@@ -23,8 +23,14 @@ impl Parser<'_> {
         }
         let letters = letters(word)?;
         let (last, first) = letters.split_last()?;
-        let mut factors: Vec<Expression> = first.iter().map(|letter| constant_or_variable(*letter)).collect();
-        factors.push(self.symbol(&last.to_string())?);
+        let mut factors: Vec<Expression> = first.iter().map(|letter| constant_or_variable(letter)).collect();
+        factors.push(match self.peek() {
+            Some(Kind::Command(variable)) if *last == "d" && is_integrated(variable) => {
+                self.at += 1;
+                self.symbol(&format!("d{variable}"))?
+            }
+            _ => self.symbol(last)?,
+        });
         if factors.len() == 1 {
             return factors.pop();
         }
@@ -70,11 +76,7 @@ impl Parser<'_> {
             return Some(Expression::Opaque(format!("{name}()"), index));
         }
         if index.is_empty() {
-            let mut letters = name.chars();
-            return match (letters.next(), letters.next()) {
-                (Some(letter), None) => Some(constant_or_variable(letter)),
-                _ => Some(Expression::Variable(name)),
-            };
+            return Some(constant_or_variable(&name));
         }
         Some(Expression::Opaque(format!("{name}_"), index))
     }
@@ -169,6 +171,8 @@ impl Parser<'_> {
             _ => return None,
         };
         self.at += tokens;
+        // A vector has an arrow or is in bold.
+        let name = if name == "mathbf" { "vec" } else { name };
         Some(Expression::Variable(format!("\\{name} {letters}")))
     }
 
@@ -261,10 +265,10 @@ impl Parser<'_> {
 }
 
 /// `e` and `i` are numbers.
-fn constant_or_variable(letter: char) -> Expression {
-    match letter {
-        'e' => Expression::E,
-        'i' => Expression::I,
-        _ => Expression::Variable(letter.to_string()),
+fn constant_or_variable(name: &str) -> Expression {
+    match name {
+        "e" => Expression::E,
+        "i" => Expression::I,
+        _ => Expression::Variable(name.to_owned()),
     }
 }

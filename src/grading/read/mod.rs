@@ -12,6 +12,7 @@ use super::{
     lex::{Kind, Token, tokens},
     matrix,
     names::name_of,
+    order,
     parse::expression,
     region::Region,
     relation::{Sides, is_relation},
@@ -149,7 +150,7 @@ impl Reader<'_> {
         if is_wordy(tokens) && !(quantity_first && self.item(tokens).is_some()) {
             return of_words(fold(text));
         }
-        self.list(tokens)
+        if order::may_count(tokens) { None } else { self.list(tokens) }
     }
 
     /// A single letter, also in brackets as the choice of one, or a single text.
@@ -157,6 +158,12 @@ impl Reader<'_> {
         let token = match tokens {
             [token] => token,
             [open, token, close] if open.kind == Kind::Open('(') && close.kind == Kind::Close(')') => token,
+            // The choice of one is often set in bold.
+            [bold, _, token @ Token { kind: Kind::Word(letter), .. }, _]
+                if bold.kind == Kind::Command("mathbf".into()) && letter.chars().all(char::is_uppercase) =>
+            {
+                token
+            }
             _ => return None,
         };
         match &token.kind {
