@@ -38,12 +38,17 @@ impl Answer {
     /// is not of the kind.
     pub fn read(text: &str, kind: AnswerKind) -> Option<Self> {
         let budget = Budget::new();
+        let form_of = |text: &str| match pointed(text, &budget) {
+            // `1,50 cm` is no list of a number and a length.
+            Some(quantity @ (Form::Quantity { .. } | Form::Percent(_))) => Some(quantity),
+            _ => read::form(text, &budget),
+        };
         let form = match kind {
             AnswerKind::Choice => Form::Text(choice(text)?.to_string()),
             AnswerKind::Text => Some(fold(text)).filter(|text| !text.is_empty()).map(Form::Text)?,
-            AnswerKind::Auto => read::form(text, &budget)?,
-            AnswerKind::Math => read::form(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
-            AnswerKind::Number => read::form(text, &budget).filter(is_number)?,
+            AnswerKind::Auto => form_of(text)?,
+            AnswerKind::Math => form_of(text).filter(|form| !matches!(form, Form::Text(_)))?,
+            AnswerKind::Number => form_of(text).filter(is_number)?,
         };
         let key = Key(shape(&form, Detail::FULL, &budget)?);
         let shorter = shorter(&form, &key, &budget);
@@ -72,14 +77,13 @@ fn is_number(form: &Form) -> bool {
 
 /// The keys of a text in its other readings.
 fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
-    let pointed = with_decimal_point(text).and_then(|text| read::form(&text, budget));
     let measured = || {
         let quantity = read::form(&with_unit(text)?, budget)?;
         let is_known = matches!(&quantity, Form::Quantity { measure, .. } if measure.optional);
         is_known.then_some(quantity)
     };
     let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
-    let forms = pointed.into_iter().chain(is_formula.then(measured).flatten());
+    let forms = pointed(text, budget).into_iter().chain(is_formula.then(measured).flatten());
     forms.filter_map(|form| shape(&form, Detail::FULL, budget).map(Key)).collect()
 }
 
@@ -131,6 +135,11 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
         });
     }
     ways
+}
+
+/// What a text is with a point in the place of its comma.
+fn pointed(text: &str, budget: &Budget) -> Option<Form> {
+    read::form(&with_decimal_point(text)?, budget)
 }
 
 /// `1,5` and `1000,99 EUR` with a point in the place of their only comma, which is between digits.

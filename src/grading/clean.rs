@@ -15,7 +15,7 @@ pub(super) fn clean(answer: &str) -> String {
 }
 
 /// LaTeX spellings with another one that means the same. The order matters.
-const REWRITES: [(&str, &str); 53] = [
+const REWRITES: [(&str, &str); 54] = [
     ("\\left.", ""),
     ("\\right.", ""),
     ("\\left", ""),
@@ -69,6 +69,7 @@ const REWRITES: [(&str, &str); 53] = [
     ("\\mathrm{e}", "e"),
     ("\\mathrm{i}", "i"),
     ("\\colon", ":"),
+    ("U.S.", "US"),
 ];
 
 /// Letters and signs outside ASCII with what they are in LaTeX.

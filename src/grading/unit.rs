@@ -92,7 +92,7 @@ const UNITS: [Known; 59] = [
     plain(&["degree C"], &["celsius"], "degree C", 1, 1),
     plain(&["degree F"], &["fahrenheit"], "degree F", 1, 1),
     plain(&[], &["rad", "radian"], "radian", 1, 1),
-    plain(&["$"], &["dollar", "usd", "buck"], "dollar", 1, 1),
+    plain(&["$", "US"], &["dollar", "usd", "buck"], "dollar", 1, 1),
     plain(&["\u{a2}"], &["cent"], "dollar", 1, 100),
     plain(&["\u{20ac}"], &["euro", "eur"], "euro", 1, 1),
     plain(&["\u{a3}"], &["gbp"], "pound sterling", 1, 1),

@@ -67,6 +67,20 @@ impl Reader<'_> {
         Some(together(forms, words))
     }
 
+    /// `2 hours 30 minutes`: one amount, whose parts begin with numbers behind units.
+    pub(super) fn amount(&self, tokens: &[Token]) -> Option<Form> {
+        let begins = |at: &usize| {
+            matches!(tokens[*at].kind, Kind::Number(_)) && matches!(tokens[at - 1].kind, Kind::Word(_) | Kind::Text(_))
+        };
+        let places: Vec<usize> = (1..tokens.len()).filter(begins).chain([tokens.len()]).collect();
+        if places.len() < 2 {
+            return None;
+        }
+        let ranges = places.iter().scan(0, |start, end| Some(std::mem::replace(start, *end)..*end));
+        let forms: Vec<Form> = ranges.map(|range| self.quantity(&tokens[range])).collect::<Option<_>>()?;
+        Amount::total(&Amount::parts(&forms, self.budget)?)
+    }
+
     /// Several values of one name.
     fn alternatives(&self, values: Vec<Form>, words: &[&str]) -> Option<Form> {
         let regions: Option<Vec<Region>> = values

@@ -86,6 +86,32 @@ fn is_range(tokens: &[Token]) -> bool {
         }
 }
 
+/// A number with digits behind its point, with or without a sign.
+fn decimal(tokens: &[Token]) -> Option<Form> {
+    let (negative, number) = match tokens {
+        [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => (is_sign(sign, '-'), number),
+        [number] => (false, number),
+        _ => return None,
+    };
+    let Kind::Number(literal) = &number.kind else { return None };
+    let value = literal.value.clone();
+    Some(Form::Decimal(if negative { -value } else { value }, literal.places?))
+}
+
+/// The entries of a matrix as they are written, row by row; none of a sum or a product.
+fn entries(tokens: &[Token]) -> Vec<Vec<&[Token]>> {
+    let tokens = bracketed(tokens).map_or(tokens, |(_, inner, _)| inner);
+    match tokens {
+        [begin, inner @ .., end]
+            if begin.kind == Kind::Begin && end.kind == Kind::End && !inner.iter().any(|t| t.kind == Kind::Begin) =>
+        {
+            let rows = split(inner, |token| token.kind == Kind::Row);
+            rows.into_iter().map(|row| split(row, |token| is_sign(token, '&'))).collect()
+        }
+        _ => vec![],
+    }
+}
+
 fn is_separator(token: &Token) -> bool {
     is_sign(token, ',') || is_sign(token, ';')
 }
@@ -217,6 +243,7 @@ impl Reader<'_> {
             .or_else(|| self.special(tokens))
             .or_else(|| expression(tokens).and_then(|expression| self.scalar(expression, tokens)))
             .or_else(|| self.quantity(tokens))
+            .or_else(|| self.amount(tokens))
     }
 
     /// What stands in braces: a set, or only a group.
@@ -382,23 +409,21 @@ impl Reader<'_> {
 
     fn scalar(&self, expression: Expression, tokens: &[Token]) -> Option<Form> {
         if let Some(rows) = matrix::rows(&expression) {
-            return Some(Form::Matrix(
-                rows?.into_iter().map(|row| row.into_iter().map(Form::Scalar).collect()).collect(),
-            ));
+            let written = entries(tokens);
+            let form = |row: usize, column: usize, entry| {
+                let tokens = written.get(row).and_then(|row| row.get(column));
+                tokens.and_then(|tokens| decimal(tokens)).unwrap_or(Form::Scalar(entry))
+            };
+            let read = |(at, row): (usize, Vec<Expression>)| {
+                row.into_iter().enumerate().map(|(column, entry)| form(at, column, entry)).collect()
+            };
+            return Some(Form::Matrix(rows?.into_iter().enumerate().map(read).collect()));
         }
         if is_range(tokens) {
             return None;
         }
-        let number = match tokens {
-            [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => Some((is_sign(sign, '-'), number)),
-            [number] => Some((false, number)),
-            _ => None,
-        };
-        if let Some((negative, Token { kind: Kind::Number(literal), .. })) = number
-            && let Some(places) = literal.places
-        {
-            let value = literal.value.clone();
-            return Some(Form::Decimal(if negative { -value } else { value }, places));
+        if let Some(decimal) = decimal(tokens) {
+            return Some(decimal);
         }
         // `90\u{b0}` alone is a quantity; in a formula it is an angle.
         let calls = tokens.iter().any(|token| match &token.kind {
