@@ -265,7 +265,7 @@ impl<'a> Lexer<'a> {
             matches!(self.tokens.last(), Some(Token { kind: Kind::Number(_) | Kind::EndGroup | Kind::Close(_), .. }));
         let is_unit = behind && matches!(inner, "m" | "g" | "s" | "h" | "l" | "L" | "N" | "J" | "W" | "V" | "A" | "K");
         if (lone && inner.chars().all(char::is_alphabetic) && !is_unit)
-            || (matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
+            || (!lone && matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
         {
             // An upright `d` begins a differential.
             let variable = if inner == "d" { self.letter() } else { "" };

@@ -3,7 +3,7 @@
 
 use super::{
     lex::{Kind, Token},
-    read::{bracketed, is_sign, outer},
+    read::{bracket, bracketed, is_sign},
     vocabulary::{is_decoration, is_greek, letters},
 };
 
@@ -70,10 +70,10 @@ fn has_both_orders(products: &[Vec<Letter>]) -> bool {
 fn collect<'a>(tokens: &'a [Token], products: &mut Vec<Vec<Letter<'a>>>) {
     let (mut product, mut rest) = (vec![], tokens);
     while let [token, after @ ..] = rest {
-        let bracket = outer(rest).next().map_or(rest.len(), |(end, _)| end);
-        if bracket > 0 {
-            collect(&rest[1..bracket], products);
-            rest = &rest[bracket..];
+        let length = bracket(rest);
+        if length > 0 {
+            collect(&rest[1..length], products);
+            rest = &rest[length..];
             if token.kind == Kind::Group {
                 products.push(std::mem::take(&mut product));
             }
@@ -118,13 +118,8 @@ fn attached<'a>(letter: &mut Letter<'a>, mut tokens: &'a [Token]) -> &'a [Token]
         && (is_sign(sign, '_') || is_sign(sign, '^') || is_sign(sign, '\''))
     {
         let minus = usize::from(rest.first().is_some_and(|token| is_sign(token, '-')));
-        let length = match outer(&rest[minus..]).next() {
-            _ if is_sign(sign, '\'') => 0,
-            Some((0, _)) => minus + 1,
-            Some((end, _)) => minus + end,
-            None => rest.len(),
-        };
-        let (argument, after) = rest.split_at(length);
+        let length = if is_sign(sign, '\'') { 0 } else { minus + bracket(&rest[minus..]).max(1) };
+        let (argument, after) = rest.split_at(length.min(rest.len()));
         if is_sign(sign, '_') {
             letter.index = argument;
         } else if is_sign(sign, '^') {

@@ -164,9 +164,13 @@ pub(super) fn is_unit_word(word: &str) -> bool {
     word.chars().count() > 1 && (known(word).is_some() || spelled_out(word).is_some())
 }
 
-/// Whether a sign is a currency's.
+/// Whether a sign is a currency's, or a code that may be in its place.
 pub(super) fn is_currency(kind: &Kind) -> bool {
-    matches!(kind, Kind::Sign('$' | '\u{20ac}' | '\u{a3}' | '\u{a5}' | '\u{20b9}' | '\u{a2}'))
+    match kind {
+        Kind::Sign(sign) => matches!(sign, '$' | '\u{20ac}' | '\u{a3}' | '\u{a5}' | '\u{20b9}' | '\u{a2}'),
+        Kind::Word(code) => matches!(code.as_str(), "USD" | "EUR" | "GBP" | "JPY" | "INR" | "CNY"),
+        _ => false,
+    }
 }
 
 /// Words that multiply a figure.

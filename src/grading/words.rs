@@ -255,17 +255,19 @@ pub(super) fn based(tokens: &[Token]) -> Option<Form> {
     };
     let base = u32::try_from(base.filter(|base| (2..=36).contains(base))?).ok()?;
     let mut text = String::new();
+    // A single letter, or small ones, rather have an index.
+    let is_letters = |word: &str| word.len() > 1 && word.chars().all(char::is_uppercase);
     for (at, token) in digits.iter().enumerate() {
         match &token.kind {
             Kind::Number(literal) if !literal.digits.is_empty() => text.push_str(&literal.digits),
-            Kind::Word(word) if at > 0 || digits.len() > 1 => text.push_str(&word.to_uppercase()),
+            Kind::Word(word) if at > 0 || digits.len() > 1 || is_letters(word) => text.push_str(&word.to_uppercase()),
             Kind::Open('(') if at == 0 && digits.len() == 3 => {}
             Kind::Close('(' | ')') if at == 2 => {}
             _ => return None,
         }
     }
-    let has_digit = text.starts_with(|c: char| c.is_ascii_digit());
-    if !has_digit || !text.chars().all(|c| c.is_digit(base)) {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit()) || digits.len() == 1;
+    if !is_number || !text.chars().all(|c| c.is_digit(base)) {
         return None;
     }
     if base == 10 {

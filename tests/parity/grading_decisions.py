@@ -886,6 +886,27 @@ apart("a time by the clock of 24 hours has no mark to be left out", "15:30", "3:
 apart("half past twelve by itself is not in the night", "12:30 am", "12:30")
 apart("midnight and a time without a mark", "midnight", "12:00")
 
+# Readings of one spelling
+apart("values of one letter or of another", "x=1, y=2", "x=1 or y=2", "x=1")
+same("one of two letters", "x=1 or y=2", "y=2 or x=1")
+unknown("a tuple of two numbers, or of three", "(1,5;2)")
+same("fractions and binomials in TeX", r"\frac{3}{4}", r"{3 \over 4}", r"3 \over 4", r"\frac{{6 \choose 1}}{8}")
+same("how far a line goes", r"\frac{x+1}{x-1}+2", r"{x+1 \over x-1}+2")
+same("an upright unit", "3 meters", r"3\,\mathrm{m}", r"3~\mathrm{m}")
+apart("an upright letter and its value", r"3\,\mathrm{m}", "3x", r"3\,\mathrm{s}")
+apart("hexadecimal digits that are letters", "BCD_{16}", "CBD_{16}", "255", "BC_{16}")
+same("letters that are digits", "FF_{16}", "0FF_{16}", r"FF_{\text{sixteen}}")
+same("codes of currencies before an amount", "$5", "USD 5", "5 USD", "5")
+apart("codes of other currencies", "USD 5", "EUR 5", "GBP 5")
+same("an absolute value behind a factor", "2|x-1|", "2|1-x|", r"2\cdot|x-1|", r"2\left|x-1\right|")
+apart("a factor before an absolute value", "x|y|", "|xy|", "xy")
+same("absolute values in a row", "|x||y|", "|xy|")
+unknown("where an absolute value ends", "|x|y|z|")
+same("a function and a factor in brackets", "f(3)(x+1)", "(x+1)f(3)", "xf(3)+f(3)")
+apart("a function of a number is no product", "f(3)(x+1)", "3f(x+1)", "f(3x+3)")
+same("letters that can only be a unit", r"5\text{ g/cm}^3", "5 g/cm^3", "5 grams per cubic centimeter", "5")
+same("money for an hour", "$12 per hour", "$12/hour", r"\$12/\text{hour}")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

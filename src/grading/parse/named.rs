@@ -5,7 +5,7 @@ use crate::grading::{
     expression::{Expression, Function},
     lex::{Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
-    read::{bracketed, outer},
+    read::{bracket, bracketed},
     vocabulary::{function, is_decoration, is_formula_word, is_greek, is_integrated, letters},
 };
 
@@ -68,8 +68,7 @@ impl Parser<'_> {
             self.at += INVERSE_TOKENS;
         }
         let rest = &self.tokens[self.at..];
-        let end = outer(rest).next().map_or(rest.len(), |(end, _)| end);
-        if let Some((Kind::Open('(' | '['), arguments, _)) = bracketed(&rest[..end])
+        if let Some((Kind::Open('(' | '['), arguments, _)) = bracketed(&rest[..bracket(rest)])
             && is_call(letter, arguments)?
         {
             index.extend(self.arguments()?);

@@ -55,6 +55,9 @@ impl Reader<'_> {
         let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(together(forms, words)) };
         if names.len() == forms.len() && names.iter().any(|name| *name != first) {
             let distinct = names.iter().enumerate().all(|(at, name)| !names[..at].contains(name));
+            if words.contains(&"or") {
+                return Some(Form::Values(forms));
+            }
             return distinct.then(|| Form::Assignments(forms.into_iter().filter_map(named_value).collect(), false));
         }
         let bare = |form: &Form| !matches!(form, Form::Named(..) | Form::Assignments(..) | Form::Equation(..));

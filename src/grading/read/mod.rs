@@ -144,22 +144,25 @@ pub(super) fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> 
 /// The tokens inside the bracket that goes around all of them, with how it opens and closes.
 pub(super) fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
     let [first, inner @ .., last] = tokens else { return None };
-    let opens = matches!(first.kind, Kind::Open(_) | Kind::Group);
-    let closes = matches!(last.kind, Kind::Close(_) | Kind::EndGroup);
-    (opens && closes && outer(tokens).next().is_none()).then_some(())?;
     // `(a)(b)` is not in brackets as a whole.
+    let is_whole = first.kind != Kind::Begin && bracket(tokens) == tokens.len();
+    is_whole.then_some((&first.kind, inner, &last.kind))
+}
+
+/// How many tokens the bracket has that they begin with; none if they begin with something else.
+pub(super) fn bracket(tokens: &[Token]) -> usize {
     let mut depth = 0i32;
-    for token in inner {
-        match token.kind {
-            Kind::Open(_) | Kind::Group | Kind::Begin => depth += 1,
-            Kind::Close(_) | Kind::EndGroup | Kind::End => depth -= 1,
-            _ => {}
-        }
-        if depth < 0 {
-            return None;
+    for (at, token) in tokens.iter().enumerate() {
+        depth += match token.kind {
+            Kind::Open(_) | Kind::Group | Kind::Begin => 1,
+            Kind::Close(_) | Kind::EndGroup | Kind::End => -1,
+            _ => 0,
+        };
+        if depth <= 0 {
+            return if at == 0 { 0 } else { at + 1 };
         }
     }
-    Some((&first.kind, inner, &last.kind))
+    0
 }
 
 fn junction(token: &Token) -> Option<&str> {
@@ -335,6 +338,11 @@ impl Reader<'_> {
     fn brackets(&self, tokens: &[Token]) -> Option<Form> {
         let (Kind::Open(open), inner, Kind::Close(close)) = bracketed(tokens)? else { return None };
         let parts = split(inner, is_separator);
+        // `(1,5; 2)` may be of two numbers.
+        let has = |sign| outer(inner).any(|(_, token)| is_sign(token, sign));
+        if has(',') && has(';') {
+            return None;
+        }
         if parts.len() == 1 {
             return if (*open, *close) == ('(', ')') { self.item(inner) } else { None };
         }
