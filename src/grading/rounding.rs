@@ -132,6 +132,8 @@ fn number<'a>(own: &Shape, other: &'a Shape) -> Option<&'a Part> {
 
 /// Whether the decimals in a set round what is in another one in their place, each one member and no two the same.
 fn members_round(forms: &[Form], own: &[Shape], other: &[Shape], budget: &Budget) -> Option<bool> {
+    // Four members are looked up, and compared, in a step or two.
+    budget.take(own.len() as u32 / 4)?;
     let has_repetitions = |shapes: &[Shape]| shapes.windows(2).any(|pair| pair[0] == pair[1]);
     if own.len() != other.len() || has_repetitions(own) || has_repetitions(other) {
         return Some(own == other);
@@ -140,14 +142,13 @@ fn members_round(forms: &[Form], own: &[Shape], other: &[Shape], budget: &Budget
         shapes.iter().filter(|shape| from.binary_search(shape).is_err()).cloned().collect()
     };
     let (own, other) = (missing(own, other), missing(other, own));
+    let is_of = |form: &Form, shape: &Shape| {
+        let pair = Decimal::of(form).zip(number(shape, shape));
+        pair.is_some_and(|(decimal, part)| part.is_within(&BigRational::zero(), &decimal.size()))
+    };
     let mut rounded = vec![];
     for shape in &own {
-        let is_it = |form: &&Form| {
-            Decimal::of(form).is_some_and(|decimal| {
-                number(shape, shape).is_some_and(|part| part.is_within(&BigRational::zero(), &decimal.size()))
-            })
-        };
-        let Some(form) = forms.iter().find(is_it) else { return Some(false) };
+        let Some(form) = forms.iter().find(|form| is_of(form, shape)) else { return Some(false) };
         for (at, candidate) in other.iter().enumerate() {
             if rounds(form, shape, candidate, budget)? {
                 rounded.push(at);

@@ -52,7 +52,7 @@ const UNITS: [Known; 59] = [
     metric(&["N"], &["newton"], "N"),
     metric(&["J"], &["joule"], "J"),
     metric(&["W"], &["watt"], "W"),
-    metric(&["Wh"], &["watthour"], "Wh"),
+    Known { factor: (3600, 1), ..metric(&["Wh"], &["watthour"], "J") },
     metric(&["V"], &["volt"], "V"),
     metric(&["A"], &["ampere", "amp"], "A"),
     metric(&["Hz"], &["hertz"], "Hz"),

@@ -14,7 +14,7 @@ impl Parser<'_> {
         match word {
             "sqrt" => return self.plain_root(2),
             "cbrt" => return self.plain_root(3),
-            "pi" => return Some(Expression::Pi),
+            "pi" => return self.pi(),
             "exp" => return Some(Expression::E.raised_to(self.function_argument()?)),
             _ => {}
         }
@@ -114,7 +114,7 @@ impl Parser<'_> {
                 Some(above.over(below))
             }
             "sqrt" => self.root(),
-            "pi" => Some(Expression::Pi),
+            "pi" => self.pi(),
             "exp" => Some(Expression::E.raised_to(self.function_argument()?)),
             "binom" | "dbinom" | "tbinom" => {
                 let arguments = vec![self.argument()?, self.argument()?];
@@ -130,6 +130,17 @@ impl Parser<'_> {
             }),
             _ => self.call(function(name)?),
         }
+    }
+
+    /// The number, unless it may be how many primes there are up to a letter: `\pi(x)`.
+    fn pi(&self) -> Option<Expression> {
+        let is_called = match &self.tokens[self.at..] {
+            [open, Token { kind: Kind::Word(_), .. }, close, ..] => {
+                open.kind == Kind::Open('(') && close.kind == Kind::Close(')')
+            }
+            _ => false,
+        };
+        (!is_called).then_some(Expression::Pi)
     }
 
     fn root(&mut self) -> Option<Expression> {
