@@ -1,6 +1,6 @@
 //! Units of measurement, as powers of base units with a factor.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -8,9 +8,18 @@ use num_traits::One;
 
 use super::lex::{Kind, Token};
 
-/// What a quantity is counted in: powers of base units.
+/// What a quantity is counted in: powers of base units, which are sorted, and each there once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Unit(BTreeMap<String, i32>);
+pub(super) struct Unit(Vec<(String, i32)>);
+
+impl Unit {
+    fn multiply(&mut self, base: &str, power: i32) {
+        match self.0.binary_search_by(|(own, _)| own.as_str().cmp(base)) {
+            Ok(at) => self.0[at].1 += power,
+            Err(at) => self.0.insert(at, (base.to_owned(), power)),
+        }
+    }
+}
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,7 +274,7 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
         sign = if joint == "*" { 1 } else { -1 };
         rest = after;
     }
-    measure.unit.0.retain(|_, exponent| *exponent != 0);
+    measure.unit.0.retain(|(_, exponent)| *exponent != 0);
     (!measure.unit.0.is_empty()).then_some(measure)
 }
 
@@ -328,7 +337,7 @@ impl Measure {
                 continue;
             }
             self.factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
-            *self.unit.0.entry(base.to_owned()).or_insert(0) += exponent * sign;
+            self.unit.multiply(base, exponent * sign);
         }
         Some(())
     }
@@ -347,7 +356,7 @@ impl Measure {
             words[..end].last().is_some_and(|head| is_plural(head) || end < words.len() && known(head).is_some());
         self.optional &= is_head || sign < 0;
         let name: Vec<String> = words.iter().map(|word| named(&singular(word))).collect();
-        *self.unit.0.entry(name.join(" ")).or_insert(0) += sign;
+        self.unit.multiply(&name.join(" "), sign);
         Some(())
     }
 }
