@@ -57,7 +57,8 @@ fn answer() -> impl Strategy<Value = String> {
         _ => format!("\\begin{{pmatrix}}{a}\\\\{b}\\end{{pmatrix}}"),
     });
     let time = select(&TIMES[..]).prop_map(str::to_owned);
-    prop_oneof![6 => quantity(), 2 => pair, 1 => time, 2 => (quantity(), quantity()).prop_map(|(a, b)| format!("{a} or {b}"))]
+    let choice = (quantity(), quantity()).prop_map(|(a, b)| format!("{a} or {b}"));
+    prop_oneof![6 => quantity(), 2 => pair, 1 => time, 2 => choice]
 }
 
 fn tally(answers: &[String]) -> Tally {
@@ -179,7 +180,7 @@ proptest! {
         for class in tally(&answers).classes {
             let texts = || class.members.iter().map(|member| answers[*member].as_str());
             for fullest in texts().filter(|text| read(text).unwrap().key == class.key) {
-                // Of a rounding and another decimal, only what is written exactly beside them says that they are one number.
+                // That a rounding and another decimal are one number is only said by what is written exactly.
                 let has_decimals = |text: &str| read(text).unwrap().form.has_decimals();
                 for text in texts().filter(|text| !has_decimals(text) || !has_decimals(fullest)) {
                     prop_assert_eq!(verdict(text, fullest), Verdict::Equal, "{} and {}", text, fullest);

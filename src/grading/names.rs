@@ -172,8 +172,8 @@ pub(super) fn is_call(letter: &str, arguments: &[Token]) -> Option<bool> {
     match letter {
         "f" | "g" | "h" | "F" | "G" | "H" => Some(true),
         "e" | "i" => Some(false),
-        _ if split(arguments, |token| is_sign(token, ',')).into_iter().all(is_lone) => Some(true),
         _ if arguments.iter().any(own) => Some(false),
+        _ if split(arguments, |token| is_sign(token, ',')).into_iter().all(is_lone) => Some(true),
         "p" | "q" => None,
         _ if letter.starts_with(char::is_uppercase) || is_greek(letter) => None,
         _ => Some(false),

@@ -1,5 +1,5 @@
-//! Whether the order of factors may count. Letters for numbers commute; those for matrices, or for members of a group, do
-//! not, and nothing but the way in which they are written tells which they are.
+//! Whether the order of factors may count. Letters for numbers commute; those for matrices, or for members of a group,
+//! do not, and nothing but the way in which they are written tells which they are.
 
 use super::{
     lex::{Kind, Token},
@@ -27,8 +27,8 @@ impl Letter<'_> {
     }
 }
 
-/// Whether letters stand as nobody writes numbers: one on both sides of another (`PQP^{-1}`), capital ones in both orders
-/// (`AB - BA`), or with an inverse or a transpose of one (`A^{-1}B`).
+/// Whether letters stand as nobody writes numbers: one on both sides of another (`PQP^{-1}`), capital ones in both
+/// orders (`AB - BA`), or with an inverse or a transpose of one (`A^{-1}B`).
 pub(super) fn may_count(tokens: &[Token]) -> bool {
     let mut products = vec![];
     collect(tokens, &mut products);
@@ -41,7 +41,8 @@ fn has_sides(product: &[Letter]) -> bool {
     (0..product.len()).filter(changes).any(|at| product[..at - 1].iter().any(|letter| letter.is(&product[at])))
 }
 
-/// Whether an inverse or a transpose is next to a letter of the kind that matrices have, or is one of a letter that is there too.
+/// Whether an inverse or a transpose is next to a letter of the kind that matrices have, or is one of a letter that is
+/// there too.
 fn has_inverse(products: &[Vec<Letter>]) -> bool {
     let is_matrix = |letter: &&Letter| letter.is_marked || letter.is_capital();
     let is_there = |turned: &Letter| products.iter().flatten().any(|letter| letter.is(turned) && !letter.is_turned);
@@ -66,7 +67,8 @@ fn has_both_orders(products: &[Vec<Letter>]) -> bool {
     (0..26).any(|a| (0..a).any(|b| stands_before(a, b) && stands_before(b, a)))
 }
 
-/// The letters that are factors of one product, product by product. Between them there may be brackets, in which there are others.
+/// The letters that are factors of one product, product by product. Between them there may be brackets, in which there
+/// are others.
 fn collect<'a>(tokens: &'a [Token], products: &mut Vec<Vec<Letter<'a>>>) {
     let (mut product, mut rest) = (vec![], tokens);
     while let [token, after @ ..] = rest {

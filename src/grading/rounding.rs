@@ -159,7 +159,8 @@ fn members_round(forms: &[Form], own: &[Shape], other: &[Shape], budget: &Budget
     Some(rounded.into_iter().eq(0..other.len()))
 }
 
-/// The first number in a shape, the least in a set, roughly. Where one answer rounds another one, these are near each other.
+/// The first number in a shape, the least in a set, roughly. Where one answer rounds another one, these are near each
+/// other.
 pub(super) fn leading(shape: &Shape) -> Option<f64> {
     let roughly = |part: &Part| match part {
         Part::Exact(value) => value.to_f64(),

@@ -88,8 +88,8 @@ const SHORT_WORDS: [&str; 46] = [
     "oz", "hr", "hz", "kj", "kw", "dm", "mi", "yd",
 ];
 
-/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel. The two of a
-/// differential, `dx`, are one.
+/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel. The two of
+/// a differential, `dx`, are one.
 pub(super) fn letters(word: &str) -> Option<Vec<&str>> {
     let lower = word.to_ascii_lowercase();
     let is_product = match word.chars().count() {

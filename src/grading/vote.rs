@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(tally(&["1", "1 hour"]).classes.len(), 1);
         assert_eq!(tally(&["1", "1 apple", "1 hour"]).classes.len(), 3);
         assert_eq!(tally(&["x = 1", "x = 1 apple", "x = 1 hour", "1"]).classes.len(), 4);
-        // 3:30 may be in either half of the day, and 12:30 may not be at night, but leaves it open where somebody says so.
+        // 3:30 may be in either half of the day. 12:30 is not at night, but may be where somebody says so.
         assert_eq!(tally(&["3:30", "3:30 pm", "3:30 am"]).classes.len(), 3);
         assert_eq!(tally(&["12:30", "12:30 pm", "12:30 am"]).classes.len(), 3);
         // 1,50 is 1.5, or the two numbers of `50, 1`.

@@ -893,6 +893,7 @@ apart("solutions of two letters", "x=2, y=3 or x=3, y=2", "x=2, y=2 or x=3, y=3"
 unknown("a product with pi, or the number of primes", r"\pi(x)", r"2\pi(n)")
 same("pi before a bracket", r"2\pi(r+1)", r"2\pi r+2\pi", r"\pi(2r+2)")
 same("kilowatt-hours", "1 kWh", "3600 kJ", "3600000 joules")
+same("a letter before itself", "x(-x)", "-x^2")
 same("one of two letters", "x=1 or y=2", "y=2 or x=1")
 unknown("a tuple of two numbers, or of three", "(1,5;2)")
 same("fractions and binomials in TeX", r"\frac{3}{4}", r"{3 \over 4}", r"3 \over 4", r"\frac{{6 \choose 1}}{8}")
