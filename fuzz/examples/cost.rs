@@ -210,6 +210,7 @@ fn tallies() -> Vec<(&'static str, Vec<String>)> {
         ("roundings of one", all(&|n| if n < 256 { format!("0.3333{}", "3".repeat(n)) } else { format!("{n}/768") })),
         ("roundings of one and a sine", all(&sines)),
         ("long tuples", all(&mixed)),
+        ("long sets", all(&|n| format!("\\{{{}\\}}", mixed(n).trim_matches(['(', ')'])))),
         ("long decimals", all(&|n| format!("0.{}{n:03}", "3".repeat(1100)))),
         ("long lists with units", all(&|n| format!("{}, {n} cm", long(&|n| format!("{n} cm"))))),
         ("long names", all(&|n| format!("{}, z={n}", long(&|n| format!("x_{n}={n}"))))),

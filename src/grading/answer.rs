@@ -41,9 +41,9 @@ impl Answer {
         let form = match kind {
             AnswerKind::Choice => Form::Text(choice(text)?.to_string()),
             AnswerKind::Text => Some(fold(text)).filter(|text| !text.is_empty()).map(Form::Text)?,
-            AnswerKind::Auto => read::form(text, &budget)?,
-            AnswerKind::Math => read::form(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
-            AnswerKind::Number => read::form(text, &budget).filter(is_number)?,
+            AnswerKind::Auto => form_of(text, &budget)?,
+            AnswerKind::Math => form_of(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
+            AnswerKind::Number => form_of(text, &budget).filter(is_number)?,
         };
         let key = Key(shape(&form, Detail::FULL, &budget)?);
         let shorter = shorter(&form, &key, &budget);
@@ -70,23 +70,36 @@ fn is_number(form: &Form) -> bool {
     }
 }
 
+/// What a text says, before all other readings.
+fn form_of(text: &str, budget: &Budget) -> Option<Form> {
+    match pointed(text, budget) {
+        // `1,50 cm` is no list of a number and a length.
+        Some(quantity @ (Form::Quantity { .. } | Form::Percent(_))) => Some(quantity),
+        // `5 g/cm^3` is no formula.
+        _ => read::form(text, budget).or_else(|| measured(text, budget)),
+    }
+}
+
 /// The keys of a text in its other readings.
 fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
-    let pointed = with_decimal_point(text).and_then(|text| read::form(&text, budget));
-    let measured = || {
-        let quantity = read::form(&with_unit(text)?, budget)?;
-        let is_known = matches!(&quantity, Form::Quantity { measure, .. } if measure.optional);
-        is_known.then_some(quantity)
-    };
     let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
-    let forms = pointed.into_iter().chain(is_formula.then(measured).flatten());
+    let forms = pointed(text, budget).into_iter().chain(is_formula.then(|| measured(text, budget)).flatten());
     forms.filter_map(|form| shape(&form, Detail::FULL, budget).map(Key)).collect()
 }
 
-/// `5 m/s^2`, which is a product of letters, with its letters as those of a unit.
+/// What a text is with its letters as those of a unit.
+fn measured(text: &str, budget: &Budget) -> Option<Form> {
+    let quantity = read::form(&with_unit(text)?, budget)?;
+    let is_known = matches!(&quantity, Form::Quantity { measure, .. } if measure.optional);
+    is_known.then_some(quantity)
+}
+
+/// `5 m/s^2`, which is a product of letters, with words in their place.
 fn with_unit(text: &str) -> Option<String> {
     const LONGEST: usize = 12;
-    let text = text.trim().trim_matches('$').trim();
+    let text = text.trim();
+    // A single dollar is the currency.
+    let text = text.strip_prefix('$').and_then(|text| text.strip_suffix('$')).unwrap_or(text).trim();
     let at = text.find(|c: char| c.is_ascii_alphabetic())?;
     let (figure, unit) = text.split_at(at);
     let figure = figure.trim();
@@ -131,6 +144,11 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
         });
     }
     ways
+}
+
+/// What a text is with a point in the place of its comma.
+fn pointed(text: &str, budget: &Budget) -> Option<Form> {
+    read::form(&with_decimal_point(text)?, budget)
 }
 
 /// `1,5` and `1000,99 EUR` with a point in the place of their only comma, which is between digits.

@@ -25,7 +25,7 @@ fn with_unit(text: &str) -> String {
 }
 
 /// LaTeX spellings with another one that means the same. The order matters.
-const REWRITES: [(&str, &str); 53] = [
+const REWRITES: [(&str, &str); 54] = [
     ("\\left.", ""),
     ("\\right.", ""),
     ("\\left", ""),
@@ -79,6 +79,7 @@ const REWRITES: [(&str, &str); 53] = [
     ("\\mathrm{e}", "e"),
     ("\\mathrm{i}", "i"),
     ("\\colon", ":"),
+    ("U.S.", "US"),
 ];
 
 /// Letters and signs outside ASCII with what they are in LaTeX.
@@ -279,7 +280,9 @@ fn strip_wrapper(text: &str) -> Option<&str> {
     WRAPPERS.iter().find_map(|(open, close)| {
         let inner = text.strip_prefix(open)?.strip_suffix(close)?;
         if *close == "}" {
-            return (depth_stays_positive(inner)).then_some(inner);
+            // A letter in bold is another one.
+            let is_letter = *open == "\\mathbf{" && inner.len() == 1;
+            return (!is_letter && depth_stays_positive(inner)).then_some(inner);
         }
         (!inner.contains(open) && !inner.contains(close)).then_some(inner)
     })

@@ -49,13 +49,32 @@ pub(super) enum Form {
     /// `a < b < c` by its signs.
     Chain(Vec<Form>, Vec<char>),
     Ratio(Vec<Form>),
-    /// Hour, minute, second, and whether it is after noon if that is said.
-    Clock(u32, u32, Option<u32>, Option<bool>),
+    Clock(Time),
     /// Year, month and day.
     Date(Option<u32>, u32, u32),
     /// Digits in a base other than ten.
     Based(String, u32),
     Text(String),
+}
+
+/// A time of day.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Time {
+    /// From 1 to 12.
+    pub hour: u32,
+    pub minute: u32,
+    pub second: Option<u32>,
+    /// Whether it is after noon, if that is said.
+    pub after_noon: Option<bool>,
+    /// Whether a word says it, rather than the hour.
+    pub is_marked: bool,
+}
+
+impl Time {
+    /// Whether the figures are an answer without the word. `12:30` would rather be after noon.
+    pub fn has_optional_mark(&self) -> bool {
+        self.is_marked && (self.hour, self.after_noon) != (12, Some(false))
+    }
 }
 
 impl Form {
@@ -91,13 +110,18 @@ impl Form {
         self.any(&|form| match form {
             Self::Quantity { measure, .. } => measure.optional,
             Self::Percent(_) => true,
+            Self::Clock(time) => time.has_optional_mark(),
             _ => false,
         })
     }
 
     /// Whether it has a unit that cannot be left out: `1 apple`, `5 left`.
     pub fn has_fixed_units(&self) -> bool {
-        self.any(&|form| matches!(form, Self::Quantity { measure, .. } if !measure.optional))
+        self.any(&|form| match form {
+            Self::Quantity { measure, .. } => !measure.optional,
+            Self::Clock(time) => time.is_marked && !time.has_optional_mark(),
+            _ => false,
+        })
     }
 
     /// Whether letters or the like are in it, so that its value is not known.

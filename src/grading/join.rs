@@ -225,6 +225,9 @@ impl Links {
 
     /// Links groups in which nothing is written exactly to what their decimals are roundings of.
     fn add_roundings(&mut self, groups: &[Group], keys: &[&Key]) {
+        if groups.iter().all(|group| group.is_exact) {
+            return;
+        }
         let meanings: Vec<Meaning> =
             groups.iter().enumerate().flat_map(|(place, group)| Meaning::of(place, group, keys)).collect();
         for (place, group) in groups.iter().enumerate().filter(|(_, group)| !group.is_exact) {

@@ -13,10 +13,10 @@ use super::{
     budget::{Budget, MAX_EXACT_BITS},
     evaluate::{self, Scalar, up_to_factor},
     expression::Expression,
-    form::Form,
+    form::{Form, Time},
     numeric::part::{Number, Part},
     region::{Limit, Region},
-    unit::{Measure, Unit},
+    unit::Unit,
 };
 
 /// The canonical form of an answer. Its order has no meaning beyond being total; its text is the same for equal keys, and
@@ -91,8 +91,9 @@ pub(super) struct Detail {
 impl Detail {
     pub const FULL: Self = Self { names: Names::Kept, units: Units::Kept };
 
-    fn drops(self, measure: &Measure) -> bool {
-        self.units == Units::Dropped || self.units == Units::Optional && measure.optional
+    /// Whether a unit is left out that may be, or may not be.
+    fn drops(self, is_optional: bool) -> bool {
+        self.units == Units::Dropped || self.units == Units::Optional && is_optional
     }
 }
 
@@ -107,7 +108,7 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         },
         Form::Decimal(value, _) => rational(value.clone()),
         Form::Infinity { negative } => Shape::Infinity { negative: *negative },
-        Form::Quantity { figure, measure } if detail.drops(measure) => return inside(figure),
+        Form::Quantity { figure, measure } if detail.drops(measure.optional) => return inside(figure),
         Form::Quantity { figure, measure } => {
             Shape::Quantity(Box::new(inside(&scaled(figure, &measure.factor)?)?), measure.unit.clone())
         }
@@ -151,7 +152,10 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         Form::Inequality(sign, expression) => Shape::Inequality(*sign, up_to_factor(expression, true, budget)?),
         Form::Chain(sides, signs) => Shape::Chain(all(sides)?, signs.clone()),
         Form::Ratio(parts) => ratio(parts, budget)?,
-        Form::Clock(hour, minute, second, after_noon) => Shape::Clock(*hour, *minute, *second, *after_noon),
+        Form::Clock(time @ Time { hour, minute, second, after_noon, is_marked }) => {
+            let is_dropped = *is_marked && detail.drops(time.has_optional_mark());
+            Shape::Clock(*hour, *minute, *second, after_noon.filter(|_| !is_dropped))
+        }
         Form::Date(year, month, day) => Shape::Date(*year, *month, *day),
         Form::Based(digits, base) => Shape::Based(digits.clone(), *base),
         Form::Text(text) => Shape::Text(text.clone()),

@@ -79,14 +79,16 @@ struct Lexer<'a> {
 /// Commands whose argument is words.
 const TEXTS: [&str; 9] = ["text", "mbox", "textbf", "textit", "textnormal", "textrm", "hbox", "mathrm", "operatorname"];
 /// Commands that change the look of their argument, or are spacing.
-const LOOKS: [&str; 10] =
-    ["mathbf", "boldsymbol", "bm", "mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
+const LOOKS: [&str; 7] = ["mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
+/// Commands that set their argument in bold. A letter in bold is another one than in its usual look.
+const BOLD: [&str; 3] = ["mathbf", "boldsymbol", "bm"];
 const MATRICES: [&str; 7] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "align"];
 
 /// Whether a command says how words are set, and not what they are.
 pub(super) fn is_setting(name: &str) -> bool {
     TEXTS.contains(&name)
         || LOOKS.contains(&name)
+        || BOLD.contains(&name)
         || matches!(name, "left" | "right" | "displaystyle" | "quad" | "qquad")
 }
 
@@ -231,11 +233,20 @@ impl<'a> Lexer<'a> {
             "mid" => Some(Kind::Sign('|')),
             "euro" => Some(Kind::Sign('\u{20ac}')),
             "pounds" => Some(Kind::Sign('\u{a3}')),
+            _ if BOLD.contains(&name) && self.is_before_letter() => Some(Kind::Command("mathbf".to_owned())),
             _ if TEXTS.contains(&name) => self.text_command(name),
-            _ if LOOKS.contains(&name) => self.skip(),
+            _ if LOOKS.contains(&name) || BOLD.contains(&name) => self.skip(),
             // A command runs into the letters behind it where the space was lost: `\quadx`.
             _ => Some(Kind::Command(name.to_owned())),
         }
+    }
+
+    /// Whether one letter stands here, in braces.
+    fn is_before_letter(&self) -> bool {
+        let mut argument = self.rest().trim_start().chars();
+        argument.next() == Some('{')
+            && argument.next().is_some_and(|c| c.is_ascii_alphabetic())
+            && argument.next() == Some('}')
     }
 
     /// The next token in the place of one that means nothing.
@@ -254,11 +265,26 @@ impl<'a> Lexer<'a> {
             matches!(self.tokens.last(), Some(Token { kind: Kind::Number(_) | Kind::EndGroup | Kind::Close(_), .. }));
         let is_unit = behind && matches!(inner, "m" | "g" | "s" | "h" | "l" | "L" | "N" | "J" | "W" | "V" | "A" | "K");
         if (lone && inner.chars().all(char::is_alphabetic) && !is_unit)
-            || (matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
+            || (!lone && matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
         {
-            return Some(Kind::Word(inner.to_owned()));
+            // An upright `d` begins a differential.
+            let variable = if inner == "d" { self.letter() } else { "" };
+            return Some(Kind::Word(format!("{inner}{variable}")));
         }
         Some(Kind::Text(content.replace(['$', '\u{2009}'], " ")))
+    }
+
+    /// The letter that comes next; empty if none does, or more of them.
+    fn letter(&mut self) -> &'a str {
+        let before = self.at;
+        self.skip_space();
+        let letters = self.run(char::is_alphabetic);
+        if letters.len() == 1 {
+            letters
+        } else {
+            self.at = before;
+            ""
+        }
     }
 
     /// What stands in the braces that come next.

@@ -18,6 +18,7 @@ mod matrix;
 mod names;
 mod number;
 mod numeric;
+mod order;
 mod parse;
 mod read;
 mod region;

@@ -2,7 +2,7 @@
 
 use super::{
     lex::{Kind, Token},
-    read::{bracketed, is_sign, outer, split},
+    read::{bracket, bracketed, is_sign, split},
     vocabulary::{is_decoration, is_greek},
 };
 
@@ -127,11 +127,7 @@ fn is_attached(head: &[Token], tail: &[Token]) -> bool {
         [] => true,
         [prime, rest @ ..] if is_sign(prime, '\'') => is_attached(head, rest),
         [index, rest @ ..] if is_sign(index, '_') => match rest {
-            [Token { kind: Kind::Group, .. }, ..] => {
-                let end = outer(rest).map(|(at, _)| at).next().unwrap_or(rest.len());
-                let closed = rest[..end].last().is_some_and(|token| token.kind == Kind::EndGroup);
-                closed && is_attached(head, &rest[end..])
-            }
+            [Token { kind: Kind::Group, .. }, ..] => is_attached(head, &rest[bracket(rest)..]),
             [one, rest @ ..] => is_label(one) && is_attached(head, rest),
             [] => false,
         },
@@ -176,8 +172,8 @@ pub(super) fn is_call(letter: &str, arguments: &[Token]) -> Option<bool> {
     match letter {
         "f" | "g" | "h" | "F" | "G" | "H" => Some(true),
         "e" | "i" => Some(false),
-        _ if split(arguments, |token| is_sign(token, ',')).into_iter().all(is_lone) => Some(true),
         _ if arguments.iter().any(own) => Some(false),
+        _ if split(arguments, |token| is_sign(token, ',')).into_iter().all(is_lone) => Some(true),
         "p" | "q" => None,
         _ if letter.starts_with(char::is_uppercase) || is_greek(letter) => None,
         _ => Some(false),

@@ -2,7 +2,7 @@
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::{Signed, ToPrimitive};
+use num_traits::{One, Signed, ToPrimitive, Zero};
 
 use super::{
     budget::Budget,
@@ -27,13 +27,25 @@ pub(super) fn rounds(form: &Form, own: &Shape, other: &Shape, budget: &Budget) -
         every(forms.iter().zip(own.iter().zip(other)), |(form, (own, other))| rounds(form, own, other, budget))
     };
     budget.take(1)?;
+    if let Some(decimal) = Decimal::of(form) {
+        return number(own, other).map_or(Some(false), |part| decimal.rounds(part, budget));
+    }
     match (form, own, other) {
-        (Form::Decimal(value, places), _, Shape::Number(Scalar::One(number))) => match number.real() {
-            Some(part) => decimal_rounds(value, *places, part, budget),
-            None => Some(false),
-        },
         (Form::Tuple(forms), Shape::Tuple(own), Shape::Tuple(other))
         | (Form::List(forms), Shape::List(own), Shape::List(other)) => all(forms, own, other),
+        (Form::Set(forms) | Form::Values(forms) | Form::Several(forms), Shape::Set(own), Shape::Set(other)) => {
+            members_round(forms, own, other, budget)
+        }
+        (Form::Matrix(forms), Shape::Matrix(own), Shape::Matrix(other)) if own.len() == other.len() => {
+            every(forms.iter().zip(own.iter().zip(other)), |(forms, (own, other))| all(forms, own, other))
+        }
+        (Form::Assignments(forms, _), Shape::Assignments(own), Shape::Assignments(other)) => {
+            let mut forms: Vec<&(String, Form)> = forms.iter().collect();
+            forms.sort_by_key(|(name, _)| name);
+            let is_alike = own.iter().map(|(name, _)| name).eq(other.iter().map(|(name, _)| name));
+            let values = forms.into_iter().zip(own.iter().zip(other));
+            Some(is_alike && every(values, |((_, form), ((_, own), (_, other)))| rounds(form, own, other, budget))?)
+        }
         (Form::Span { low, high, .. }, Shape::Tuple(own), Shape::Tuple(other)) => match (&own[..], &other[..]) {
             ([a, b], [c, d]) => Some(rounds(low, a, c, budget)? && rounds(high, b, d, budget)?),
             _ => Some(false),
@@ -67,21 +79,88 @@ fn every<T>(items: impl IntoIterator<Item = T>, is_so: impl Fn(T) -> Option<bool
     Some(true)
 }
 
-/// Whether a decimal of so many places is a number, or its rounding.
-fn decimal_rounds(value: &BigRational, places: u32, part: &Part, budget: &Budget) -> Option<bool> {
-    // Products of numbers of so many bits.
-    let bits = |value: &BigRational| value.numer().bits() + value.denom().bits();
-    let (own, other) = (bits(value), if let Part::Exact(exact) = part { bits(exact) } else { 2 * KEPT_BITS });
-    budget.take(u32::try_from((own + other) * own / 4_000_000).ok()?)?;
-    Some(*part == Part::Exact(value.clone()) || shows_enough(value, places) && part.rounds_to(value, places))
+/// A number that is written as a decimal.
+struct Decimal<'a> {
+    value: &'a BigRational,
+    places: u32,
+    /// What one of its unit is in base units.
+    factor: BigRational,
 }
 
-fn shows_enough(value: &BigRational, places: u32) -> bool {
-    let scale = |digits: u32| BigInt::from(10).pow(digits);
-    places >= ROUNDED_DIGITS && value.numer().abs() * scale(places) >= value.denom() * scale(ROUNDED_DIGITS - 1)
+impl<'a> Decimal<'a> {
+    fn of(form: &'a Form) -> Option<Self> {
+        match form {
+            Form::Decimal(value, places) => Some(Self { value, places: *places, factor: BigRational::one() }),
+            Form::Percent(figure) => Some(Self { factor: BigRational::new(1.into(), 100.into()), ..Self::of(figure)? }),
+            Form::Quantity { figure, measure } => Some(Self { factor: measure.factor.clone(), ..Self::of(figure)? }),
+            _ => None,
+        }
+    }
+
+    /// Whether it is a number of base units, or its rounding; halves may go either way.
+    fn rounds(&self, part: &Part, budget: &Budget) -> Option<bool> {
+        // Products of numbers of so many bits.
+        let bits = |value: &BigRational| value.numer().bits() + value.denom().bits();
+        let (own, other) = (bits(self.value), if let Part::Exact(exact) = part { bits(exact) } else { 2 * KEPT_BITS });
+        budget.take(u32::try_from((own + other) * own / 4_000_000).ok()?)?;
+        let halves = if self.shows_enough() { self.factor.numer().clone() } else { BigInt::zero() };
+        let distance = BigRational::new_raw(halves, self.factor.denom() * BigInt::from(10).pow(self.places) * 2);
+        Some(part.is_within(&distance, &self.size()))
+    }
+
+    fn shows_enough(&self) -> bool {
+        let scale = |digits: u32| BigInt::from(10).pow(digits);
+        self.places >= ROUNDED_DIGITS
+            && self.value.numer().abs() * scale(self.places) >= self.value.denom() * scale(ROUNDED_DIGITS - 1)
+    }
+
+    /// How many base units it is; not reduced, which would take long.
+    fn size(&self) -> BigRational {
+        let (value, factor) = (self.value, &self.factor);
+        BigRational::new_raw(value.numer() * factor.numer(), value.denom() * factor.denom())
+    }
 }
 
-/// The first number in a shape, roughly. Where one answer rounds another one, these are near each other.
+/// The number that another shape is if it is one of the same units.
+fn number<'a>(own: &Shape, other: &'a Shape) -> Option<&'a Part> {
+    match (own, other) {
+        (Shape::Number(_), Shape::Number(Scalar::One(number))) => number.real(),
+        (Shape::Quantity(own, unit), Shape::Quantity(other, other_unit)) if unit == other_unit => number(own, other),
+        _ => None,
+    }
+}
+
+/// Whether the decimals in a set round what is in another one in their place, each one member and no two the same.
+fn members_round(forms: &[Form], own: &[Shape], other: &[Shape], budget: &Budget) -> Option<bool> {
+    // Four members are looked up, and compared, in a step or two.
+    budget.take(own.len() as u32 / 4)?;
+    let has_repetitions = |shapes: &[Shape]| shapes.windows(2).any(|pair| pair[0] == pair[1]);
+    if own.len() != other.len() || has_repetitions(own) || has_repetitions(other) {
+        return Some(own == other);
+    }
+    let missing = |shapes: &'_ [Shape], from: &[Shape]| -> Vec<Shape> {
+        shapes.iter().filter(|shape| from.binary_search(shape).is_err()).cloned().collect()
+    };
+    let (own, other) = (missing(own, other), missing(other, own));
+    let is_of = |form: &Form, shape: &Shape| {
+        let pair = Decimal::of(form).zip(number(shape, shape));
+        pair.is_some_and(|(decimal, part)| part.is_within(&BigRational::zero(), &decimal.size()))
+    };
+    let mut rounded = vec![];
+    for shape in &own {
+        let Some(form) = forms.iter().find(|form| is_of(form, shape)) else { return Some(false) };
+        for (at, candidate) in other.iter().enumerate() {
+            if rounds(form, shape, candidate, budget)? {
+                rounded.push(at);
+            }
+        }
+    }
+    rounded.sort_unstable();
+    Some(rounded.into_iter().eq(0..other.len()))
+}
+
+/// The first number in a shape, the least in a set, roughly. Where one answer rounds another one, these are near each
+/// other.
 pub(super) fn leading(shape: &Shape) -> Option<f64> {
     let roughly = |part: &Part| match part {
         Part::Exact(value) => value.to_f64(),
@@ -89,7 +168,11 @@ pub(super) fn leading(shape: &Shape) -> Option<f64> {
     };
     match shape {
         Shape::Number(Scalar::One(number)) => roughly(&number.re),
+        Shape::Quantity(figure, _) => leading(figure),
         Shape::Tuple(parts) | Shape::List(parts) => parts.iter().find_map(leading),
+        Shape::Set(members) => members.iter().filter_map(leading).min_by(f64::total_cmp),
+        Shape::Matrix(rows) => rows.iter().flatten().find_map(leading),
+        Shape::Assignments(pairs) => pairs.iter().find_map(|(_, value)| leading(value)),
         Shape::Region(region) => region.limits().find_map(|(limit, _)| match limit {
             Limit::At(part) => roughly(part),
             _ => None,

@@ -1,6 +1,6 @@
 //! Units of measurement, as powers of base units with a factor.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
@@ -12,9 +12,18 @@ use super::{
     words::number_word,
 };
 
-/// What a quantity is counted in: powers of base units.
+/// What a quantity is counted in: powers of base units, which are sorted, and each there once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Unit(BTreeMap<String, i32>);
+pub(super) struct Unit(Vec<(String, i32)>);
+
+impl Unit {
+    fn multiply(&mut self, base: &str, power: i32) {
+        match self.0.binary_search_by(|(own, _)| own.as_str().cmp(base)) {
+            Ok(at) => self.0[at].1 += power,
+            Err(at) => self.0.insert(at, (base.to_owned(), power)),
+        }
+    }
+}
 
 impl fmt::Display for Unit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,7 +65,7 @@ const UNITS: [Known; 59] = [
     metric(&["N"], &["newton"], "N"),
     metric(&["J"], &["joule"], "J"),
     metric(&["W"], &["watt"], "W"),
-    metric(&["Wh"], &["watthour"], "Wh"),
+    Known { factor: (3600, 1), ..metric(&["Wh"], &["watthour"], "J") },
     metric(&["V"], &["volt"], "V"),
     metric(&["A"], &["ampere", "amp"], "A"),
     metric(&["Hz"], &["hertz"], "Hz"),
@@ -96,7 +105,7 @@ const UNITS: [Known; 59] = [
     plain(&["degree C"], &["celsius"], "degree C", 1, 1),
     plain(&["degree F"], &["fahrenheit"], "degree F", 1, 1),
     plain(&[], &["rad", "radian"], "radian", 1, 1),
-    plain(&["$"], &["dollar", "usd", "buck"], "dollar", 1, 1),
+    plain(&["$", "US"], &["dollar", "usd", "buck"], "dollar", 1, 1),
     plain(&["\u{a2}"], &["cent"], "dollar", 1, 100),
     plain(&["\u{20ac}"], &["euro", "eur"], "euro", 1, 1),
     plain(&["\u{a3}"], &["gbp"], "pound sterling", 1, 1),
@@ -168,9 +177,13 @@ pub(super) fn is_unit_word(word: &str) -> bool {
     word.chars().count() > 1 && (known(word).is_some() || spelled_out(word).is_some())
 }
 
-/// Whether a sign is a currency's.
+/// Whether a sign is a currency's, or a code that may be in its place.
 pub(super) fn is_currency(kind: &Kind) -> bool {
-    matches!(kind, Kind::Sign('$' | '\u{20ac}' | '\u{a3}' | '\u{a5}' | '\u{20b9}' | '\u{a2}'))
+    match kind {
+        Kind::Sign(sign) => matches!(sign, '$' | '\u{20ac}' | '\u{a3}' | '\u{a5}' | '\u{20b9}' | '\u{a2}'),
+        Kind::Word(code) => matches!(code.as_str(), "USD" | "EUR" | "GBP" | "JPY" | "INR" | "CNY"),
+        _ => false,
+    }
 }
 
 /// Words that multiply a figure.
@@ -256,7 +269,7 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
         sign = if joint == "*" { 1 } else { -1 };
         rest = after;
     }
-    measure.unit.0.retain(|_, exponent| *exponent != 0);
+    measure.unit.0.retain(|(_, exponent)| *exponent != 0);
     (!measure.unit.0.is_empty()).then_some(measure)
 }
 
@@ -327,7 +340,7 @@ impl Measure {
                 continue;
             }
             self.factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
-            *self.unit.0.entry(base.to_owned()).or_insert(0) += exponent * sign;
+            self.unit.multiply(base, exponent * sign);
         }
         Some(())
     }
@@ -348,7 +361,7 @@ impl Measure {
             words[..end].last().is_some_and(|head| is_plural(head) || end < words.len() && known(head).is_some());
         self.optional &= is_head || sign < 0;
         let name: Vec<String> = words.iter().map(|word| named(&singular(word))).collect();
-        *self.unit.0.entry(name.join(" ")).or_insert(0) += sign;
+        self.unit.multiply(&name.join(" "), sign);
         Some(())
     }
 }

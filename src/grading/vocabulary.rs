@@ -128,11 +128,11 @@ const SHORT_WORDS: [&str; 46] = [
     "oz", "hr", "hz", "kj", "kw", "dm", "mi", "yd",
 ];
 
-/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel.
-pub(super) fn letters(word: &str) -> Option<Vec<char>> {
-    let letters: Vec<char> = word.chars().collect();
+/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel. The two of
+/// a differential, `dx`, are one.
+pub(super) fn letters(word: &str) -> Option<Vec<&str>> {
     let lower = word.to_ascii_lowercase();
-    let is_product = match letters.len() {
+    let is_product = match word.chars().count() {
         1 => true,
         2 => !SHORT_WORDS.contains(&lower.as_str()),
         3..=5 => {
@@ -142,7 +142,22 @@ pub(super) fn letters(word: &str) -> Option<Vec<char>> {
         }
         _ => false,
     };
-    (is_product && letters.iter().all(char::is_ascii_alphabetic)).then_some(letters)
+    if !is_product || !word.chars().all(|c| c.is_ascii_alphabetic()) {
+        return None;
+    }
+    let (mut letters, mut rest) = (vec![], word);
+    while !rest.is_empty() {
+        let is_differential = rest.starts_with('d') && rest.len() > 1 && is_integrated(&rest[1..2]);
+        let (letter, after) = rest.split_at(if is_differential { 2 } else { 1 });
+        letters.push(letter);
+        rest = after;
+    }
+    Some(letters)
+}
+
+/// Whether a letter is one over which people integrate. `nd` is a product.
+pub(super) fn is_integrated(letter: &str) -> bool {
+    matches!(letter, "x" | "y" | "z" | "t" | "u" | "v" | "w" | "r" | "s" | "theta" | "phi" | "rho")
 }
 
 /// Whether a command is a Greek letter, but pi, which is a number.
@@ -152,5 +167,8 @@ pub(super) fn is_greek(name: &str) -> bool {
 
 /// Whether a command makes a name of the letters behind it.
 pub(super) fn is_decoration(name: &str) -> bool {
-    matches!(name, "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle")
+    matches!(
+        name,
+        "mathbf" | "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle"
+    )
 }

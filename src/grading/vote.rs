@@ -173,6 +173,9 @@ mod tests {
         assert_eq!(tally(&["1", "1 hour"]).classes.len(), 1);
         assert_eq!(tally(&["1", "1 apple", "1 hour"]).classes.len(), 3);
         assert_eq!(tally(&["x = 1", "x = 1 apple", "x = 1 hour", "1"]).classes.len(), 4);
+        // 3:30 may be in either half of the day. 12:30 is not at night, but may be where somebody says so.
+        assert_eq!(tally(&["3:30", "3:30 pm", "3:30 am"]).classes.len(), 3);
+        assert_eq!(tally(&["12:30", "12:30 pm", "12:30 am"]).classes.len(), 3);
         // 1,50 is 1.5, or the two numbers of `50, 1`.
         assert_eq!(tally(&["1,50", "1.5"]).classes.len(), 1);
         assert_eq!(tally(&["1,50", "1.5", "50, 1"]).classes[0].members, [0, 2]);

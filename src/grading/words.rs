@@ -2,7 +2,7 @@
 
 use super::{
     expression::Expression,
-    form::Form,
+    form::{Form, Time},
     lex::{Kind, Token, is_setting},
     region::Region,
     unit::is_unit_word,
@@ -121,11 +121,15 @@ pub(super) fn meaning(folded: &str) -> Option<Form> {
             Some(Form::Set(vec![]))
         }
         "infinity" | "positive infinity" => Some(Form::Infinity { negative: false }),
-        "noon" => Some(Form::Clock(12, 0, None, Some(true))),
-        "midnight" => Some(Form::Clock(12, 0, None, Some(false))),
+        "noon" => Some(twelve(true)),
+        "midnight" => Some(twelve(false)),
         "negative infinity" => Some(Form::Infinity { negative: true }),
         word => number_word(word).map(|number| Form::Scalar(Expression::integer(number))),
     }
+}
+
+fn twelve(after_noon: bool) -> Form {
+    Form::Clock(Time { hour: 12, minute: 0, second: None, after_noon: Some(after_noon), is_marked: true })
 }
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
@@ -236,14 +240,16 @@ pub(super) fn clock(tokens: &[Token]) -> Option<Form> {
     {
         return None;
     }
-    match (hour, after_noon) {
-        // Before 1 and from 13 on, the hour says which half of the day it is.
-        (0, None | Some(false)) => Some(Form::Clock(12, minute, second, Some(false))),
-        (24, None) if minute == 0 && second.is_none_or(|s| s == 0) => Some(Form::Clock(12, 0, second, Some(false))),
-        (13..24, None) => Some(Form::Clock(hour - 12, minute, second, Some(true))),
-        (1..=12, _) => Some(Form::Clock(hour, minute, second, after_noon)),
-        _ => None,
-    }
+    // Before 1 and from 13 on, the hour says which half of the day it is.
+    let is_end = hour == 24 && minute == 0 && second.is_none_or(|s| s == 0);
+    let (hour, after_noon, is_marked) = match (hour, after_noon) {
+        (0, None | Some(false)) => (12, Some(false), false),
+        (24, None) if is_end => (12, Some(false), false),
+        (13..24, None) => (hour - 12, Some(true), false),
+        (1..=12, _) => (hour, after_noon, after_noon.is_some()),
+        _ => return None,
+    };
+    Some(Form::Clock(Time { hour, minute, second, after_noon, is_marked }))
 }
 
 /// `204_5`, `2A_{16}`, `1011_{\text{two}}`: digits in a base. In base ten it is the number.
@@ -261,17 +267,19 @@ pub(super) fn based(tokens: &[Token]) -> Option<Form> {
     };
     let base = u32::try_from(base.filter(|base| (2..=36).contains(base))?).ok()?;
     let mut text = String::new();
+    // A single letter, or small ones, rather have an index.
+    let is_letters = |word: &str| word.len() > 1 && word.chars().all(char::is_uppercase);
     for (at, token) in digits.iter().enumerate() {
         match &token.kind {
             Kind::Number(literal) if !literal.digits.is_empty() => text.push_str(&literal.digits),
-            Kind::Word(word) if at > 0 || digits.len() > 1 => text.push_str(&word.to_uppercase()),
+            Kind::Word(word) if at > 0 || digits.len() > 1 || is_letters(word) => text.push_str(&word.to_uppercase()),
             Kind::Open('(') if at == 0 && digits.len() == 3 => {}
             Kind::Close('(' | ')') if at == 2 => {}
             _ => return None,
         }
     }
-    let has_digit = text.starts_with(|c: char| c.is_ascii_digit());
-    if !has_digit || !text.chars().all(|c| c.is_digit(base)) {
+    let is_number = text.starts_with(|c: char| c.is_ascii_digit()) || digits.len() == 1;
+    if !is_number || !text.chars().all(|c| c.is_digit(base)) {
         return None;
     }
     if base == 10 {

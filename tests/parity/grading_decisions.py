@@ -722,7 +722,6 @@ apart("a rounding in another unit", r"\frac13\text{ cm}", r"0.3333\text{ kg}")
 apart("roundings at other ends", "[1/3, 1)", "[0.3333, 1]", "(0.3333, 1)", "[0.3334, 1)", "[0.3333, 2)")
 apart("roundings of only some", r"(\frac13, \sqrt2)", "(0.3333, 1.4143)", "(0.3333, 1.4142, 0)")
 apart("roundings of each other", "0.3333", "0.33333")
-apart("a comma for a point, and a unit that is left out", "1,50 cm", "1.50")
 apart("figures of one quantity in two units", r"5\text{ m}", "500")
 unknown("numbers that are too long together", ", ".join(f"{n}e-399" for n in range(1, 12)), ", ".join(f"{n}e399+x" for n in range(1, 12)))
 same("a long exponent", "1e-399", r"10^{-399}", "10e-400")
@@ -922,6 +921,97 @@ unknown(
 )
 unknown("a box that is a part of a number or a ratio", r"\boxed{5} thousand", r"$\boxed{5}$ dozen eggs", r"\boxed{2} and a half", r"The ratio is \boxed{2} to \boxed{3}.", r"$\boxed{2}:\boxed{3}$")
 same("boxes beside words that leave them alone", "5", r"We simplify $\frac{10}{2}$ to $\boxed{5}$.", r"\boxed{5} times as many", r"\boxed{5} and a hat")
+
+# Letters that may not commute, letters in bold, differentials
+unknown(
+    "letters that may be matrices, or members of a group",
+    "PQP^{-1}",
+    r"P \cdot D \cdot P^{-1}",
+    "A^{-1}B",
+    "B^{-1}A^{-1}",
+    "AB-BA",
+    "A(B+C)A^{-1}",
+    "B^TA^T",
+    r"A A^\top",
+    "aba^{-1}",
+    r"\mathbf{u}\mathbf{v}^T",
+    "X = PQP^{-1}",
+    "2x + yxy",
+)
+same("letters that are numbers commute", "2AB", "2BA", r"2A \cdot B")
+same("a power of a capital letter", "P^2Q", "QP^2", r"P \cdot Q \cdot P")
+same("products of lengths", r"AB \cdot BC \cdot CA", r"CA \cdot AB \cdot BC")
+same("a volume", r"V = \pi r^2 h", r"\pi h r^2")
+same("dimensions", "MLT^{-2}", "LMT^{-2}")
+same("negative powers of small letters", "x^{-1}y^{-1}", r"\frac{1}{xy}", "y^{-1}x^{-1}")
+apart("a unit vector and the imaginary unit", r"\mathbf{i}", "i", r"\mathbf{j}")
+apart("vectors and numbers", r"3\mathbf{i}+4\mathbf{j}", "3i+4j", r"3\mathbf{j}+4\mathbf{i}", r"3\mathbf{i}-4\mathbf{j}")
+apart("a letter in bold is another one", r"\mathbf{x}+1", "x+1")
+same("vectors in bold or with an arrow", r"3\mathbf{i}+4\mathbf{j}", r"4\mathbf{j}+3\mathbf{i}", r"3\vec{i}+4\vec{j}", r"3\boldsymbol{i}+4\bm{j}")
+same("a choice in bold", "B", r"\mathbf{B}", r"\mathbf{(B)}")
+same("what is only set in bold", "x+1", r"\mathbf{x+1}")
+apart("a differential is no product", "x dx", "x^2 d", "x d", "x dy")
+same("differentials", r"2x\,dx", r"2x\,\mathrm{d}x", r"dx \cdot 2x", "2x dx")
+same("an element of area", r"r\,dr\,d\theta", r"r\,d\theta\,dr")
+same("a difference that is called d", "a+(n-1)d", "a+nd-d", "dn+a-d")
+
+# Amounts, roundings with units and in sets, marks of times
+same("dollars of the United States", "$5", "5 US dollars", "5 U.S. dollars", r"5\text{ US dollars}", "5")
+apart("dollars of another country", "$5", "5 Canadian dollars", "5 US states")
+same("an amount in units that stand in a row", "150 minutes", "2 hours 30 minutes", r"2\text{ hours }30\text{ minutes}", "2.5 hours")
+same("feet and inches", "66 inches", "5 feet 6 inches", "5 ft 6 in", r"5\text{ ft }6\text{ in}")
+apart("amounts in units that stand in a row", "2 hours 30 minutes", "2 hours 3 minutes", "2 hours", "30 minutes", "150", "230 minutes")
+unknown("one amount in a row, or two", "2 hours 90 minutes", "30 minutes 2 hours", "5 cm 3 kg", "5 cm 3 cm")
+same("a comma for a point before a unit", "1.5 cm", "1,50 cm", "1.50", "15 mm")
+same("a price with a comma and its figure", "12.50", "12,50 €", "12,50 euros")
+apart("a comma before a unit, and a list", "1.5 cm", "1, 50 cm", "150 cm", "1,50 kg")
+same("a rounding with a unit", "1/3 cm", "0.3333 cm", "0.33333 cm", r"\frac13\text{ cm}")
+same("a rounding in another unit", "100/3 cm", "0.3333 meters", r"\frac13\text{ m}")
+apart("no roundings of a length", "1/3 cm", "0.3334 cm", "0.333 cm", "0.3333 kg", "0.3333 meters")
+same("a rounded percentage", "1/3", "33.3333%", r"\frac{100}{3}\%")
+apart("no roundings of a share", "1/3", "33.3334%", "33.33%")
+same("roundings in a set", r"\{\frac13, 1\}", r"\{0.3333, 1\}", r"\{1, 0.33333\}")
+same("roundings in a list", r"3, \sqrt2", "1.4142, 3", r"3 \text{ and } 1.4142")
+same("roundings of two signs", r"\pm\sqrt2", r"\pm 1.4142", "1.4142, -1.4142")
+apart("roundings of other members, or as many of them", "1/3, 1/3, 1", "0.3333, 1, 1", "0.3333, 0.33333", "0.3333, 1", "1/3, 3")
+same("roundings in a matrix", r"\begin{pmatrix}1/3&-2/3\\1&2\end{pmatrix}", r"\left[\begin{array}{cc}0.3333 & -0.6667\\1&2\end{array}\right]")
+apart("roundings in other places of a matrix", r"\begin{pmatrix}1/3\\1\end{pmatrix}", r"\begin{pmatrix}1\\0.3333\end{pmatrix}", r"\begin{pmatrix}0.3334\\1\end{pmatrix}")
+same("roundings of named values", "x = 1/3, y = 2", "y = 2, x = 0.3333")
+apart("roundings of values with other names", "x = 1/3, y = 2", "x = 2, y = 0.3333", "x = 1/3, z = 2")
+same("a time without its mark", "3:30 pm", "3:30", "15:30")
+same("a time without its mark in the morning", "3:30 am", "3:30")
+same("half past twelve", "12:30 pm", "12:30")
+same("noon without its mark", "noon", "12:00")
+apart("a time by the clock of 24 hours has no mark to be left out", "15:30", "3:30")
+apart("half past twelve by itself is not in the night", "12:30 am", "12:30")
+apart("midnight and a time without a mark", "midnight", "12:00")
+
+# Readings of one spelling
+apart("values of one letter or of another", "x=1, y=2", "x=1 or y=2", "x=1")
+same("solutions of two letters", "x=2, y=3 or x=3, y=2", "x=3, y=2 or x=2, y=3", "x=2, y=3; x=3, y=2")
+apart("solutions of two letters", "x=2, y=3 or x=3, y=2", "x=2, y=2 or x=3, y=3", "x=2, y=3", "x=2 or y=3")
+unknown("a product with pi, or the number of primes", r"\pi(x)", r"2\pi(n)")
+same("pi before a bracket", r"2\pi(r+1)", r"2\pi r+2\pi", r"\pi(2r+2)")
+same("kilowatt-hours", "1 kWh", "3600 kJ", "3600000 joules")
+same("a letter before itself", "x(-x)", "-x^2")
+same("one of two letters", "x=1 or y=2", "y=2 or x=1")
+unknown("a tuple of two numbers, or of three", "(1,5;2)")
+same("fractions and binomials in TeX", r"\frac{3}{4}", r"{3 \over 4}", r"3 \over 4", r"\frac{{6 \choose 1}}{8}")
+same("how far a line goes", r"\frac{x+1}{x-1}+2", r"{x+1 \over x-1}+2")
+same("an upright unit", "3 meters", r"3\,\mathrm{m}", r"3~\mathrm{m}")
+apart("an upright letter and its value", r"3\,\mathrm{m}", "3x", r"3\,\mathrm{s}")
+apart("hexadecimal digits that are letters", "BCD_{16}", "CBD_{16}", "255", "BC_{16}")
+same("letters that are digits", "FF_{16}", "0FF_{16}", r"FF_{\text{sixteen}}")
+same("codes of currencies before an amount", "$5", "USD 5", "5 USD", "5")
+apart("codes of other currencies", "USD 5", "EUR 5", "GBP 5")
+same("an absolute value behind a factor", "2|x-1|", "2|1-x|", r"2\cdot|x-1|", r"2\left|x-1\right|")
+apart("a factor before an absolute value", "x|y|", "|xy|", "xy")
+same("absolute values in a row", "|x||y|", "|xy|")
+unknown("where an absolute value ends", "|x|y|z|")
+same("a function and a factor in brackets", "f(3)(x+1)", "(x+1)f(3)", "xf(3)+f(3)")
+apart("a function of a number is no product", "f(3)(x+1)", "3f(x+1)", "f(3x+3)")
+same("letters that can only be a unit", r"5\text{ g/cm}^3", "5 g/cm^3", "5 grams per cubic centimeter", "5")
+same("money for an hour", "$12 per hour", "$12/hour", r"\$12/\text{hour}")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -151,7 +151,7 @@ fn behind_verb(sentence: &str) -> Option<&str> {
 /// The time of day that a sentence ends in: `It starts at 12:30 pm`.
 fn time(sentence: &str) -> Option<&str> {
     let (subject, behind) = sentence.rsplit_once(" at ")?;
-    let is_time = matches!(form(behind, &Budget::new()), Some(Form::Clock(.., Some(_))));
+    let is_time = matches!(form(behind, &Budget::new()), Some(Form::Clock(time)) if time.after_noon.is_some());
     (is_time && !denies(subject)).then_some(behind)
 }
 

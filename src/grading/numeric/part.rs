@@ -124,17 +124,16 @@ impl Part {
         }
     }
 
-    /// Whether `decimal` is this number rounded to so many places behind the point; halves may go either way.
-    pub fn rounds_to(&self, decimal: &BigRational, places: u32) -> bool {
-        let halves = BigInt::from(10).pow(places) * 2;
+    /// Whether this number is so near to another one, which need not be reduced.
+    pub fn is_within(&self, distance: &BigRational, other: &BigRational) -> bool {
         match self {
             Self::Exact(value) => {
-                let difference = value.numer() * decimal.denom() - decimal.numer() * value.denom();
-                difference.abs() * halves <= value.denom() * decimal.denom()
+                let difference = value.numer() * other.denom() - other.numer() * value.denom();
+                difference.abs() * distance.denom() <= value.denom() * other.denom() * distance.numer()
             }
             Self::Digits { .. } => {
-                let difference = self.scaled() - Self::Exact(decimal.clone()).scaled();
-                difference.abs() <= Self::Exact(BigRational::new_raw(BigInt::one(), halves)).scaled()
+                let difference = self.scaled() - Self::Exact(other.clone()).scaled();
+                difference.abs() <= Self::Exact(distance.clone()).scaled()
             }
         }
     }

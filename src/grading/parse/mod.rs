@@ -9,13 +9,14 @@ use super::{
     budget::MAX_DEPTH,
     expression::{Expression, Function},
     lex::{Kind, Literal, Token},
+    read::is_sign,
     vocabulary::{is_formula_word, letters},
 };
 
 /// The expression that all of the tokens are; `None` if they are none, or may be two different ones.
 pub(super) fn expression(tokens: &[Token]) -> Option<Expression> {
-    let mut parser = Parser { tokens, at: 0, split: 0, depth: 0 };
-    let expression = parser.sum()?;
+    let mut parser = Parser { tokens, at: 0, split: 0, depth: 0, in_bars: false };
+    let expression = parser.group()?;
     (parser.at == tokens.len()).then_some(expression)
 }
 
@@ -25,6 +26,12 @@ struct Parser<'a> {
     /// How many digits of the number at `at` are used up: in `\frac12` it is the numerator and the denominator.
     split: usize,
     depth: usize,
+    /// Whether a bar would end an absolute value.
+    in_bars: bool,
+}
+
+fn is_bar(token: &Token) -> bool {
+    is_sign(token, '|')
 }
 
 impl<'a> Parser<'a> {
@@ -44,6 +51,18 @@ impl<'a> Parser<'a> {
 
     fn spaced(&self) -> bool {
         self.tokens.get(self.at).is_some_and(|token| token.spaced)
+    }
+
+    /// What braces go around, or nothing: `a \over b` and `a \choose b` reach as far.
+    fn group(&mut self) -> Option<Expression> {
+        let above = self.sum()?;
+        if self.eat(&Kind::Command("over".into())) {
+            return Some(above.over(self.sum()?));
+        }
+        if self.eat(&Kind::Command("choose".into())) {
+            return Some(Expression::Call(Function::Binomial, vec![above, self.sum()?]));
+        }
+        Some(above)
     }
 
     fn sum(&mut self) -> Option<Expression> {
@@ -125,8 +144,15 @@ impl<'a> Parser<'a> {
     fn starts_factor(&self) -> bool {
         match self.peek() {
             Some(Kind::Number(_) | Kind::Open('(' | '[') | Kind::Group | Kind::Begin) => true,
+            // `|x|y|z|` may be |xyz|.
+            Some(Kind::Sign('|')) if !self.in_bars => {
+                let before = &self.tokens[..self.at];
+                before.last().is_some_and(is_bar) || !before.iter().any(is_bar)
+            }
             Some(Kind::Word(word)) => is_formula_word(word),
-            Some(Kind::Command(name)) => !matches!(name.as_str(), "rfloor" | "rceil" | "infty" | "to" | "text"),
+            Some(Kind::Command(name)) => {
+                !matches!(name.as_str(), "rfloor" | "rceil" | "infty" | "to" | "text" | "over" | "choose")
+            }
             _ => false,
         }
     }
@@ -169,7 +195,7 @@ impl<'a> Parser<'a> {
 
     /// Whether a word of several letters comes next, of which perhaps only the first is meant: `x^ab`, `a/bc`.
     fn is_product(&self) -> bool {
-        matches!(self.peek(), Some(Kind::Word(word)) if letters(word).is_some_and(|letters| letters.len() > 1))
+        matches!(self.peek(), Some(Kind::Word(word)) if word.len() > 1 && letters(word).is_some())
     }
 
     /// `x^{(2)}` is a derivative, if anything.
@@ -217,7 +243,9 @@ impl<'a> Parser<'a> {
 
     fn bracketed(&mut self, close: &Kind) -> Option<Expression> {
         self.at += 1;
-        let inner = self.sum()?;
+        let outside = std::mem::replace(&mut self.in_bars, *close == Kind::Sign('|'));
+        let inner = if *close == Kind::EndGroup { self.group()? } else { self.sum()? };
+        self.in_bars = outside;
         self.eat(close).then_some(inner)
     }
 
@@ -250,7 +278,7 @@ impl<'a> Parser<'a> {
         };
         let (above, below, tokens) = match rest {
             [Token { kind: Kind::Command(frac), .. }, rest @ ..] if frac == "frac" => {
-                let mut inner = Parser { tokens: rest, at: 0, split: 0, depth: self.depth };
+                let mut inner = Parser { tokens: rest, at: 0, split: 0, depth: self.depth, in_bars: false };
                 let (above, below) = (inner.numeral()?, inner.numeral()?);
                 if inner.split > 0 {
                     return None;

@@ -5,8 +5,8 @@ use crate::grading::{
     expression::{Expression, Function},
     lex::{Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
-    read::{bracketed, outer},
-    vocabulary::{function, is_decoration, is_formula_word, is_greek, letters},
+    read::{bracket, bracketed},
+    vocabulary::{function, is_decoration, is_formula_word, is_greek, is_integrated, letters},
 };
 
 impl Parser<'_> {
@@ -14,7 +14,7 @@ impl Parser<'_> {
         match word {
             "sqrt" => return self.plain_root(2),
             "cbrt" => return self.plain_root(3),
-            "pi" => return Some(Expression::Pi),
+            "pi" => return self.pi(),
             "exp" => return Some(Expression::E.raised_to(self.function_argument()?)),
             _ => {}
         }
@@ -23,8 +23,14 @@ impl Parser<'_> {
         }
         let letters = letters(word)?;
         let (last, first) = letters.split_last()?;
-        let mut factors: Vec<Expression> = first.iter().map(|letter| constant_or_variable(*letter)).collect();
-        factors.push(self.symbol(&last.to_string())?);
+        let mut factors: Vec<Expression> = first.iter().map(|letter| constant_or_variable(letter)).collect();
+        factors.push(match self.peek() {
+            Some(Kind::Command(variable)) if *last == "d" && is_integrated(variable) => {
+                self.at += 1;
+                self.symbol(&format!("d{variable}"))?
+            }
+            _ => self.symbol(last)?,
+        });
         if factors.len() == 1 {
             return factors.pop();
         }
@@ -62,19 +68,14 @@ impl Parser<'_> {
             self.at += INVERSE_TOKENS;
         }
         let rest = &self.tokens[self.at..];
-        let end = outer(rest).next().map_or(rest.len(), |(end, _)| end);
-        if let Some((Kind::Open('(' | '['), arguments, _)) = bracketed(&rest[..end])
+        if let Some((Kind::Open('(' | '['), arguments, _)) = bracketed(&rest[..bracket(rest)])
             && is_call(letter, arguments)?
         {
             index.extend(self.arguments()?);
             return Some(Expression::Opaque(format!("{name}()"), index));
         }
         if index.is_empty() {
-            let mut letters = name.chars();
-            return match (letters.next(), letters.next()) {
-                (Some(letter), None) => Some(constant_or_variable(letter)),
-                _ => Some(Expression::Variable(name)),
-            };
+            return Some(constant_or_variable(&name));
         }
         Some(Expression::Opaque(format!("{name}_"), index))
     }
@@ -113,7 +114,7 @@ impl Parser<'_> {
                 Some(above.over(below))
             }
             "sqrt" => self.root(),
-            "pi" => Some(Expression::Pi),
+            "pi" => self.pi(),
             "exp" => Some(Expression::E.raised_to(self.function_argument()?)),
             "binom" | "dbinom" | "tbinom" => {
                 let arguments = vec![self.argument()?, self.argument()?];
@@ -129,6 +130,17 @@ impl Parser<'_> {
             }),
             _ => self.call(function(name)?),
         }
+    }
+
+    /// The number, unless it may be how many primes there are up to a letter: `\pi(x)`.
+    fn pi(&self) -> Option<Expression> {
+        let is_called = match &self.tokens[self.at..] {
+            [open, Token { kind: Kind::Word(_), .. }, close, ..] => {
+                open.kind == Kind::Open('(') && close.kind == Kind::Close(')')
+            }
+            _ => false,
+        };
+        (!is_called).then_some(Expression::Pi)
     }
 
     fn root(&mut self) -> Option<Expression> {
@@ -169,6 +181,8 @@ impl Parser<'_> {
             _ => return None,
         };
         self.at += tokens;
+        // A vector has an arrow or is in bold.
+        let name = if name == "mathbf" { "vec" } else { name };
         Some(Expression::Variable(format!("\\{name} {letters}")))
     }
 
@@ -261,10 +275,10 @@ impl Parser<'_> {
 }
 
 /// `e` and `i` are numbers.
-fn constant_or_variable(letter: char) -> Expression {
-    match letter {
-        'e' => Expression::E,
-        'i' => Expression::I,
-        _ => Expression::Variable(letter.to_string()),
+fn constant_or_variable(name: &str) -> Expression {
+    match name {
+        "e" => Expression::E,
+        "i" => Expression::I,
+        _ => Expression::Variable(name.to_owned()),
     }
 }

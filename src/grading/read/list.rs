@@ -20,9 +20,13 @@ impl Reader<'_> {
     pub fn list(&self, tokens: &[Token]) -> Option<Form> {
         let has = |sign| outer(tokens).any(|(_, token)| is_sign(token, sign));
         if has(';') && has(',') {
-            let groups = split(tokens, |token| is_sign(token, ';'));
-            let forms: Vec<Form> = groups.into_iter().map(|group| self.list(group)).collect::<Option<_>>()?;
-            return forms.iter().all(|form| matches!(form, Form::Assignments(..))).then_some(Form::Values(forms));
+            return self.solutions(split(tokens, |token| is_sign(token, ';')));
+        }
+        let choices = split(tokens, |token| junction(token) == Some("or"));
+        if choices.len() > 1
+            && let Some(solutions) = self.solutions(choices)
+        {
+            return Some(solutions);
         }
         let separates = |token: &Token| is_separator(token) || junction(token).is_some();
         let parts = split(tokens, separates);
@@ -41,6 +45,12 @@ impl Reader<'_> {
         self.joined(forms, &words)
     }
 
+    /// Values of several letters, of which one or the other are meant: `x = 1, y = 2; x = 2, y = 1`.
+    fn solutions(&self, groups: Vec<&[Token]>) -> Option<Form> {
+        let forms: Vec<Form> = groups.into_iter().map(|group| self.list(group)).collect::<Option<_>>()?;
+        forms.iter().all(|form| matches!(form, Form::Assignments(..))).then_some(Form::Values(forms))
+    }
+
     /// What several forms are together.
     fn joined(&self, forms: Vec<Form>, words: &[&str]) -> Option<Form> {
         if forms.len() == 1 {
@@ -55,6 +65,10 @@ impl Reader<'_> {
         let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(together(forms, words)) };
         if names.len() == forms.len() && names.iter().any(|name| *name != first) {
             let distinct = names.iter().enumerate().all(|(at, name)| !names[..at].contains(name));
+            if words.contains(&"or") {
+                // `x = 1, y = 2 or z = 3` leaves it open what is one of two.
+                return (words.len() + 1 == forms.len() && !words.contains(&"and")).then_some(Form::Values(forms));
+            }
             return distinct.then(|| Form::Assignments(forms.into_iter().filter_map(named_value).collect(), false));
         }
         let bare = |form: &Form| !matches!(form, Form::Named(..) | Form::Assignments(..) | Form::Equation(..));
@@ -65,6 +79,20 @@ impl Reader<'_> {
             return Some(Form::Named(first, Box::new(self.alternatives(values, words)?)));
         }
         Some(together(forms, words))
+    }
+
+    /// `2 hours 30 minutes`: one amount, whose parts begin with numbers behind units.
+    pub(super) fn amount(&self, tokens: &[Token]) -> Option<Form> {
+        let begins = |at: &usize| {
+            matches!(tokens[*at].kind, Kind::Number(_)) && matches!(tokens[at - 1].kind, Kind::Word(_) | Kind::Text(_))
+        };
+        let places: Vec<usize> = (1..tokens.len()).filter(begins).chain([tokens.len()]).collect();
+        if places.len() < 2 {
+            return None;
+        }
+        let ranges = places.iter().scan(0, |start, end| Some(std::mem::replace(start, *end)..*end));
+        let forms: Vec<Form> = ranges.map(|range| self.quantity(&tokens[range])).collect::<Option<_>>()?;
+        Amount::total(&Amount::parts(&forms, self.budget)?)
     }
 
     /// Several values of one name.

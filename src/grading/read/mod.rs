@@ -12,6 +12,7 @@ use super::{
     lex::{Kind, Token, tokens},
     matrix,
     names::name_of,
+    order,
     parse::expression,
     region::Region,
     relation::{Sides, is_relation},
@@ -85,6 +86,32 @@ fn is_range(tokens: &[Token]) -> bool {
         }
 }
 
+/// A number with digits behind its point, with or without a sign.
+fn decimal(tokens: &[Token]) -> Option<Form> {
+    let (negative, number) = match tokens {
+        [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => (is_sign(sign, '-'), number),
+        [number] => (false, number),
+        _ => return None,
+    };
+    let Kind::Number(literal) = &number.kind else { return None };
+    let value = literal.value.clone();
+    Some(Form::Decimal(if negative { -value } else { value }, literal.places?))
+}
+
+/// The entries of a matrix as they are written, row by row; none of a sum or a product.
+fn entries(tokens: &[Token]) -> Vec<Vec<&[Token]>> {
+    let tokens = bracketed(tokens).map_or(tokens, |(_, inner, _)| inner);
+    match tokens {
+        [begin, inner @ .., end]
+            if begin.kind == Kind::Begin && end.kind == Kind::End && !inner.iter().any(|t| t.kind == Kind::Begin) =>
+        {
+            let rows = split(inner, |token| token.kind == Kind::Row);
+            rows.into_iter().map(|row| split(row, |token| is_sign(token, '&'))).collect()
+        }
+        _ => vec![],
+    }
+}
+
 fn is_separator(token: &Token) -> bool {
     is_sign(token, ',') || is_sign(token, ';')
 }
@@ -117,22 +144,25 @@ pub(super) fn split(tokens: &[Token], is_separator: impl Fn(&Token) -> bool) -> 
 /// The tokens inside the bracket that goes around all of them, with how it opens and closes.
 pub(super) fn bracketed(tokens: &[Token]) -> Option<(&Kind, &[Token], &Kind)> {
     let [first, inner @ .., last] = tokens else { return None };
-    let opens = matches!(first.kind, Kind::Open(_) | Kind::Group);
-    let closes = matches!(last.kind, Kind::Close(_) | Kind::EndGroup);
-    (opens && closes && outer(tokens).next().is_none()).then_some(())?;
     // `(a)(b)` is not in brackets as a whole.
+    let is_whole = first.kind != Kind::Begin && bracket(tokens) == tokens.len();
+    is_whole.then_some((&first.kind, inner, &last.kind))
+}
+
+/// How many tokens the bracket has that they begin with; none if they begin with something else.
+pub(super) fn bracket(tokens: &[Token]) -> usize {
     let mut depth = 0i32;
-    for token in inner {
-        match token.kind {
-            Kind::Open(_) | Kind::Group | Kind::Begin => depth += 1,
-            Kind::Close(_) | Kind::EndGroup | Kind::End => depth -= 1,
-            _ => {}
-        }
-        if depth < 0 {
-            return None;
+    for (at, token) in tokens.iter().enumerate() {
+        depth += match token.kind {
+            Kind::Open(_) | Kind::Group | Kind::Begin => 1,
+            Kind::Close(_) | Kind::EndGroup | Kind::End => -1,
+            _ => 0,
+        };
+        if depth <= 0 {
+            return if at == 0 { 0 } else { at + 1 };
         }
     }
-    Some((&first.kind, inner, &last.kind))
+    0
 }
 
 fn junction(token: &Token) -> Option<&str> {
@@ -149,7 +179,7 @@ impl Reader<'_> {
         if is_wordy(tokens) && !(quantity_first && self.item(tokens).is_some()) {
             return of_words(fold(text));
         }
-        self.list(tokens)
+        if order::may_count(tokens) { None } else { self.list(tokens) }
     }
 
     /// A single letter, also in brackets as the choice of one, or a single text.
@@ -157,6 +187,12 @@ impl Reader<'_> {
         let token = match tokens {
             [token] => token,
             [open, token, close] if open.kind == Kind::Open('(') && close.kind == Kind::Close(')') => token,
+            // The choice of one is often set in bold.
+            [bold, _, token @ Token { kind: Kind::Word(letter), .. }, _]
+                if bold.kind == Kind::Command("mathbf".into()) && letter.chars().all(char::is_uppercase) =>
+            {
+                token
+            }
             _ => return None,
         };
         match &token.kind {
@@ -210,6 +246,7 @@ impl Reader<'_> {
             .or_else(|| self.special(tokens))
             .or_else(|| expression(tokens).and_then(|expression| self.scalar(expression, tokens)))
             .or_else(|| self.quantity(tokens))
+            .or_else(|| self.amount(tokens))
     }
 
     /// What stands in braces: a set, or only a group.
@@ -301,6 +338,11 @@ impl Reader<'_> {
     fn brackets(&self, tokens: &[Token]) -> Option<Form> {
         let (Kind::Open(open), inner, Kind::Close(close)) = bracketed(tokens)? else { return None };
         let parts = split(inner, is_separator);
+        // `(1,5; 2)` may be of two numbers.
+        let has = |sign| outer(inner).any(|(_, token)| is_sign(token, sign));
+        if has(',') && has(';') {
+            return None;
+        }
         if parts.len() == 1 {
             return if (*open, *close) == ('(', ')') { self.item(inner) } else { None };
         }
@@ -375,23 +417,21 @@ impl Reader<'_> {
 
     fn scalar(&self, expression: Expression, tokens: &[Token]) -> Option<Form> {
         if let Some(rows) = matrix::rows(&expression) {
-            return Some(Form::Matrix(
-                rows?.into_iter().map(|row| row.into_iter().map(Form::Scalar).collect()).collect(),
-            ));
+            let written = entries(tokens);
+            let form = |row: usize, column: usize, entry| {
+                let tokens = written.get(row).and_then(|row| row.get(column));
+                tokens.and_then(|tokens| decimal(tokens)).unwrap_or(Form::Scalar(entry))
+            };
+            let read = |(at, row): (usize, Vec<Expression>)| {
+                row.into_iter().enumerate().map(|(column, entry)| form(at, column, entry)).collect()
+            };
+            return Some(Form::Matrix(rows?.into_iter().enumerate().map(read).collect()));
         }
         if is_range(tokens) {
             return None;
         }
-        let number = match tokens {
-            [sign, number] if is_sign(sign, '-') || is_sign(sign, '+') => Some((is_sign(sign, '-'), number)),
-            [number] => Some((false, number)),
-            _ => None,
-        };
-        if let Some((negative, Token { kind: Kind::Number(literal), .. })) = number
-            && let Some(places) = literal.places
-        {
-            let value = literal.value.clone();
-            return Some(Form::Decimal(if negative { -value } else { value }, places));
+        if let Some(decimal) = decimal(tokens) {
+            return Some(decimal);
         }
         // `90\u{b0}` alone is a quantity; in a formula it is an angle.
         let calls = tokens.iter().any(|token| match &token.kind {

@@ -23,7 +23,9 @@ impl Reader<'_> {
         let (figure, unit_tokens) = match rest {
             [currency, figure @ ..] if is_currency(&currency.kind) => {
                 let words = figure.iter().position(|token| matches!(token.kind, Kind::Word(_) | Kind::Text(_)));
-                let (figure, words) = figure.split_at(words.unwrap_or(figure.len()));
+                // `$12/hour`
+                let slash = words.filter(|at| *at > 0 && is_sign(&figure[at - 1], '/')).map(|at| at - 1);
+                let (figure, words) = figure.split_at(slash.or(words).unwrap_or(figure.len()));
                 // `$10 million`, `$10 per hour`
                 let (scale, rest) = words.split_at(words.len().min(usize::from(scales_money(words))));
                 ([sign, figure].concat(), [scale, std::slice::from_ref(currency), rest].concat())

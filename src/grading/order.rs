@@ -1,0 +1,143 @@
+//! Whether the order of factors may count. Letters for numbers commute; those for matrices, or for members of a group,
+//! do not, and nothing but the way in which they are written tells which they are.
+
+use super::{
+    lex::{Kind, Token},
+    read::{bracket, bracketed, is_sign},
+    vocabulary::{is_decoration, is_greek, letters},
+};
+
+/// A letter that is a factor.
+struct Letter<'a> {
+    name: &'a str,
+    index: &'a [Token],
+    /// Whether it has a mark, or is set in bold, as numbers are not.
+    is_marked: bool,
+    /// Whether it is raised to -1 or to T, which may be the sign of an inverse or a transpose.
+    is_turned: bool,
+}
+
+impl Letter<'_> {
+    fn is_capital(&self) -> bool {
+        self.name.starts_with(|c: char| c.is_ascii_uppercase())
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.name == other.name && self.index == other.index && self.is_marked == other.is_marked
+    }
+}
+
+/// Whether letters stand as nobody writes numbers: one on both sides of another (`PQP^{-1}`), capital ones in both
+/// orders (`AB - BA`), or with an inverse or a transpose of one (`A^{-1}B`).
+pub(super) fn may_count(tokens: &[Token]) -> bool {
+    let mut products = vec![];
+    collect(tokens, &mut products);
+    products.iter().any(|product| has_sides(product)) || has_inverse(&products) || has_both_orders(&products)
+}
+
+/// Whether a letter stands on both sides of another one.
+fn has_sides(product: &[Letter]) -> bool {
+    let changes = |at: &usize| *at > 1 && !product[*at].is(&product[at - 1]);
+    (0..product.len()).filter(changes).any(|at| product[..at - 1].iter().any(|letter| letter.is(&product[at])))
+}
+
+/// Whether an inverse or a transpose is next to a letter of the kind that matrices have, or is one of a letter that is
+/// there too.
+fn has_inverse(products: &[Vec<Letter>]) -> bool {
+    let is_matrix = |letter: &&Letter| letter.is_marked || letter.is_capital();
+    let is_there = |turned: &Letter| products.iter().flatten().any(|letter| letter.is(turned) && !letter.is_turned);
+    products.iter().any(|product| {
+        let mut turned = product.iter().filter(is_matrix).filter(|letter| letter.is_turned);
+        turned.any(|turned| product.iter().filter(is_matrix).count() > 1 || is_there(turned))
+    })
+}
+
+/// Whether one product has a capital letter before another one, and one has it behind that.
+fn has_both_orders(products: &[Vec<Letter>]) -> bool {
+    let mut before = [0u32; 26];
+    for product in products {
+        let mut seen = 0;
+        for letter in product.iter().filter(|letter| letter.is_capital() && letter.index.is_empty()) {
+            let place = usize::from(letter.name.as_bytes()[0] - b'A');
+            before[place] |= seen;
+            seen |= 1 << place;
+        }
+    }
+    let stands_before = |a: usize, b: usize| before[b] >> a & 1 == 1;
+    (0..26).any(|a| (0..a).any(|b| stands_before(a, b) && stands_before(b, a)))
+}
+
+/// The letters that are factors of one product, product by product. Between them there may be brackets, in which there
+/// are others.
+fn collect<'a>(tokens: &'a [Token], products: &mut Vec<Vec<Letter<'a>>>) {
+    let (mut product, mut rest) = (vec![], tokens);
+    while let [token, after @ ..] = rest {
+        let length = bracket(rest);
+        if length > 0 {
+            collect(&rest[1..length], products);
+            rest = &rest[length..];
+            if token.kind == Kind::Group {
+                products.push(std::mem::take(&mut product));
+            }
+            continue;
+        }
+        let Some((mut letters, length)) = named(rest) else {
+            products.push(std::mem::take(&mut product));
+            rest = after;
+            continue;
+        };
+        rest = &rest[length..];
+        if let Some(last) = letters.last_mut() {
+            rest = attached(last, rest);
+        }
+        product.append(&mut letters);
+    }
+    products.push(product);
+}
+
+/// The letters that tokens begin with, and how many tokens they are.
+fn named(tokens: &[Token]) -> Option<(Vec<Letter<'_>>, usize)> {
+    let letter = |name, is_marked| Letter { name, index: &[], is_marked, is_turned: false };
+    match tokens {
+        [Token { kind: Kind::Command(mark), .. }, group, Token { kind: Kind::Word(name), .. }, end, ..]
+            if is_decoration(mark) && group.kind == Kind::Group && end.kind == Kind::EndGroup =>
+        {
+            Some((vec![letter(name.as_str(), true)], 4))
+        }
+        [Token { kind: Kind::Command(name), .. }, ..] if is_greek(name) => {
+            Some((vec![letter(name.as_str(), false)], 1))
+        }
+        [Token { kind: Kind::Word(word), .. }, ..] => {
+            Some((letters(word)?.into_iter().map(|name| letter(name, false)).collect(), 1))
+        }
+        _ => None,
+    }
+}
+
+/// What is behind the index and the exponent of a letter, which it takes in.
+fn attached<'a>(letter: &mut Letter<'a>, mut tokens: &'a [Token]) -> &'a [Token] {
+    while let [sign, rest @ ..] = tokens
+        && (is_sign(sign, '_') || is_sign(sign, '^') || is_sign(sign, '\''))
+    {
+        let minus = usize::from(rest.first().is_some_and(|token| is_sign(token, '-')));
+        let length = if is_sign(sign, '\'') { 0 } else { minus + bracket(&rest[minus..]).max(1) };
+        let (argument, after) = rest.split_at(length.min(rest.len()));
+        if is_sign(sign, '_') {
+            letter.index = argument;
+        } else if is_sign(sign, '^') {
+            letter.is_turned |= turns(argument);
+        }
+        tokens = after;
+    }
+    tokens
+}
+
+/// Whether an exponent is -1 or T.
+fn turns(exponent: &[Token]) -> bool {
+    match exponent {
+        [minus, Token { kind: Kind::Number(one), .. }] => is_sign(minus, '-') && one.digits == "1",
+        [Token { kind: Kind::Word(name), .. }] => name == "T",
+        [Token { kind: Kind::Command(name), .. }] => matches!(name.as_str(), "top" | "intercal"),
+        _ => matches!(bracketed(exponent), Some((Kind::Group, inner, _)) if turns(inner)),
+    }
+}
