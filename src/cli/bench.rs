@@ -1,6 +1,7 @@
 //! `ttrl bench`
 
 mod adapters;
+mod learning;
 mod serve;
 
 use std::time::{Duration, Instant};
@@ -24,13 +25,15 @@ use crate::{
 /// Measure how fast this machine runs the model
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each prints one JSON object; `tokens_per_second` is the median over the runs. `docs/bench.md` says how other engines
-were measured beside it.
+Each prints one JSON object; `tokens_per_second` is the median over the runs. `docs/bench.md` says how others were
+measured beside it.
 
 Examples:
   ttrl bench decode --streams 8
   ttrl bench prefill --tokens 64
-  ttrl bench serve --clients 16")]
+  ttrl bench serve --clients 16
+  ttrl bench round
+  ttrl bench train --tokens 48")]
 pub struct BenchArgs {
     #[command(subcommand)]
     what: Bench,
@@ -41,6 +44,8 @@ enum Bench {
     Decode(DecodeArgs),
     Prefill(PrefillArgs),
     Serve(serve::ServeArgs),
+    Round(learning::RoundArgs),
+    Train(learning::TrainArgs),
 }
 
 /// Tokens drawn each second, when a number of sequences are generated at a time
@@ -113,25 +118,28 @@ impl BenchArgs {
                 common.model.flags()
             }
             Bench::Serve(_) => vec![],
+            Bench::Round(args) => args.flags(),
+            Bench::Train(args) => args.model.flags(),
         }
     }
 }
 
 pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<()> {
-    let started = Instant::now();
-    match args.what {
-        Bench::Decode(args) => {
-            let bench = open(settings).await?;
-            let start = started.elapsed();
-            report(&bench, start, decode(&bench, &args).await?)
-        }
-        Bench::Prefill(args) => {
-            let bench = open(settings).await?;
-            let start = started.elapsed();
-            report(&bench, start, prefill(&bench, &args).await?)
-        }
-        Bench::Serve(args) => serve::run(&args, &settings).await,
+    if let Bench::Serve(args) = &args.what {
+        return serve::run(args, &settings).await;
     }
+    let started = Instant::now();
+    let recipe = settings.learning.clone();
+    let bench = open(settings).await?;
+    let start = started.elapsed();
+    let report = match &args.what {
+        Bench::Decode(args) => decode(&bench, args).await?,
+        Bench::Prefill(args) => prefill(&bench, args).await?,
+        Bench::Round(args) => learning::round(&bench, &recipe, args).await?,
+        Bench::Train(args) => learning::train(&bench, &recipe, args).await?,
+        Bench::Serve(_) => return Ok(()),
+    };
+    report.print(&bench, start)
 }
 
 async fn open(settings: Settings) -> anyhow::Result<Workbench> {
@@ -143,26 +151,51 @@ async fn open(settings: Settings) -> anyhow::Result<Workbench> {
     Ok(bench)
 }
 
-/// Prints what was measured in this process.
-fn report(bench: &Workbench, start: Duration, (name, inputs, speeds): Report) -> anyhow::Result<()> {
-    let info = bench.engine.info();
-    let report = json!({
-        "benchmark": name,
-        "tokens_per_second": median(&speeds),
-        "all_tokens_per_second": speeds,
-        "inputs": inputs,
-        "threads": rayon::current_num_threads(),
-        "start_seconds": start.as_secs_f64(),
-        "model": info.name,
-        "fingerprint": info.fingerprint,
-        "version": env!("CARGO_PKG_VERSION"),
-    });
-    print(&report.to_string())?;
-    Ok(())
+/// What was measured in this process.
+struct Report {
+    name: &'static str,
+    /// What was asked for.
+    inputs: Value,
+    /// An object of figures.
+    measured: Value,
 }
 
-/// A name, what was asked for, and the tokens per second of each run.
-type Report = (&'static str, Value, Vec<f64>);
+impl Report {
+    /// The tokens per second of each run.
+    fn of_speeds(name: &'static str, inputs: Value, speeds: &[f64]) -> Self {
+        let measured = json!({ "tokens_per_second": median(speeds), "all_tokens_per_second": speeds });
+        Self { name, inputs, measured }
+    }
+
+    /// Prints one object: the figures, and what they were measured with.
+    fn print(self, bench: &Workbench, start: Duration) -> anyhow::Result<()> {
+        let info = bench.engine.info();
+        let mut report = json!({
+            "benchmark": self.name,
+            "inputs": self.inputs,
+            "threads": rayon::current_num_threads(),
+            "start_seconds": start.as_secs_f64(),
+            "peak_memory_bytes": peak_memory()?,
+            "model": info.name,
+            "fingerprint": info.fingerprint,
+            "version": env!("CARGO_PKG_VERSION"),
+        });
+        if let (Value::Object(report), Value::Object(measured)) = (&mut report, self.measured) {
+            report.extend(measured);
+        }
+        print(&report.to_string())?;
+        Ok(())
+    }
+}
+
+/// The most memory that this process has been resident in; `None` where the system does not tell.
+fn peak_memory() -> anyhow::Result<Option<u64>> {
+    #[cfg(target_os = "linux")]
+    let kilobytes = procfs::process::Process::myself()?.status()?.vmhwm;
+    #[cfg(not(target_os = "linux"))]
+    let kilobytes: Option<u64> = None;
+    Ok(kilobytes.map(|kilobytes| kilobytes * 1024))
+}
 
 /// From the first token of all sequences to the last one. The most likely token is always taken, so that every run
 /// draws the same ones.
@@ -195,7 +228,7 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
         "streams": args.streams, "prompt_tokens": args.prompt_tokens, "tokens": args.tokens, "runs": args.common.runs,
         "adapter_rank": args.common.adapter_rank, "adapters": args.common.adapter_rank.map(|_| args.common.adapters),
     });
-    Ok(("decode", inputs, speeds))
+    Ok(Report::of_speeds("decode", inputs, &speeds))
 }
 
 /// From the arrival of some prompts to the first token after each. No two prompts begin alike, so nothing is cached.
@@ -219,7 +252,7 @@ async fn prefill(bench: &Workbench, args: &PrefillArgs) -> anyhow::Result<Report
         "prompts": args.prompts, "tokens": args.tokens, "runs": args.common.runs,
         "adapter_rank": args.common.adapter_rank, "adapters": args.common.adapter_rank.map(|_| args.common.adapters),
     });
-    Ok(("prefill", inputs, speeds))
+    Ok(Report::of_speeds("prefill", inputs, &speeds))
 }
 
 /// Random tokens: a prompt that begins like no other.

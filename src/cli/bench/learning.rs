@@ -1,0 +1,197 @@
+//! `ttrl bench round` and `ttrl bench train`: what learning costs.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use async_trait::async_trait;
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Numbers, Report};
+use crate::{
+    adaptation::{
+        batch::Graded,
+        learner::{self, LearnError, Voted},
+        recipe::Recipe,
+        round::{self, Plan, Watch, Workbench},
+        trainer::{Trainer, UpdateMetrics},
+    },
+    cli::ModelFlags,
+    config::Flag,
+    engine::handle::{FinishReason, Group, Lease, Rollout, Timings, Version},
+};
+
+/// The template that the sums of `bench round` are made for.
+const SUMS_TEMPLATE: &str = "additions-8shot";
+
+/// How long a round of learning takes, and how much memory
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The questions are sums after eight that are solved. Everything else is as in the settings (`learning.*`).
+
+Examples:
+  ttrl bench round
+  ttrl bench round --steps 2 --questions 20")]
+pub struct RoundArgs {
+    /// Updates
+    #[arg(long, default_value_t = 6)]
+    steps: u32,
+    /// Questions, all of them in each step
+    #[arg(long, default_value_t = 40)]
+    questions: usize,
+    /// Everything random follows from it
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    pub model: ModelFlags,
+}
+
+impl RoundArgs {
+    pub fn flags(&self) -> Vec<Flag> {
+        let template = Flag { name: "--prompt-template", key: "prompt_template", value: SUMS_TEMPLATE.into() };
+        let steps = Flag { name: "--steps", key: "learning.steps", value: self.steps.to_string() };
+        let mut flags = vec![template, steps];
+        flags.extend(self.model.flags());
+        flags
+    }
+}
+
+/// How fast an adapter is trained on texts that share nothing
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ttrl bench train
+  ttrl bench train --sequences 8 --tokens 512")]
+pub struct TrainArgs {
+    /// Texts in an update
+    #[arg(long, default_value_t = 32)]
+    sequences: usize,
+    /// Tokens of each that go through the model
+    #[arg(long, default_value_t = 48)]
+    tokens: usize,
+    /// How often it is measured
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    #[command(flatten)]
+    pub model: ModelFlags,
+}
+
+/// A step of a round, in seconds.
+#[derive(Serialize)]
+struct Step {
+    sample_seconds: f64,
+    train_seconds: f64,
+    sampled_tokens: usize,
+    trained_rows: usize,
+}
+
+/// Takes the time of a round's steps.
+struct Stopwatch {
+    last: Instant,
+    sampled: (Duration, usize),
+    steps: Vec<Step>,
+}
+
+impl Stopwatch {
+    /// The time since the last call.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.last, now)
+    }
+}
+
+#[async_trait]
+impl Watch for Stopwatch {
+    async fn sampled(&mut self, _updates: u32, voted: &[Voted], _lease: &Lease) -> Result<(), LearnError> {
+        let rollouts = voted.iter().flat_map(|voted| &voted.group.rollouts);
+        self.sampled = (self.lap(), rollouts.map(|rollout| rollout.tokens.len()).sum());
+        Ok(())
+    }
+
+    async fn updated(&mut self, _updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
+        let ((sampling, sampled_tokens), training) = (self.sampled, self.lap());
+        self.steps.push(Step {
+            sample_seconds: sampling.as_secs_f64(),
+            train_seconds: training.as_secs_f64(),
+            sampled_tokens,
+            trained_rows: metrics.map_or(0, |metrics| metrics.trained_rows),
+        });
+        Ok(())
+    }
+}
+
+/// The steps of a round over sums, without a gate.
+pub async fn round(bench: &Workbench, recipe: &Recipe, args: &RoundArgs) -> anyhow::Result<Report> {
+    ensure!(args.questions > 0, "--questions is 0; at least one is needed");
+    let questions = sums(args.questions);
+    for question in &questions {
+        learner::check(&*bench.engine, &bench.prompter, question, recipe)?;
+    }
+    let plan = Plan { questions, lease: bench.engine.base(), start: None, recipe: recipe.clone(), seed: args.seed };
+    let started = Instant::now();
+    let mut watch = Stopwatch { last: started, sampled: (Duration::ZERO, 0), steps: vec![] };
+    round::learn(bench, plan, &mut watch, &CancellationToken::new()).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let inputs = json!({ "steps": args.steps, "questions": args.questions, "votes": recipe.votes, "seed": args.seed });
+    Ok(Report { name: "round", inputs, measured: json!({ "seconds": seconds, "steps": watch.steps }) })
+}
+
+/// Sums of a number of two digits and one of one digit, as the template's own examples are.
+fn sums(count: usize) -> Vec<String> {
+    let mut numbers = Numbers(0);
+    (0..count).map(|_| format!("{} + {} =", 10 + numbers.next() % 90, 1 + numbers.next() % 9)).collect()
+}
+
+/// Updates of a new adapter from random tokens: two texts with the same first token are a group, and one of them is
+/// rewarded.
+pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyhow::Result<Report> {
+    ensure!(
+        args.sequences > 1 && args.tokens > 1 && args.runs > 0,
+        "--sequences and --tokens must be at least 2, --runs at least 1"
+    );
+    let vocabulary = bench.engine.info().vocab_size as u64;
+    let mut numbers = Numbers(0);
+    let mut token = || (numbers.next() % vocabulary) as u32;
+    let groups: Vec<Graded> = (0..args.sequences / 2).map(|_| group(&mut token, args.tokens)).collect();
+    let tokens = groups.iter().map(Graded::tokens).sum();
+    let mut trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), None, recipe, 0)?;
+    let (recipe, runs) = (recipe.clone(), args.runs);
+    let measure = move || -> anyhow::Result<Vec<f64>> {
+        let mut speeds = Vec::with_capacity(runs);
+        // The first finds nothing warm.
+        for run in 0..=runs {
+            let started = Instant::now();
+            let metrics = trainer.update(&groups, tokens, recipe.learning_rate, &recipe, &CancellationToken::new())?;
+            let rows = metrics.context("no group could teach anything")?.trained_rows;
+            if run > 0 {
+                speeds.push(rows as f64 / started.elapsed().as_secs_f64());
+            }
+        }
+        Ok(speeds)
+    };
+    let speeds = tokio::task::spawn_blocking(measure).await??;
+    let inputs = json!({ "sequences": args.sequences, "tokens": args.tokens, "runs": args.runs });
+    Ok(Report::of_speeds("train", inputs, &speeds))
+}
+
+/// Two rollouts of random tokens after the same one. The last token of each is only predicted.
+fn group(token: &mut impl FnMut() -> u32, tokens: usize) -> Graded {
+    let mut rollout = || Rollout {
+        tokens: (0..tokens).map(|_| token()).collect(),
+        log_probs: vec![-10.0; tokens],
+        scores: vec![],
+        text: String::new(),
+        finish: FinishReason::Length,
+    };
+    let rollouts = vec![rollout(), rollout()];
+    let group = Group {
+        version: Version::base(),
+        prompt: vec![token()],
+        prompt_scores: vec![],
+        rollouts,
+        timings: Timings::default(),
+    };
+    Graded { group, rewards: vec![1.0, 0.0] }
+}
