@@ -238,16 +238,17 @@ impl Trainer {
         Ok(assessment)
     }
 
-    /// Every piece of work goes through the turnstile, unless it is no longer wanted.
+    /// Every piece of work goes through the turnstile, unless it is no longer wanted. It is done inside the thread pool, so
+    /// that its threads stay awake between one operation and the next.
     fn pace<'a>(
         &'a self,
         cancel: &'a CancellationToken,
-    ) -> impl Fn(&mut dyn FnMut() -> candle_core::Result<()>) -> candle_core::Result<()> + 'a {
+    ) -> impl Fn(&mut (dyn FnMut() -> candle_core::Result<()> + Send)) -> candle_core::Result<()> + 'a {
         move |work| {
             if cancel.is_cancelled() {
                 candle_core::bail!("cancelled");
             }
-            self.turnstile.background(work)
+            self.turnstile.background(|| rayon::scope(|_| work()))
         }
     }
 

@@ -103,7 +103,7 @@ fn trained(
     let shape = |projection| decoder.projection_shape(projection);
     let lora = Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers.len(), shape);
     let lora = lora.map_err(ProbeError::Mismatch)?;
-    let pace = |work: &mut dyn FnMut() -> candle_core::Result<()>| turnstile.background(work);
+    let pace = |work: &mut (dyn FnMut() -> candle_core::Result<()> + Send)| turnstile.background(work);
     let scores = Pass::new(decoder, Some(&lora), (&forest, &targets), 1.0, &pace)?.score()?;
     Ok(scores.into_iter().map(|score| score.log_prob).collect())
 }

@@ -82,14 +82,13 @@ impl Attend for CachedPass<'_> {
             Layer::Cpu(memory) => {
                 let places = self.places.iter().map(|(node, _)| *node as usize);
                 let rows = rows_at(memory.floats_mut(), 2 * width, places).into_par_iter().zip(&self.places);
-                let write = |k: &[f32], v: &[f32]| {
+                ops::on_cpu([&k, &v], |[k, v]| {
                     rows.with_min_len(MIN_ROWS).for_each(|(to, (_, row))| {
                         let of_row = *row * width..(*row + 1) * width;
                         to[..width].copy_from_slice(&k[of_row.clone()]);
                         to[width..].copy_from_slice(&v[of_row]);
                     });
-                };
-                ops::on_cpu(&k.contiguous()?, |k| ops::on_cpu(&v.contiguous()?, |v| write(k, v)))??;
+                })?;
                 let of = |offset| KvRows { values: memory.floats(), stride: 2 * width, offset };
                 ops::attention_over(&q, [of(0), of(width)], &self.paths, attention)
             }

@@ -32,6 +32,29 @@ fn prompts_are_measured() {
 }
 
 #[test]
+fn training_is_measured() {
+    let inputs = bench(&["train", "--sequences", "4", "--tokens", "8", "--runs", "1"]);
+    assert_eq!((&inputs["sequences"], &inputs["tokens"]), (&json!(4), &json!(8)));
+}
+
+#[test]
+fn a_round_is_measured_step_by_step() {
+    let run = ttrl()
+        .args(["bench", "round", "--steps", "2", "--questions", "3", "--model"])
+        .arg(default_model())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let report: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!((&report["benchmark"], &report["inputs"]["questions"]), (&json!("round"), &json!(3)));
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 2);
+    let seconds: f64 = steps.iter().map(|step| step["sample_seconds"].as_f64().unwrap()).sum();
+    assert!(seconds > 0.0 && seconds < report["seconds"].as_f64().unwrap(), "{report}");
+    assert!(report["peak_memory_bytes"].as_u64().unwrap() > 100_000_000, "{report}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused_in_words() {
     let run = ttrl().args(["bench", "decode", "--streams", "100000", "--model"]).arg(default_model()).output().unwrap();
     let text = String::from_utf8(run.stderr).unwrap();

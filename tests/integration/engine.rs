@@ -178,7 +178,7 @@ async fn log_probabilities_are_those_of_the_training_pass() {
             }
         }
         let targets: Vec<Target> = expected.keys().copied().collect();
-        let at_once = |work: &mut dyn FnMut() -> candle_core::Result<()>| work();
+        let at_once = |work: &mut (dyn FnMut() -> candle_core::Result<()> + Send)| work();
         let pass = Pass::new(&tiny.decoder, lora, (&forest, &targets), 0.9, &at_once).unwrap();
         for (found, expected) in pass.score().unwrap().iter().zip(expected.values()) {
             assert!((found.log_prob - expected).abs() < 1e-4, "{} against {expected}", found.log_prob);

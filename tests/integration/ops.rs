@@ -100,6 +100,29 @@ fn a_frozen_linear_map_equals_a_matrix_product() {
 }
 
 #[test]
+fn an_adapted_linear_map_equals_matrix_products_and_gives_the_adapter_gradients() {
+    let weight = tensor((70, 45), 3);
+    let inputs = [tensor((13, 45), 1), tensor((3, 45), 4), tensor((70, 3), 5)];
+    for frozen in [Frozen::new(&weight).unwrap(), Frozen::Dense(weight.clone())] {
+        check(
+            &inputs,
+            |vars| ops::adapted_linear(&vars[0], &frozen, [&vars[1], &vars[2]], 1.7),
+            |vars| {
+                let low_rank = vars[0].matmul(&vars[1].t()?)?.matmul(&vars[2].t()?)?;
+                vars[0].matmul(&weight.t()?)? + (low_rank * 1.7)?
+            },
+        );
+    }
+}
+
+#[test]
+fn an_adapter_of_another_shape_is_refused() {
+    let (x, frozen) = (tensor((2, 6), 1), Frozen::new(&tensor((11, 6), 2)).unwrap());
+    let refused = ops::adapted_linear(&x, &frozen, [&tensor((3, 6), 3), &tensor((10, 3), 4)], 1.0).unwrap_err();
+    assert!(refused.to_string().contains("does not fit"), "{refused}");
+}
+
+#[test]
 fn a_frozen_linear_map_gives_its_weight_no_gradient() {
     let (x, weight) = (Var::from_tensor(&tensor((4, 6), 1)).unwrap(), Var::from_tensor(&tensor((11, 6), 2)).unwrap());
     let frozen = Frozen::Dense(weight.as_tensor().clone());

@@ -97,7 +97,7 @@ impl Model {
             targets.push(Target { row, token });
             row = forest.insert(Some(row), token);
         }
-        let at_once = |work: &mut dyn FnMut() -> candle_core::Result<()>| work();
+        let at_once = |work: &mut (dyn FnMut() -> candle_core::Result<()> + Send)| work();
         let scores = Pass::new(&self.decoder, None, (&forest, &targets), 1.0, &at_once).unwrap().score().unwrap();
         scores.iter().map(|score| f64::from(score.log_prob)).sum::<f64>() / scores.len() as f64
     }

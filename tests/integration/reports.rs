@@ -27,7 +27,7 @@ pub(crate) fn trained_log_probs(decoder: &Decoder, lora: Option<&Lora>, text: &[
         targets.extend(row.map(|row| Target { row, token }));
         row = Some(forest.insert(row, token));
     }
-    let at_once = |work: &mut dyn FnMut() -> candle_core::Result<()>| work();
+    let at_once = |work: &mut (dyn FnMut() -> candle_core::Result<()> + Send)| work();
     let pass = Pass::new(decoder, lora, (&forest, &targets), 1.0, &at_once).unwrap();
     pass.score().unwrap().into_iter().map(|score| score.log_prob).collect()
 }

@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::{
     config::{DecoderConfig, Norm},
     frozen::Frozen,
-    lora::{LayerLora, Lora, Projection},
+    lora::{LayerLora, Lora, Pair, Projection},
     ops::{self, Activation, Angles, Input},
     packed::{self, PackedPair},
     rope::Rope,
@@ -100,13 +100,21 @@ impl Layer {
         projections: [Projection; N],
         adapters: &[(Range<usize>, &LayerLora)],
     ) -> Result<[Tensor; N]> {
-        let mut outputs = Vec::with_capacity(N);
+        let (mut outputs, count) = (Vec::with_capacity(N), x.dim(0)?);
         for projection in projections {
-            let mut output = ops::frozen_linear(x, &self.projections[projection as usize])?;
+            let weight = &self.projections[projection as usize];
+            // In training all rows have one adapter.
+            if let [(rows, lora)] = adapters
+                && *rows == (0..count)
+                && let Some(Pair { a, b, scale }) = lora.pair(projection)?
+            {
+                outputs.push(ops::adapted_linear(x, weight, [a, b], *scale)?);
+                continue;
+            }
+            let mut output = ops::frozen_linear(x, weight)?;
             for (rows, lora) in adapters {
                 let Some(pair) = lora.pair(projection)? else { continue };
                 let added = pair.apply(&x.narrow(0, rows.start, rows.len())?)?;
-                let count = output.dim(0)?;
                 output = (output + added.pad_with_zeros(0, rows.start, count - rows.end)?)?;
             }
             outputs.push(output);
@@ -144,7 +152,7 @@ pub struct Decoder {
 }
 
 /// What the rows of a layer attend to.
-pub trait Attend {
+pub trait Attend: Send {
     /// Takes the layer's rotated queries `[n, heads * head_dim]`, rotated keys and values `[n, kv_heads * head_dim]`,
     /// and returns the attention's output in the shape of the queries.
     fn attend(&mut self, layer: usize, attention: ops::Attention, qkv: [Tensor; 3]) -> Result<Tensor>;

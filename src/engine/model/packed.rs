@@ -117,8 +117,8 @@ impl PackedMatrix {
         panels.map(move |(panel, out)| PanelProduct { matrix: self, panel, x, added, out })
     }
 
-    /// `y W`: rows of `outputs` numbers to rows of `inputs` numbers.
-    pub fn multiply_backward(&self, y: &[f32]) -> Vec<f32> {
+    /// `y W`: rows of `outputs` numbers to rows of `inputs` numbers, added to those of `onto`.
+    pub fn multiply_backward(&self, y: &[f32], onto: Option<&[f32]>) -> Vec<f32> {
         if y.is_empty() {
             return vec![];
         }
@@ -128,7 +128,7 @@ impl PackedMatrix {
             let words = (&*self.words, self.blocks());
             with_format!(self.encoding, format => backward_panel(format, words, column, &y, out));
         });
-        y.unpack(&panels, self.inputs, None)
+        y.unpack(&panels, self.inputs, onto)
     }
 }
 
@@ -357,7 +357,7 @@ mod tests {
             let transposed: Vec<f32> =
                 (0..inputs).flat_map(|i| (0..outputs).map(|o| weights[o * inputs + i]).collect::<Vec<_>>()).collect();
             let expected = product(&y, &transposed, (inputs, outputs));
-            assert_close(&matrix.multiply_backward(&y), expected, 1e-2, &format!("{kind:?} backward"));
+            assert_close(&matrix.multiply_backward(&y, None), expected, 1e-2, &format!("{kind:?} backward"));
         }
     }
 

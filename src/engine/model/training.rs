@@ -81,6 +81,8 @@ pub struct Score {
 pub struct Pass<'a> {
     decoder: &'a Decoder,
     lora: Option<&'a Lora>,
+    /// The same, for what needs no gradient.
+    fixed: Option<Lora>,
     forest: &'a TokenForest,
     targets: &'a [Target],
     temperature: f32,
@@ -92,7 +94,7 @@ pub struct Pass<'a> {
 }
 
 /// Runs one piece of work, as soon as it may.
-pub type Pace<'a> = dyn Fn(&mut dyn FnMut() -> Result<()>) -> Result<()> + 'a;
+pub type Pace<'a> = dyn Fn(&mut (dyn FnMut() -> Result<()> + Send)) -> Result<()> + 'a;
 
 impl<'a> Pass<'a> {
     /// Prepares a pass. Targets are sorted by row.
@@ -114,7 +116,8 @@ impl<'a> Pass<'a> {
         }
         let attend = WithinPass { paths: Arc::new(forest.paths()) };
         let angles = decoder.angles(&forest.positions)?;
-        Ok(Self { decoder, lora, forest, targets, temperature, attend, angles, pace })
+        let fixed = lora.map(|lora| lora.to_device(decoder.device())).transpose()?;
+        Ok(Self { decoder, lora, fixed, forest, targets, temperature, attend, angles, pace })
     }
 
     /// The score of every target, without gradients.
@@ -124,7 +127,7 @@ impl<'a> Pass<'a> {
             x = self.paced_layer(layer, &x)?;
         }
         let mut scores = Vec::with_capacity(self.targets.len());
-        self.head(&x, |_, _, chunk, _| {
+        self.head(&x, |_, _, chunk, _, _| {
             scores.extend_from_slice(chunk);
             Ok(())
         })?;
@@ -135,7 +138,11 @@ impl<'a> Pass<'a> {
     ///
     /// `loss` is called with consecutive ranges of targets (the index of the first, and their scores) and returns the
     /// derivative of the whole loss with respect to each log-probability; it must be a sum over targets.
-    pub fn backward(mut self, vars: &[Var], mut loss: impl FnMut(usize, &[Score]) -> Vec<f32>) -> Result<Vec<Tensor>> {
+    pub fn backward(
+        mut self,
+        vars: &[Var],
+        mut loss: impl FnMut(usize, &[Score]) -> Vec<f32> + Send,
+    ) -> Result<Vec<Tensor>> {
         let layers = self.decoder.config().layers.len();
         let mut inputs = Vec::with_capacity(layers);
         let mut x = self.decoder.embed(&self.forest.tokens)?;
@@ -144,18 +151,15 @@ impl<'a> Pass<'a> {
             inputs.push(std::mem::replace(&mut x, output));
         }
         let mut gradient = Tensor::zeros_like(&x)?;
-        let (temperature, decoder, targets) = (self.temperature, self.decoder, self.targets);
-        self.head(&x, |first, rows, scores, probabilities| {
+        let (temperature, targets) = (self.temperature, self.targets);
+        self.head(&x, |first, rows, scores, probabilities, (hidden, logits)| {
             let derivatives = loss(first, scores);
             let chunk = &targets[first..first + scores.len()];
             let d_logits = logit_gradients(probabilities, rows, chunk, &derivatives, temperature);
-            let rows = Tensor::new(rows, x.device())?;
-            let hidden = Var::from_tensor(&x.index_select(&rows, 0)?)?;
-            let logits = decoder.logits(hidden.as_tensor())?;
             let d_logits = Tensor::from_vec(d_logits, logits.shape(), x.device())?;
-            let gradients = ops::seed_gradient(&logits, d_logits)?.backward()?;
-            let Some(d_hidden) = gradients.get(&hidden) else { bail!("the output head gave no gradient") };
-            gradient = gradient.index_add(&rows, d_hidden, 0)?;
+            let gradients = ops::seed_gradient(logits, d_logits)?.backward()?;
+            let Some(d_hidden) = gradients.get(hidden) else { bail!("the output head gave no gradient") };
+            gradient = gradient.index_add(&Tensor::new(rows, x.device())?, d_hidden, 0)?;
             Ok(())
         })?;
         drop(x);
@@ -169,9 +173,9 @@ impl<'a> Pass<'a> {
 
     fn paced_layer(&mut self, layer: usize, x: &Tensor) -> Result<Tensor> {
         let mut output = None;
-        let Self { decoder, lora, angles, attend, pace, .. } = self;
+        let Self { decoder, fixed, angles, attend, pace, .. } = self;
         pace(&mut || {
-            output = Some(decoder.layer(layer, x, angles, adapted(*lora, x)?.as_slice(), attend)?.detach());
+            output = Some(decoder.layer(layer, x, angles, adapted(fixed.as_ref(), x)?.as_slice(), attend)?.detach());
             Ok(())
         })?;
         output.ok_or_else(|| candle_core::Error::msg("the work was not done"))
@@ -207,23 +211,28 @@ impl<'a> Pass<'a> {
     }
 
     /// Computes the head a few rows at a time. `each` gets the index of the chunk's first target, the chunk's rows, the
-    /// scores of its targets, and the rows' probabilities one after another.
-    fn head(&self, x: &Tensor, mut each: impl FnMut(usize, &[u32], &[Score], &[f32]) -> Result<()>) -> Result<()> {
+    /// scores of its targets, the rows' probabilities one after another, and the rows with their logits, which have a graph.
+    fn head(
+        &self,
+        x: &Tensor,
+        mut each: impl FnMut(usize, &[u32], &[Score], &[f32], (&Tensor, &Tensor)) -> Result<()> + Send,
+    ) -> Result<()> {
         let mut first = 0;
         let (decoder, temperature) = (self.decoder, self.temperature);
         let rows: Vec<&[Target]> = self.targets.chunk_by(|a, b| a.row == b.row).collect();
         for chunk in rows.chunks(HEAD_ROWS) {
             let row_ids: Vec<u32> = chunk.iter().map(|targets| targets[0].row).collect();
             (self.pace)(&mut || {
-                let hidden = x.index_select(&Tensor::new(row_ids.as_slice(), x.device())?, 0)?;
-                let mut logits: Vec<f32> = decoder.logits(&hidden)?.flatten_all()?.to_vec1()?;
+                let hidden = Var::from_tensor(&x.index_select(&Tensor::new(row_ids.as_slice(), x.device())?, 0)?)?;
+                let logits = decoder.logits(&hidden)?;
+                let mut probabilities: Vec<f32> = logits.flatten_all()?.to_vec1()?;
                 let vocab = decoder.config().vocab_size;
-                let scores: Vec<Vec<Score>> = logits
+                let scores: Vec<Vec<Score>> = probabilities
                     .par_chunks_mut(vocab)
                     .zip(chunk)
                     .map(|(logits, targets)| score_row(logits, targets, temperature))
                     .collect();
-                each(first, &row_ids, &scores.concat(), &logits)
+                each(first, &row_ids, &scores.concat(), &probabilities, (&hidden, &logits))
             })?;
             first += chunk.iter().map(|targets| targets.len()).sum::<usize>();
         }

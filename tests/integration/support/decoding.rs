@@ -44,7 +44,7 @@ pub fn lora(decoder: &Decoder, config: &LoraConfig, vars: &BTreeMap<String, Var>
         .unwrap()
 }
 
-pub fn at_once(work: &mut dyn FnMut() -> candle_core::Result<()>) -> candle_core::Result<()> {
+pub fn at_once(work: &mut (dyn FnMut() -> candle_core::Result<()> + Send)) -> candle_core::Result<()> {
     work()
 }
 

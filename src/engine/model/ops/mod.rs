@@ -20,7 +20,7 @@ use candle_core::{
 
 use super::{
     frozen::Frozen,
-    packed::{self, Adapters, PackedMatrix, Rows},
+    packed::{self, Adapters, PackedMatrix, PackedPair, PairShape, Rows},
 };
 
 pub use composed::softcap;
@@ -75,11 +75,6 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
-/// The elements of a whole tensor that the caller has made contiguous, copied to the host.
-fn host(tensor: &Tensor) -> Result<Vec<f32>> {
-    tensor.flatten_all()?.to_vec1()
-}
-
 fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
 }
@@ -111,12 +106,12 @@ impl Input<'_> {
     /// What a function makes of the rows, on a CPU, in one pass over them.
     pub fn on_rows<T>(self, f: impl FnOnce(Rows) -> T) -> Result<T> {
         let width = self.x.dim(1)?;
-        on_cpu(&self.x.contiguous()?, |x| match self.norm {
-            None => Ok(f(Rows::pack(x, width))),
-            Some((weight, eps)) => {
-                on_cpu(weight, |weight| f(Rows::pack_scaled(x, &kernels::inverse_rms(x, width, eps as f32), weight)))
-            }
-        })?
+        match self.norm {
+            None => on_cpu([self.x], |[x]| f(Rows::pack(x, width))),
+            Some((weight, eps)) => on_cpu([self.x, weight], |[x, weight]| {
+                f(Rows::pack_scaled(x, &kernels::inverse_rms(x, width, eps as f32), weight))
+            }),
+        }
     }
 
     /// Several weights as they are multiplied with these rows; `None` where one is not packed, or a gradient is to come
@@ -155,8 +150,8 @@ pub fn packed_linear_onto(
 ) -> Result<Option<Tensor>> {
     let Some([matrix]) = input.packed([weight])? else { return Ok(None) };
     check_width(input.x.dim(1)?, matrix)?;
-    let [product] = input
-        .on_rows(|x| on_cpu(&onto.contiguous()?, |onto| packed::multiply(&x, [matrix], adapters, [Some(onto)])))??;
+    let [product] =
+        input.on_rows(|x| on_cpu([onto], |[onto]| packed::multiply(&x, [matrix], adapters, [Some(onto)])))??;
     of_rows(input.x, product, matrix).map(Some)
 }
 
@@ -179,7 +174,7 @@ pub fn packed_mlp(
     let multiply = |onto: Option<&[f32]>| packed::multiply(&gated, [down], &to_down, [onto]);
     let [product] = match onto {
         None => multiply(None),
-        Some(onto) => on_cpu(&onto.contiguous()?, |onto| multiply(Some(onto)))?,
+        Some(onto) => on_cpu([onto], |[onto]| multiply(Some(onto)))?,
     };
     of_rows(input.x, product, down).map(Some)
 }
@@ -211,7 +206,66 @@ impl CustomOp1 for FrozenLinear {
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(tensor(self.0.multiply_backward(&host(&grad.contiguous()?)?), x)?))
+        on_cpu([grad], |[grad]| tensor(self.0.multiply_backward(grad, None), x))?.map(Some)
+    }
+}
+
+/// `x w^T + scale * (x a^T) b^T` with frozen weights `w` `[out, in]` and an adapter's `a` `[r, in]` and `b` `[out, r]`:
+/// `[n, in] -> [n, out]`. The gradient goes to `x`, `a` and `b`.
+pub fn adapted_linear(x: &Tensor, w: &Frozen, [a, b]: [&Tensor; 2], scale: f64) -> Result<Tensor> {
+    match w {
+        Frozen::Packed(matrix) => x.contiguous()?.apply_op3(a, b, AdaptedLinear { matrix: matrix.clone(), scale }),
+        Frozen::Dense(_) => frozen_linear(x, w)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?,
+    }
+}
+
+struct AdaptedLinear {
+    matrix: Arc<PackedMatrix>,
+    scale: f64,
+}
+
+impl CustomOp3 for AdaptedLinear {
+    fn name(&self) -> &'static str {
+        "adapted-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (((rows, width), (rank, inputs)), outputs) = ((lx.shape().dims2()?, la.shape().dims2()?), lb.dim(0)?);
+        check_width(width, &self.matrix)?;
+        let shape = PairShape { rank, inputs, outputs };
+        if (inputs, outputs) != (width, self.matrix.outputs()) {
+            bail!("an adapter of {shape:?} does not fit {:?}", self.matrix);
+        }
+        let b: Vec<f32> = slice(b, lb)?.iter().map(|value| value * self.scale as f32).collect();
+        let pair = PackedPair::from_f32(shape, slice(a, la)?, &b);
+        let rows_of_x = Rows::pack(slice(x, lx)?, width);
+        let [product] = packed::multiply(&rows_of_x, [&self.matrix], &[(0..rows, [Some(&pair)])], [None]);
+        Ok((CpuStorage::F32(product), Shape::from((rows, outputs))))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (x, a, b, grad) = (x.detach(), a.detach(), b.detach(), grad.contiguous()?);
+        // Scaled where there are `r` numbers to a row.
+        let to_b = (x.matmul(&a.t()?)? * self.scale)?;
+        let to_a = (grad.matmul(&b)? * self.scale)?;
+        let low_rank = to_a.matmul(&a)?;
+        let d_x = on_cpu([&grad, &low_rank], |[grad, onto]| self.matrix.multiply_backward(grad, Some(onto)))?;
+        Ok((Some(tensor(d_x, &x)?), Some(to_a.t()?.matmul(&x)?), Some(grad.t()?.matmul(&to_b)?)))
     }
 }
 
@@ -239,8 +293,8 @@ impl CustomOp2 for RmsNorm {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        Ok((Some(tensor(kernels::rms_norm_backward(&host(x)?, &host(w)?, &host(&grad)?, self.eps), x)?), None))
+        let d_x = on_cpu([x, w, grad], |[x, w, grad]| kernels::rms_norm_backward(x, w, grad, self.eps))?;
+        Ok((Some(tensor(d_x, x)?), None))
     }
 }
 
@@ -315,7 +369,8 @@ impl CustomOp2 for Gated {
     }
 
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (d_gate, d_up) = kernels::gated_backward(&host(gate)?, &host(up)?, &host(grad)?, self.activation);
+        let backward = |[gate, up, grad]: [&[f32]; 3]| kernels::gated_backward(gate, up, grad, self.activation);
+        let (d_gate, d_up) = on_cpu([gate, up, grad], backward)?;
         Ok((Some(tensor(d_gate, gate)?), Some(tensor(d_up, up)?)))
     }
 }
@@ -393,18 +448,22 @@ pub fn attention_over(q: &Tensor, kv: [KvRows; 2], paths: &Paths, attention: Att
     if paths.len() != q.dim(0)? {
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
-    let q = q.contiguous()?;
-    let out = on_cpu(&q, |q| kernels::attention(q, kv, paths, attention))?;
+    let out = on_cpu([q], |[q]| kernels::attention(q, kv, paths, attention))?;
     Tensor::from_vec(out, q.shape(), q.device())
 }
 
-/// What a function makes of the elements of a contiguous f32 tensor on the CPU.
-pub fn on_cpu<T>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(f(slice(storage, layout)?)),
-        _ => bail!("expected a tensor on the CPU"),
+/// What a function makes of the elements of f32 tensors on the CPU; those that are contiguous are not copied.
+pub fn on_cpu<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> T) -> Result<T> {
+    let tensors = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<Vec<_>>>()?;
+    let storages: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = [[].as_slice(); N];
+    for (elements, (storage, layout)) in slices.iter_mut().zip(&storages) {
+        match &**storage {
+            Storage::Cpu(storage) => *elements = slice(storage, layout)?,
+            _ => bail!("expected a tensor on the CPU"),
+        }
     }
+    Ok(f(slices))
 }
 
 struct PathAttention {
@@ -441,9 +500,9 @@ impl CustomOp3 for PathAttention {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (q_host, k_host, v_host, grad) = (host(q)?, host(k)?, host(v)?, host(grad)?);
-        let inputs = [q_host.as_slice(), &k_host, &v_host];
-        let (d_q, d_k, d_v) = kernels::attention_backward(inputs, &grad, &self.paths, self.attention);
+        let (d_q, d_k, d_v) = on_cpu([q, k, v, grad], |[q, k, v, grad]| {
+            kernels::attention_backward([q, k, v], grad, &self.paths, self.attention)
+        })?;
         Ok((Some(tensor(d_q, q)?), Some(tensor(d_k, k)?), Some(tensor(d_v, v)?)))
     }
 }

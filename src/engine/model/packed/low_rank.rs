@@ -9,7 +9,7 @@
 use std::{
     ops::Range,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -20,7 +20,7 @@ use super::{
     format::PANEL,
     product::{accumulate, dispatch, each_row, load, store},
     rows::{DEPTH, Rows, Segment},
-    words::{Words, prefetch},
+    words::{Memory, Words, prefetch},
 };
 
 /// Rows of `A` side by side: as many as one vector register has numbers, at most.
@@ -79,6 +79,13 @@ pub struct PackedPair {
 }
 
 impl PackedPair {
+    /// A pair in memory of its own; see [`PairShape::lay_out`].
+    pub fn from_f32(shape: PairShape, a: &[f32], b: &[f32]) -> Self {
+        let mut memory = Memory::zeros(shape.words());
+        shape.lay_out(a, b, memory.floats_mut());
+        Self::new(shape, Words::new(&Arc::new(memory), 0..shape.words()))
+    }
+
     /// A pair in words that [`PairShape::lay_out`] has filled.
     pub fn new(shape: PairShape, words: Words) -> Self {
         Self { shape, words }
