@@ -21,6 +21,11 @@ def apart(why, *forms):
     ROWS.extend(dict(gold=a, pred=b, expected=False, why=why) for a, b in itertools.combinations(forms, 2))
 
 
+def others(why, first, *forms):
+    for form in forms:
+        apart(why, first, form)
+
+
 def unknown(why, *forms):
     ROWS.extend(dict(gold=form, pred=form, expected=None, why=why) for form in forms)
 
@@ -1012,6 +1017,22 @@ same("a function and a factor in brackets", "f(3)(x+1)", "(x+1)f(3)", "xf(3)+f(3
 apart("a function of a number is no product", "f(3)(x+1)", "3f(x+1)", "f(3x+3)")
 same("letters that can only be a unit", r"5\text{ g/cm}^3", "5 g/cm^3", "5 grams per cubic centimeter", "5")
 same("money for an hour", "$12 per hour", "$12/hour", r"\$12/\text{hour}")
+
+# Responses: what stands around an answer
+others("a unit behind a box", "5 cm", r"\boxed{5} m", r"$\boxed{5}$ kg", r"The length is \boxed{5} meters.", r"\boxed{5}\text{ m}", r"\boxed{5}\,\mathrm{m}", r"$\boxed{x = 5}$ m", r"\boxed{5}^\circ")
+same("a unit behind a box, or none", "5 cm", r"\boxed{5} cm", r"$\boxed{5}$ centimeters.", r"\boxed{50}\text{ mm}", r"\boxed{5}", r"\boxed{5\text{ cm}} cm", r"The height is $\boxed{5}$ (in cm)")
+same("what is counted behind a box adds nothing", "5", r"\boxed{5} apples", r"\boxed{5}\text{ m}", r"\boxed{5} in total", r"\boxed{5} more apples")
+others("a power of a unit behind a box", "12 cm^2", r"$\boxed{12}$ cm$^3$", r"\boxed{12}\text{ cm}^3", "\\boxed{12} cm\u00b3", r"\boxed{12} cubic centimeters")
+same("a square of a unit behind a box", "12 cm^2", r"$\boxed{12}$ cm$^2$", r"\boxed{12} square centimeters", "\\boxed{12} cm\u00b2")
+same("a unit of several words behind a box", "9.8 m/s^2", r"\boxed{9.8} meters per second squared", r"\boxed{9.8}\text{ m/s}^2", r"\boxed{9.8} m/s\(^2\)")
+others("a currency around a box", "$5", r"\boxed{5} euros", r"\boxed{5} cents", "\u20ac\\boxed{5}", r"\boxed{5}\%")
+same("a currency around a box", "$5", r"\boxed{5} dollars", r"\$\boxed{5}", r"$\$\boxed{5}$", r"It costs $\boxed{5}.", r"\boxed{500} cents")
+others("a time behind a box", "5 hours", r"\boxed{5} minutes", r"\boxed{5} days a week")
+same("a time behind a box", "5 hours", r"\boxed{300} minutes", r"\boxed{5} hours of work")
+unknown("an amount that goes on behind a box", r"\boxed{2} hours and 30 minutes", r"\boxed{5} feet 6 inches")
+others("an angle behind a box", r"30^\circ", r"\boxed{30}\text{ radians}", r"\boxed{30}\%", r"\boxed{30}^\circ\text{C}")
+same("an angle behind a box", r"30^\circ", r"\boxed{30}^\circ", r"\boxed{30} degrees", r"\boxed{30}")
+same("a percentage behind a box", "28%", r"\boxed{28}\%", r"\boxed{28} percent of the students", r"$\boxed{28}$%")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 use super::{
     boxes::Box,
+    measure::measured,
     statement::is_counted,
     wording::{changes, is_filler, is_verb, words},
 };
@@ -82,10 +83,10 @@ fn is_balanced(between: &str) -> bool {
 /// without those. `None` if it is not clear what they are called.
 pub(super) fn listed_answer(response: &str, from: usize, listed: &[Box<'_>]) -> Option<String> {
     let (first, last) = (listed.first()?, listed.last()?);
-    if listed.len() == 1 {
-        return Some(first.content.trim().to_owned());
-    }
     let (lead, tail) = (&response[from..first.begin], &response[last.end..]);
+    if listed.len() == 1 {
+        return measured(lead, first.content, tail);
+    }
     let joints: Vec<Joint<'_>> =
         listed.windows(2).map(|pair| joint(&response[pair[0].end..pair[1].begin])).collect::<Option<_>>()?;
     let mut labels: Vec<String> = joints.iter().map(|joint| joint.label.clone()).collect::<Option<_>>()?;
