@@ -270,9 +270,12 @@ fn strip_mark(text: &str) -> Option<&str> {
     text.strip_suffix(is_ornament).or_else(stop)
 }
 
-/// Whether a sign is a check mark or a picture.
+/// Whether a sign approves of an answer, or only adorns it. Crosses deny it, and others, such as circled digits, may be it.
 fn is_ornament(c: char) -> bool {
-    matches!(c, '\u{2700}'..='\u{27bf}' | '\u{fe0f}' | '\u{1f300}'..='\u{1faff}')
+    const CHECKS: [char; 6] = ['\u{2705}', '\u{2713}', '\u{2714}', '\u{2611}', '\u{2728}', '\u{2b50}'];
+    const PICTURES: [char; 7] =
+        ['\u{1f389}', '\u{1f38a}', '\u{1f3af}', '\u{1f4a1}', '\u{1f4af}', '\u{1f44d}', '\u{1f680}'];
+    CHECKS.contains(&c) || PICTURES.contains(&c) || matches!(c, '\u{fe0f}' | '\u{1f600}'..='\u{1f60f}')
 }
 
 /// Without the wrapper around the whole text; `\(1\) or \(2\)` has none.

@@ -364,8 +364,10 @@ impl Measure {
         let end = words.iter().position(|word| word == "of").unwrap_or(words.len());
         let is_head =
             words[..end].last().is_some_and(|head| is_plural(head) || end < words.len() && known(head).is_some());
-        self.optional &= is_head || sign < 0;
         let name: Vec<String> = words.iter().map(|word| named(&singular(word))).collect();
+        // How many digits a number has is not the number.
+        let is_length = name.iter().any(|word| word == "digit") || name.ends_with(&["decimal".into(), "place".into()]);
+        self.optional &= (is_head || sign < 0) && !is_length;
         self.unit.multiply(&name.join(" "), sign);
         Some(())
     }

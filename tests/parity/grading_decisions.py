@@ -1033,6 +1033,10 @@ unknown("an amount that goes on behind a box", r"\boxed{2} hours and 30 minutes"
 others("an angle behind a box", r"30^\circ", r"\boxed{30}\text{ radians}", r"\boxed{30}\%", r"\boxed{30}^\circ\text{C}")
 same("an angle behind a box", r"30^\circ", r"\boxed{30}^\circ", r"\boxed{30} degrees", r"\boxed{30}")
 same("a percentage behind a box", "28%", r"\boxed{28}\%", r"\boxed{28} percent of the students", r"$\boxed{28}$%")
+others("how many digits a number has is not the number", "5", "The answer must be 5 digits long.", "The answer must be 5 digits.", "The answer should be 5 digits long.", "The answer is 5 digits long.", "5 decimal places", "The answer must have 5 digits")
+same("what an answer must be, if it is a formula", "5", "The answer must be 5.", "So the answer should be $5$")
+unknown("a cross denies what is before it", "5 \u274c", "5 \u2717", "\\boxed{5} \u274c", "The answer is 5 \u2718", "5 \u2795", "5 \u2776")
+same("a check mark adorns", "5", "5 \u2705", "5 \u2713", "5 \u2714\ufe0f", "\\boxed{5} \u2705", "5 \U0001f389")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
