@@ -1037,6 +1037,9 @@ others("how many digits a number has is not the number", "5", "The answer must b
 same("what an answer must be, if it is a formula", "5", "The answer must be 5.", "So the answer should be $5$")
 unknown("a cross denies what is before it", "5 \u274c", "5 \u2717", "\\boxed{5} \u274c", "The answer is 5 \u2718", "5 \u2795", "5 \u2776")
 same("a check mark adorns", "5", "5 \u2705", "5 \u2713", "5 \u2714\ufe0f", "\\boxed{5} \u2705", "5 \U0001f389")
+others("boxes with different names are a list", "4", r"$$\boxed{x=3} \quad \boxed{y=4}$$", r"$\boxed{x = 3}$ $\boxed{y = 4}$", r"\boxed{x=3} \\ \boxed{y=4}", "\\boxed{x = 3}\n\\boxed{y = 4}", "$x = \\boxed{3}$\n$y = \\boxed{4}$")
+same("boxes with different names are a list", "x=3, y=4", r"$$\boxed{x=3} \quad \boxed{y=4}$$", "\\boxed{x = 3}\n\n\\boxed{y = 4}", "$x = \\boxed{3}$\n$y = \\boxed{4}$")
+same("boxes of one name, or of none, are said again", "4", "\\boxed{4}\n\\boxed{4}", "$x = \\boxed{4}$\n$x = \\boxed{4}$", "\\boxed{3} \\boxed{4}")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
