@@ -4,7 +4,10 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::One;
 
-use super::budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS};
+use super::{
+    budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS},
+    words::is_junction,
+};
 
 /// A number as it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +37,7 @@ pub(super) enum Kind {
     /// The beginning and the end of a matrix.
     Begin,
     End,
-    /// Between the rows of a matrix.
+    /// Between the rows of a matrix, or between formulas that stand side by side.
     Row,
     Ellipsis,
     /// A decimal that goes on behind its ellipsis in a way that is not shown.
@@ -42,28 +45,110 @@ pub(super) enum Kind {
     Sign(char),
 }
 
-/// A token, and whether white space stands before it.
+/// How far a token is from the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gap {
+    None,
+    /// A space, which LaTeX does not print.
+    Space,
+    /// A space that is printed: `\,`, `\;`, `~`.
+    Printed,
+    /// As between two formulas: `\quad`, a new line.
+    Wide,
+}
+
+impl Gap {
+    fn of(space: &str) -> Self {
+        space.chars().map(Self::of_char).max().unwrap_or(Self::None)
+    }
+
+    fn of_char(space: char) -> Self {
+        match space {
+            '\n' | QUAD => Self::Wide,
+            '\u{2005}' | '\u{2009}' => Self::Printed,
+            _ => Self::Space,
+        }
+    }
+}
+
+/// What cleaning makes of a wide space.
+pub(super) const QUAD: char = '\u{2003}';
+
+/// A token, and what white space stands before it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token {
     pub kind: Kind,
-    pub spaced: bool,
+    pub gap: Gap,
+}
+
+impl Token {
+    pub fn is_spaced(&self) -> bool {
+        self.gap != Gap::None
+    }
 }
 
 /// The tokens of a text; `None` if it is too long, nested too deeply, unbalanced, or not understood.
 pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut lexer = Lexer { text, at: 0, brackets: vec![], tokens: vec![], digits: 0 };
     loop {
-        let spaced = lexer.skip_space();
+        let gap = lexer.skip_space();
         if lexer.at == text.len() {
             break;
         }
+        if gap == Gap::Wide {
+            lexer.tokens.push(Token { kind: Kind::Row, gap });
+        }
         let kind = lexer.next()?;
-        lexer.tokens.push(Token { kind, spaced });
+        lexer.tokens.push(Token { kind, gap });
         if lexer.tokens.len() > MAX_TOKENS || lexer.brackets.len() > MAX_DEPTH {
             return None;
         }
     }
-    Some(lexer.tokens)
+    Some(side_by_side(&lexer.tokens))
+}
+
+/// With rows only where one formula ends and another one begins, and in matrices, where white space means nothing.
+fn side_by_side(tokens: &[Token]) -> Vec<Token> {
+    let is_row = |token: &Token| matches!(token.kind, Kind::Row | Kind::Sign('&'));
+    let mut kept: Vec<Token> = Vec::with_capacity(tokens.len());
+    let mut matrices = 0usize;
+    for (at, token) in tokens.iter().enumerate() {
+        match token.kind {
+            Kind::Begin => matrices += 1,
+            Kind::End => matrices = matrices.saturating_sub(1),
+            _ => {}
+        }
+        if matrices > 0 {
+            kept.extend((token.kind != Kind::Row || token.gap != Gap::Wide).then(|| token.clone()));
+        } else if !is_row(token) {
+            kept.push(token.clone());
+        } else if kept.last().is_some_and(|last| ends_formula(&last.kind)) {
+            let next = tokens[at..].iter().position(|token| !is_row(token)).map_or(&[][..], |next| &tokens[at + next..]);
+            kept.extend(begins_formula(next).then_some(Token { kind: Kind::Row, gap: token.gap }));
+        }
+    }
+    kept
+}
+
+fn ends_formula(kind: &Kind) -> bool {
+    match kind {
+        Kind::Sign(sign) => matches!(sign, '!' | '%' | '\u{b0}' | '\'' | '|'),
+        Kind::Open(_) | Kind::Group | Kind::Row => false,
+        Kind::Word(word) | Kind::Text(word) => !is_junction(word),
+        _ => true,
+    }
+}
+
+/// Whether a formula begins with these tokens, rather than goes on: words in a text are rather a unit, unless they are a
+/// name.
+fn begins_formula(tokens: &[Token]) -> bool {
+    match tokens {
+        [Token { kind: Kind::Text(_), .. }, rest @ ..] => rest.first().is_some_and(|next| next.kind == Kind::Sign('=')),
+        [Token { kind: Kind::Sign(sign), .. }, ..] => matches!(sign, '-' | '\u{b1}' | '|' | '$'),
+        [Token { kind: Kind::Close(_) | Kind::EndGroup, .. }, ..] | [] => false,
+        [Token { kind: Kind::Word(word), .. }, ..] => !is_junction(word),
+        _ => true,
+    }
 }
 
 struct Lexer<'a> {
@@ -105,11 +190,11 @@ impl<'a> Lexer<'a> {
         found
     }
 
-    fn skip_space(&mut self) -> bool {
-        let rest = self.rest().trim_start();
-        let skipped = self.text.len() - rest.len() > self.at;
-        self.at = self.text.len() - rest.len();
-        skipped
+    fn skip_space(&mut self) -> Gap {
+        let rest = self.rest();
+        let space = &rest[..rest.len() - rest.trim_start().len()];
+        self.at += space.len();
+        Gap::of(space)
     }
 
     fn run(&mut self, is_part: impl Fn(char) -> bool) -> &'a str {
@@ -146,12 +231,24 @@ impl<'a> Lexer<'a> {
                 Some(Kind::EndGroup)
             }
             // What cleaning makes of a doubled backslash.
-            '\u{2}' => Some(Kind::Row),
+            '\u{2}' => {
+                self.skip_distance();
+                Some(Kind::Row)
+            }
             '<' if self.eat("=") => Some(Kind::Sign('\u{2264}')),
             '>' if self.eat("=") => Some(Kind::Sign('\u{2265}')),
             '!' if self.eat("=") => Some(Kind::Sign('\u{2260}')),
             '*' if self.eat("*") => Some(Kind::Sign('^')),
             _ => Some(Kind::Sign(c)),
+        }
+    }
+
+    /// How far apart rows are: `[2pt]`.
+    fn skip_distance(&mut self) {
+        let inside = self.rest().strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
+        let is_length = |text: &str| ["pt", "em", "ex", "mm", "cm"].iter().any(|unit| text.ends_with(unit));
+        if let Some(length) = inside.filter(|inside| is_length(inside)) {
+            self.at += length.len() + 2;
         }
     }
 
