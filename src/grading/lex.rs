@@ -6,6 +6,7 @@ use num_traits::One;
 
 use super::{
     budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS},
+    vocabulary::is_vector,
     words::is_junction,
 };
 
@@ -123,7 +124,8 @@ fn side_by_side(tokens: &[Token]) -> Vec<Token> {
         } else if !is_row(token) {
             kept.push(token.clone());
         } else if kept.last().is_some_and(|last| ends_formula(&last.kind)) {
-            let next = tokens[at..].iter().position(|token| !is_row(token)).map_or(&[][..], |next| &tokens[at + next..]);
+            let next =
+                tokens[at..].iter().position(|token| !is_row(token)).map_or(&[][..], |next| &tokens[at + next..]);
             kept.extend(begins_formula(next).then_some(Token { kind: Kind::Row, gap: token.gap }));
         }
     }
@@ -313,6 +315,8 @@ impl<'a> Lexer<'a> {
                 }
                 Some(Kind::Begin)
             }
+            // A product of vectors is another one than that of numbers.
+            "times" if self.is_behind_vector() => None,
             "cdot" | "times" | "ast" => Some(Kind::Sign('*')),
             "div" => Some(Kind::Sign('/')),
             "lt" => Some(Kind::Sign('<')),
@@ -336,6 +340,17 @@ impl<'a> Lexer<'a> {
             // A command runs into the letters behind it where the space was lost: `\quadx`.
             _ => Some(Kind::Command(name.to_owned())),
         }
+    }
+
+    /// Whether the last token is a letter with an arrow or in bold, in braces or not.
+    fn is_behind_vector(&self) -> bool {
+        let mut before = self.tokens.iter().rev().map(|token| &token.kind);
+        let is_word = |kind: Option<&Kind>| matches!(kind, Some(Kind::Word(_)));
+        let is_letter = match before.next() {
+            Some(Kind::EndGroup) => is_word(before.next()) && before.next() == Some(&Kind::Group),
+            last => is_word(last),
+        };
+        is_letter && matches!(before.next(), Some(Kind::Command(name)) if is_vector(name))
     }
 
     /// Whether one letter stands here, in braces.

@@ -113,7 +113,11 @@ impl Reader<'_> {
                 if between.iter().all(is_side) { self.equation(name, last) } else { None }
             }
             _ => {
-                if between.iter().all(is_last) { self.equation(first, last) } else { self.neighbours(sides) }
+                if between.iter().all(is_last) {
+                    self.equation(first, last)
+                } else {
+                    self.neighbours(sides)
+                }
             }
         }
     }
