@@ -1,6 +1,6 @@
 //! One spelling for what is written in many: Unicode, LaTeX's spacing and delimiters, marks around an answer.
 
-use super::unit::is_unit_word;
+use super::{lex::QUAD, unit::is_unit_word};
 
 /// The answer without what says how it is set, in ASCII as far as it has mathematical meaning.
 pub(super) fn clean(answer: &str) -> String {
@@ -54,13 +54,13 @@ const REWRITES: [(&str, &str); 54] = [
     ("\u{b0}\\text{C}", "\u{b0}C"),
     ("\u{b0}\\text{F}", "\u{b0}F"),
     ("\\%", "%"),
-    ("\\qquad", " \\quad "),
-    ("\\quad", " "),
-    ("\\;", " "),
-    ("\\:", " "),
-    ("\\>", " "),
-    ("\\ ", " "),
-    ("~", " "),
+    ("\\qquad", "\u{2003}"),
+    ("\\quad", "\u{2003}"),
+    ("\\;", " \u{2005}"),
+    ("\\:", " \u{2005}"),
+    ("\\>", " \u{2005}"),
+    ("\\ ", " \u{2005}"),
+    ("~", " \u{2005}"),
     ("\\,", "\u{2009}"),
     ("\\lbrace", "\\{"),
     ("\\rbrace", "\\}"),
@@ -223,7 +223,7 @@ fn halve_backslashes(text: &str) -> String {
 }
 
 fn starts_command(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic())
+    text.chars().take_while(char::is_ascii_alphabetic).count() > 1
 }
 
 /// Without the dollars around formulas. A single one is the currency, and so is an escaped one.
@@ -233,7 +233,11 @@ fn unwrap_dollars(text: &str) -> String {
     let decimals = plain.strip_suffix('$').and_then(|rest| rest.rsplit_once('.')).map_or("", |(_, decimals)| decimals);
     let stray = plain.matches('$').count() == 1 && decimals.len() > 2 && decimals.bytes().all(|b| b.is_ascii_digit());
     let plain = if stray || plain.matches('$').count().is_multiple_of(2) {
-        plain.replace('$', " ")
+        // Between two formulas there is as much as nothing.
+        let parts: Vec<&str> = plain.split('$').collect();
+        let is_joint = |at: usize| at % 2 == 0 && at > 0 && at + 1 < parts.len() && parts[at].trim().is_empty();
+        let part = |(at, part): (usize, &&str)| if is_joint(at) { QUAD.to_string() } else { (*part).to_owned() };
+        parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" ")
     } else {
         plain.replacen('$', "\u{1}", 1)
     };
@@ -270,9 +274,12 @@ fn strip_mark(text: &str) -> Option<&str> {
     text.strip_suffix(is_ornament).or_else(stop)
 }
 
-/// Whether a sign is a check mark or a picture.
+/// Whether a sign approves of an answer, or only adorns it. Crosses deny it, and others, such as circled digits, may be it.
 fn is_ornament(c: char) -> bool {
-    matches!(c, '\u{2700}'..='\u{27bf}' | '\u{fe0f}' | '\u{1f300}'..='\u{1faff}')
+    const CHECKS: [char; 6] = ['\u{2705}', '\u{2713}', '\u{2714}', '\u{2611}', '\u{2728}', '\u{2b50}'];
+    const PICTURES: [char; 7] =
+        ['\u{1f389}', '\u{1f38a}', '\u{1f3af}', '\u{1f4a1}', '\u{1f4af}', '\u{1f44d}', '\u{1f680}'];
+    CHECKS.contains(&c) || PICTURES.contains(&c) || matches!(c, '\u{fe0f}' | '\u{1f600}'..='\u{1f60f}')
 }
 
 /// Without the wrapper around the whole text; `\(1\) or \(2\)` has none.

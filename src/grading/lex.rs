@@ -4,7 +4,11 @@ use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::One;
 
-use super::budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS};
+use super::{
+    beside::side_by_side,
+    budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS},
+    vocabulary::is_vector,
+};
 
 /// A number as it is written.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +38,7 @@ pub(super) enum Kind {
     /// The beginning and the end of a matrix.
     Begin,
     End,
-    /// Between the rows of a matrix.
+    /// Between the rows of a matrix, or between formulas that stand side by side.
     Row,
     Ellipsis,
     /// A decimal that goes on behind its ellipsis in a way that is not shown.
@@ -42,28 +46,66 @@ pub(super) enum Kind {
     Sign(char),
 }
 
-/// A token, and whether white space stands before it.
+/// How far a token is from the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Gap {
+    None,
+    /// A space, which LaTeX does not print.
+    Space,
+    /// A space that is printed: `\,`, `\;`, `~`.
+    Printed,
+    /// As between two formulas: `\quad`, a new line.
+    Wide,
+}
+
+impl Gap {
+    fn of(space: &str) -> Self {
+        space.chars().map(Self::of_char).max().unwrap_or(Self::None)
+    }
+
+    fn of_char(space: char) -> Self {
+        match space {
+            '\n' | QUAD => Self::Wide,
+            '\u{2005}' | '\u{2009}' => Self::Printed,
+            _ => Self::Space,
+        }
+    }
+}
+
+/// What cleaning makes of a wide space.
+pub(super) const QUAD: char = '\u{2003}';
+
+/// A token, and what white space stands before it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token {
     pub kind: Kind,
-    pub spaced: bool,
+    pub gap: Gap,
+}
+
+impl Token {
+    pub fn is_spaced(&self) -> bool {
+        self.gap != Gap::None
+    }
 }
 
 /// The tokens of a text; `None` if it is too long, nested too deeply, unbalanced, or not understood.
 pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut lexer = Lexer { text, at: 0, brackets: vec![], tokens: vec![], digits: 0 };
     loop {
-        let spaced = lexer.skip_space();
+        let gap = lexer.skip_space();
         if lexer.at == text.len() {
             break;
         }
+        if gap == Gap::Wide {
+            lexer.tokens.push(Token { kind: Kind::Row, gap });
+        }
         let kind = lexer.next()?;
-        lexer.tokens.push(Token { kind, spaced });
+        lexer.tokens.push(Token { kind, gap });
         if lexer.tokens.len() > MAX_TOKENS || lexer.brackets.len() > MAX_DEPTH {
             return None;
         }
     }
-    Some(lexer.tokens)
+    Some(side_by_side(&lexer.tokens))
 }
 
 struct Lexer<'a> {
@@ -105,11 +147,11 @@ impl<'a> Lexer<'a> {
         found
     }
 
-    fn skip_space(&mut self) -> bool {
-        let rest = self.rest().trim_start();
-        let skipped = self.text.len() - rest.len() > self.at;
-        self.at = self.text.len() - rest.len();
-        skipped
+    fn skip_space(&mut self) -> Gap {
+        let rest = self.rest();
+        let space = &rest[..rest.len() - rest.trim_start().len()];
+        self.at += space.len();
+        Gap::of(space)
     }
 
     fn run(&mut self, is_part: impl Fn(char) -> bool) -> &'a str {
@@ -146,12 +188,24 @@ impl<'a> Lexer<'a> {
                 Some(Kind::EndGroup)
             }
             // What cleaning makes of a doubled backslash.
-            '\u{2}' => Some(Kind::Row),
+            '\u{2}' => {
+                self.skip_distance();
+                Some(Kind::Row)
+            }
             '<' if self.eat("=") => Some(Kind::Sign('\u{2264}')),
             '>' if self.eat("=") => Some(Kind::Sign('\u{2265}')),
             '!' if self.eat("=") => Some(Kind::Sign('\u{2260}')),
             '*' if self.eat("*") => Some(Kind::Sign('^')),
             _ => Some(Kind::Sign(c)),
+        }
+    }
+
+    /// How far apart rows are: `[2pt]`.
+    fn skip_distance(&mut self) {
+        let inside = self.rest().strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(inside, _)| inside);
+        let is_length = |text: &str| ["pt", "em", "ex", "mm", "cm"].iter().any(|unit| text.ends_with(unit));
+        if let Some(length) = inside.filter(|inside| is_length(inside)) {
+            self.at += length.len() + 2;
         }
     }
 
@@ -216,6 +270,8 @@ impl<'a> Lexer<'a> {
                 }
                 Some(Kind::Begin)
             }
+            // A product of vectors is another one than that of numbers.
+            "times" if self.is_behind_vector() => None,
             "cdot" | "times" | "ast" => Some(Kind::Sign('*')),
             "div" => Some(Kind::Sign('/')),
             "lt" => Some(Kind::Sign('<')),
@@ -239,6 +295,17 @@ impl<'a> Lexer<'a> {
             // A command runs into the letters behind it where the space was lost: `\quadx`.
             _ => Some(Kind::Command(name.to_owned())),
         }
+    }
+
+    /// Whether the last token is a letter with an arrow or in bold, in braces or not.
+    fn is_behind_vector(&self) -> bool {
+        let mut before = self.tokens.iter().rev().map(|token| &token.kind);
+        let is_word = |kind: Option<&Kind>| matches!(kind, Some(Kind::Word(_)));
+        let is_letter = match before.next() {
+            Some(Kind::EndGroup) => is_word(before.next()) && before.next() == Some(&Kind::Group),
+            last => is_word(last),
+        };
+        is_letter && matches!(before.next(), Some(Kind::Command(name)) if is_vector(name))
     }
 
     /// Whether one letter stands here, in braces.

@@ -1,6 +1,7 @@
 //! When are two answers the same answer: extraction, canonical keys, votes. No I/O, no async, no tensors.
 
 mod answer;
+mod beside;
 mod budget;
 mod clean;
 mod evaluate;

@@ -4,7 +4,7 @@
 use super::{
     lex::{Kind, Token},
     read::{bracket, bracketed, is_sign},
-    vocabulary::{is_decoration, is_greek, letters},
+    vocabulary::{is_decoration, is_greek, is_vector, letters},
 };
 
 /// A letter that is a factor.
@@ -13,6 +13,8 @@ struct Letter<'a> {
     index: &'a [Token],
     /// Whether it has a mark, or is set in bold, as numbers are not.
     is_marked: bool,
+    /// Whether the mark is an arrow, a hat, or bold type.
+    is_vector: bool,
     /// Whether it is raised to -1 or to T, which may be the sign of an inverse or a transpose.
     is_turned: bool,
 }
@@ -32,13 +34,28 @@ impl Letter<'_> {
 pub(super) fn may_count(tokens: &[Token]) -> bool {
     let mut products = vec![];
     collect(tokens, &mut products);
-    products.iter().any(|product| has_sides(product)) || has_inverse(&products) || has_both_orders(&products)
+    products.iter().any(|product| has_sides(product))
+        || has_three_vectors(tokens, &products)
+        || has_inverse(&products)
+        || has_both_orders(&products)
 }
 
 /// Whether a letter stands on both sides of another one.
 fn has_sides(product: &[Letter]) -> bool {
     let changes = |at: &usize| *at > 1 && !product[*at].is(&product[at - 1]);
     (0..product.len()).filter(changes).any(|at| product[..at - 1].iter().any(|letter| letter.is(&product[at])))
+}
+
+/// Whether three vectors may be multiplied, of which two make a number first: in one product, or in two of what multiplies.
+fn has_three_vectors(tokens: &[Token], products: &[Vec<Letter>]) -> bool {
+    let vectors = |product: &Vec<Letter>| product.iter().filter(|letter| letter.is_vector).count();
+    let most = products.iter().map(vectors).max().unwrap_or(0);
+    if products.iter().map(vectors).sum::<usize>() < 3 {
+        return false;
+    }
+    let has_brackets = tokens.iter().any(|token| matches!(token.kind, Kind::Open('(' | '[')));
+    let has_sign = tokens.iter().any(|token| is_sign(token, '*'));
+    most > 2 || [has_brackets, has_sign, most == 2].into_iter().filter(|multiplies| *multiplies).count() > 1
 }
 
 /// Whether an inverse or a transpose is next to a letter of the kind that matrices have, or is one of a letter that is
@@ -97,12 +114,15 @@ fn collect<'a>(tokens: &'a [Token], products: &mut Vec<Vec<Letter<'a>>>) {
 
 /// The letters that tokens begin with, and how many tokens they are.
 fn named(tokens: &[Token]) -> Option<(Vec<Letter<'_>>, usize)> {
-    let letter = |name, is_marked| Letter { name, index: &[], is_marked, is_turned: false };
+    let letter = |name, is_marked| Letter { name, index: &[], is_marked, is_vector: false, is_turned: false };
     match tokens {
         [Token { kind: Kind::Command(mark), .. }, group, Token { kind: Kind::Word(name), .. }, end, ..]
             if is_decoration(mark) && group.kind == Kind::Group && end.kind == Kind::EndGroup =>
         {
-            Some((vec![letter(name.as_str(), true)], 4))
+            Some((vec![Letter { is_vector: is_vector(mark), ..letter(name.as_str(), true) }], 4))
+        }
+        [Token { kind: Kind::Command(mark), .. }, Token { kind: Kind::Word(name), .. }, ..] if is_vector(mark) => {
+            Some((vec![Letter { is_vector: true, ..letter(name.as_str(), true) }], 2))
         }
         [Token { kind: Kind::Command(name), .. }, ..] if is_greek(name) => {
             Some((vec![letter(name.as_str(), false)], 1))

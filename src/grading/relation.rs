@@ -6,7 +6,7 @@ use super::{
     expression::{Expression, Function},
     form::Form,
     key::{Detail, limit, real_value, shape},
-    lex::{Kind, Token},
+    lex::{Gap, Kind, Token},
     names::{name_of, tuple_of_names},
     numeric::part::Part,
     parse::expression,
@@ -101,13 +101,23 @@ impl Reader<'_> {
         }
         let (first, between, last) = (sides.first()?, &sides[1..sides.len() - 1], sides.last()?);
         let value = self.item(last)?;
+        let key = |form: &Form| shape(form, Detail::FULL, self.budget);
+        let is_last = |side: &&[Token]| self.item(side).is_some_and(|form| key(&form) == key(&value));
         match names[..] {
             // Formulas on the way to a number are what it was computed from.
-            [name] if !value.is_open() => self.equation(name, last),
+            [name] if !value.is_open() => {
+                // `x = 3 y = 4` is no chain.
+                let is_side = |side: &&[Token]| {
+                    !side.iter().any(|token| token.kind == Kind::Row) && (!ends_in_name(side) || is_last(side))
+                };
+                if between.iter().all(is_side) { self.equation(name, last) } else { None }
+            }
             _ => {
-                let key = |form: &Form| shape(form, Detail::FULL, self.budget);
-                let is_last = |side: &&[Token]| self.item(side).is_some_and(|form| key(&form) == key(&value));
-                if between.iter().all(is_last) { self.equation(first, last) } else { self.neighbours(sides) }
+                if between.iter().all(is_last) {
+                    self.equation(first, last)
+                } else {
+                    self.neighbours(sides)
+                }
             }
         }
     }
@@ -235,6 +245,16 @@ impl Reader<'_> {
         }
         Some(mapped)
     }
+}
+
+/// Whether a side may be a value and, behind a space, the name of what the next sign gives another one.
+fn ends_in_name(side: &[Token]) -> bool {
+    (1..side.len()).any(|at| {
+        // Behind a command a space has to be written.
+        let is_command = matches!(side[at - 1].kind, Kind::Command(_));
+        let is_apart = side[at].gap > Gap::Space || side[at].gap == Gap::Space && !is_command;
+        is_apart && name_of(&side[at..]).is_some()
+    })
 }
 
 fn zero() -> Limit {

@@ -172,9 +172,14 @@ fn known(word: &str) -> Option<(&'static str, BigRational)> {
     Some((unit.base, factor * num_traits::pow::Pow::pow(BigRational::from_integer(BigInt::from(10)), power)))
 }
 
+/// Whether a word or sign is a unit.
+pub(super) fn is_known(word: &str) -> bool {
+    known(word).is_some() || spelled_out(word).is_some()
+}
+
 /// Whether a word behind a number is a unit even without being set as text.
 pub(super) fn is_unit_word(word: &str) -> bool {
-    word.chars().count() > 1 && (known(word).is_some() || spelled_out(word).is_some())
+    word.chars().count() > 1 && is_known(word)
 }
 
 /// Whether a sign is a currency's, or a code that may be in its place.
@@ -359,8 +364,10 @@ impl Measure {
         let end = words.iter().position(|word| word == "of").unwrap_or(words.len());
         let is_head =
             words[..end].last().is_some_and(|head| is_plural(head) || end < words.len() && known(head).is_some());
-        self.optional &= is_head || sign < 0;
         let name: Vec<String> = words.iter().map(|word| named(&singular(word))).collect();
+        // How many digits a number has is not the number.
+        let is_length = name.iter().any(|word| word == "digit") || name.ends_with(&["decimal".into(), "place".into()]);
+        self.optional &= (is_head || sign < 0) && !is_length;
         self.unit.multiply(&name.join(" "), sign);
         Some(())
     }

@@ -172,3 +172,8 @@ pub(super) fn is_decoration(name: &str) -> bool {
         "mathbf" | "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle"
     )
 }
+
+/// Whether a command makes a vector of the letter behind it.
+pub(super) fn is_vector(name: &str) -> bool {
+    matches!(name, "mathbf" | "vec" | "overrightarrow" | "hat")
+}

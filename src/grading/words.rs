@@ -17,7 +17,7 @@ pub(super) fn is_wordy(tokens: &[Token]) -> bool {
         _ => false,
     };
     let belongs = |kind: &Kind| match kind {
-        Kind::Word(_) | Kind::Text(_) | Kind::Number(_) => true,
+        Kind::Word(_) | Kind::Text(_) | Kind::Number(_) | Kind::Row => true,
         Kind::Sign(sign) => matches!(sign, ',' | '.' | '-' | '\'' | ';' | ':' | '?' | '!' | '&' | '"' | '/' | '%'),
         Kind::Open(bracket) | Kind::Close(bracket) => matches!(bracket, '(' | ')'),
         _ => false,

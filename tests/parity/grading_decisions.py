@@ -21,6 +21,11 @@ def apart(why, *forms):
     ROWS.extend(dict(gold=a, pred=b, expected=False, why=why) for a, b in itertools.combinations(forms, 2))
 
 
+def others(why, first, *forms):
+    for form in forms:
+        apart(why, first, form)
+
+
 def unknown(why, *forms):
     ROWS.extend(dict(gold=form, pred=form, expected=None, why=why) for form in forms)
 
@@ -1012,6 +1017,55 @@ same("a function and a factor in brackets", "f(3)(x+1)", "(x+1)f(3)", "xf(3)+f(3
 apart("a function of a number is no product", "f(3)(x+1)", "3f(x+1)", "f(3x+3)")
 same("letters that can only be a unit", r"5\text{ g/cm}^3", "5 g/cm^3", "5 grams per cubic centimeter", "5")
 same("money for an hour", "$12 per hour", "$12/hour", r"\$12/\text{hour}")
+
+# Responses: what stands around an answer
+others("a unit behind a box", "5 cm", r"\boxed{5} m", r"$\boxed{5}$ kg", r"The length is \boxed{5} meters.", r"\boxed{5}\text{ m}", r"\boxed{5}\,\mathrm{m}", r"$\boxed{x = 5}$ m", r"\boxed{5}^\circ")
+same("a unit behind a box, or none", "5 cm", r"\boxed{5} cm", r"$\boxed{5}$ centimeters.", r"\boxed{50}\text{ mm}", r"\boxed{5}", r"\boxed{5\text{ cm}} cm", r"The height is $\boxed{5}$ (in cm)")
+same("what is counted behind a box adds nothing", "5", r"\boxed{5} apples", r"\boxed{5}\text{ m}", r"\boxed{5} in total", r"\boxed{5} more apples")
+others("a power of a unit behind a box", "12 cm^2", r"$\boxed{12}$ cm$^3$", r"\boxed{12}\text{ cm}^3", "\\boxed{12} cm\u00b3", r"\boxed{12} cubic centimeters")
+same("a square of a unit behind a box", "12 cm^2", r"$\boxed{12}$ cm$^2$", r"\boxed{12} square centimeters", "\\boxed{12} cm\u00b2")
+same("a unit of several words behind a box", "9.8 m/s^2", r"\boxed{9.8} meters per second squared", r"\boxed{9.8}\text{ m/s}^2", r"\boxed{9.8} m/s\(^2\)")
+others("a currency around a box", "$5", r"\boxed{5} euros", r"\boxed{5} cents", "\u20ac\\boxed{5}", r"\boxed{5}\%")
+same("a currency around a box", "$5", r"\boxed{5} dollars", r"\$\boxed{5}", r"$\$\boxed{5}$", r"It costs $\boxed{5}.", r"\boxed{500} cents")
+others("a time behind a box", "5 hours", r"\boxed{5} minutes", r"\boxed{5} days a week")
+same("a time behind a box", "5 hours", r"\boxed{300} minutes", r"\boxed{5} hours of work")
+unknown("an amount that goes on behind a box", r"\boxed{2} hours and 30 minutes", r"\boxed{5} feet 6 inches")
+others("an angle behind a box", r"30^\circ", r"\boxed{30}\text{ radians}", r"\boxed{30}\%", r"\boxed{30}^\circ\text{C}")
+same("an angle behind a box", r"30^\circ", r"\boxed{30}^\circ", r"\boxed{30} degrees", r"\boxed{30}")
+same("a percentage behind a box", "28%", r"\boxed{28}\%", r"\boxed{28} percent of the students", r"$\boxed{28}$%")
+others("how many digits a number has is not the number", "5", "The answer must be 5 digits long.", "The answer must be 5 digits.", "The answer should be 5 digits long.", "The answer is 5 digits long.", "5 decimal places", "The answer must have 5 digits")
+same("what an answer must be, if it is a formula", "5", "The answer must be 5.", "So the answer should be $5$")
+unknown("a cross denies what is before it", "5 \u274c", "5 \u2717", "\\boxed{5} \u274c", "The answer is 5 \u2718", "5 \u2795", "5 \u2776")
+same("a check mark adorns", "5", "5 \u2705", "5 \u2713", "5 \u2714\ufe0f", "\\boxed{5} \u2705", "5 \U0001f389")
+others("boxes with different names are a list", "4", r"$$\boxed{x=3} \quad \boxed{y=4}$$", r"$\boxed{x = 3}$ $\boxed{y = 4}$", r"\boxed{x=3} \\ \boxed{y=4}", "\\boxed{x = 3}\n\\boxed{y = 4}", "$x = \\boxed{3}$\n$y = \\boxed{4}$")
+same("boxes with different names are a list", "x=3, y=4", r"$$\boxed{x=3} \quad \boxed{y=4}$$", "\\boxed{x = 3}\n\n\\boxed{y = 4}", "$x = \\boxed{3}$\n$y = \\boxed{4}$")
+same("boxes of one name, or of none, are said again", "4", "\\boxed{4}\n\\boxed{4}", "$x = \\boxed{4}$\n$x = \\boxed{4}$", "\\boxed{3} \\boxed{4}")
+
+# Formulas side by side, where arguments of functions end, products of vectors, conditions that exclude each other
+same("equations side by side", "x=3, y=4", r"x=3 \\ y=4", r"x=3\\y=4", r"x=3\\[2pt] y=4", r"x=3 \quad y=4", "x=3\ny=4", "$x=3$ $y=4$", "x=3&y=4", r"x=3 \quad \text{and} \quad y=4")
+apart("equations side by side are no chain", "4", r"x=3 \\ y=4", r"AB=3\quad CD=4", r"a_1=3\quad a_2=4", r"\text{width}=3\quad\text{length}=4", r"f(1)=3\quad f(2)=4", r"x=-1\\ y=4")
+apart("two values of one letter", "x=2", r"x=1\\x=2", r"x=3\quad x=2")
+unknown("a chain, or equations side by side", r"x=3\ y=4", "x=3~y=4", "x = 3 y = 4", "x=1 x=2", r"x=3\quad 4")
+same("a chain over several lines", "x = 8", "x = 3 + 5\n= 8", "x = 5 +\n3", r"x = 3 + 5 \\ = 8")
+same("a chain with units", "5 cm", r"x = 5\ \text{cm} = 0.05\ \text{m}")
+same("a unit behind a wide space", "5 cm", r"5 \quad \text{cm}")
+apart("numbers side by side are no sum, product or mixed number", "-8", r"-5\quad-3", "7/3", r"2\quad\frac13")
+apart("formulas side by side are no product", "6", r"\sqrt4\quad\sqrt9", r"(2)\quad(2)")
+apart("letters side by side are no product", "xy", "x\ny", r"2x\quad y")
+unknown("a difference, or two numbers", r"-5\ -3", r"x\ -1")
+same("rows of a matrix that are set apart", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix} 1 & 2 \\[4pt] 3 \quad & 4 \end{pmatrix}")
+same("a factor behind a printed space", r"x^2\cos x", r"\cos x\, x^2", r"\cos x\ x^2")
+same("a factor behind a logarithm", r"t\ln 2", r"\ln 2\, t", r"\ln(2)t")
+same("an argument with a number before it", r"\sin(2x)", r"\sin 2x", r"\sin(2 \cdot x)")
+same("an argument with pi before it", r"\cos(2\pi t)", r"\cos 2\pi t")
+apart("a factor in an argument or behind it", r"\sin(xe^{2x})", r"\sin x\,e^{2x}", r"\ln(2t)", r"\ln 2\,t", r"\sin(30^\circ x)", r"\sin 30^\circ x", r"\sin x\cos(yz)", r"\sin x\cos y\,z")
+unknown("where an argument ends", r"\sin x e^x", r"\sin xe^x", r"\sin x\frac12", r"\sin x \pi", r"\cos 2\pi\,t")
+apart("a logarithm and what stands beside it", r"\log(xy)", r"\log x\quad y")
+unknown("products of vectors", r"\vec{a}\times\vec{b}", r"\mathbf{a}\times\mathbf{b}", r"\vec a \times \vec b", r"(\vec a\cdot\vec b)\vec c", r"\vec{a}(\vec{b}\cdot\vec{c})")
+same("a scalar product", r"\vec{a}\cdot\vec{b}", r"\vec{b}\cdot\vec{a}")
+unknown("conditions that exclude each other", "x<1 and x>2", "x=1 and x>2")
+same("conditions that only go together", "(1,3)", "x>1, x<3", "x>1 and x<3")
+unknown("conditions of which one is in the other", "x>1, x>3")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -4,8 +4,8 @@ use super::{
     char_boundary,
     statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose},
     wording::{
-        concludes, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences, without_reasons,
-        words,
+        concludes, demanded, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences,
+        without_reasons, words,
     },
 };
 
@@ -67,9 +67,8 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
 /// Whether a statement about an answer gives it, behind the words that lead to it. What it `must be` is given by a formula
 /// alone, and not by `2 digits`.
 fn is_told(lead: &str, statement: &str) -> bool {
-    let demands = words(lead).any(|word| matches!(word, "must" | "should"));
     let given = without_reasons(statement);
-    if demands {
+    if demanded(lead).is_some() {
         given.len() <= MAX_DEMAND_BYTES && !is_prose(given) && is_formula(given)
     } else {
         !is_aside(statement)

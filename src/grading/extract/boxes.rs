@@ -1,7 +1,7 @@
 //! `\boxed{...}` in responses.
 
 use super::{
-    listing::{is_listed, listed_answer},
+    listing::{are_named_apart, is_listed, listed_answer},
     operand::is_operand,
     statement::is_contradicted,
     wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons, words},
@@ -43,8 +43,13 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
         }
     }
     let end = boxes.last()?.end;
-    let joined = |pair: &[Box<'_>]| is_listed(&response[pair[0].end..pair[1].begin]);
-    let first = boxes.windows(2).rposition(|pair| !joined(pair)).map_or(0, |at| at + 1);
+    let joined = |at: &usize| {
+        let lead = if *at == 0 { 0 } else { boxes[at - 1].end };
+        let (left, right) = (&boxes[*at], &boxes[at + 1]);
+        let between = &response[left.end..right.begin];
+        is_listed(between) || are_named_apart((&response[lead..left.begin], left), (between, right))
+    };
+    let first = (0..boxes.len() - 1).rev().find(|at| !joined(at)).map_or(0, |at| at + 1);
     let listed = &boxes[first..];
     let begin = listed.first()?.begin;
     let from = if first == 0 { 0 } else { boxes[first - 1].end };

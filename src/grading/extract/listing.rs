@@ -2,10 +2,11 @@
 
 use super::{
     boxes::Box,
+    measure::measured,
     statement::is_counted,
     wording::{changes, is_filler, is_verb, words},
 };
-use crate::grading::words::is_junction;
+use crate::grading::{budget::Budget, form::Form, read::form, words::is_junction};
 
 /// The most bytes between two boxes that are listed.
 const MAX_BETWEEN_BYTES: usize = 60;
@@ -24,12 +25,41 @@ struct Joint<'a> {
 /// Whether what stands between two boxes makes a list of them: marks alone, names of what is in the next one, or a few
 /// words that say what the first one counts or is for, or end in `and` or `or`.
 pub(super) fn is_listed(between: &str) -> bool {
-    joint(between).is_some()
+    (between.is_empty() || !is_blank(between)) && joint(between).is_some()
+}
+
+/// Whether two boxes, each behind its lead, have different names and nothing but space between them: `\boxed{x = 3}` and
+/// `\boxed{y = 4}` on the next line.
+pub(super) fn are_named_apart((before, left): (&str, &Box<'_>), (between, right): (&str, &Box<'_>)) -> bool {
+    let own = |lead, part: &Box<'_>| {
+        let name = name(lead).to_owned();
+        if name.is_empty() {
+            part.content.split_once('=').map_or(name, |(name, _)| name.trim().to_owned())
+        } else {
+            name
+        }
+    };
+    let is_name = |name: &str| {
+        let is_named = form(&format!("{name} = 0"), &Budget::new());
+        matches!(is_named, Some(Form::Named(..)))
+    };
+    let (left, right) = (own(before, left), own(between, right));
+    is_blank(between) && left != right && is_name(&left) && is_name(&right)
+}
+
+/// Whether there is only space between two boxes, but for the name of the second one.
+fn is_blank(between: &str) -> bool {
+    let space = between.trim_end_matches([' ', '$', '\\', '=']);
+    let space = space.strip_suffix(name(between)).unwrap_or(space);
+    spoken(space).next().is_none() && space.chars().all(|c| c.is_alphabetic() || " \n\r\t$\\()[]*".contains(c))
 }
 
 fn joint(between: &str) -> Option<Joint<'_>> {
     if between.len() > MAX_BETWEEN_BYTES || between.contains(". ") {
         return None;
+    }
+    if is_blank(between) && !between.is_empty() {
+        return Some(Joint { label: Some(String::new()), name: name(between) });
     }
     // The backslash before a box may be doubled.
     let text = between.trim_end_matches('\\');
@@ -82,10 +112,10 @@ fn is_balanced(between: &str) -> bool {
 /// without those. `None` if it is not clear what they are called.
 pub(super) fn listed_answer(response: &str, from: usize, listed: &[Box<'_>]) -> Option<String> {
     let (first, last) = (listed.first()?, listed.last()?);
-    if listed.len() == 1 {
-        return Some(first.content.trim().to_owned());
-    }
     let (lead, tail) = (&response[from..first.begin], &response[last.end..]);
+    if listed.len() == 1 {
+        return measured(lead, first.content, tail);
+    }
     let joints: Vec<Joint<'_>> =
         listed.windows(2).map(|pair| joint(&response[pair[0].end..pair[1].begin])).collect::<Option<_>>()?;
     let mut labels: Vec<String> = joints.iter().map(|joint| joint.label.clone()).collect::<Option<_>>()?;
@@ -155,6 +185,20 @@ fn is_letter(word: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn boxes_with_names_of_their_own_are_a_list_without_a_mark() {
+        let apart = |before, left, between, right| {
+            let boxed = |content| Box { begin: 0, content, end: 0 };
+            are_named_apart((before, &boxed(left)), (between, &boxed(right)))
+        };
+        assert!(apart("", "x=3", "$ \\quad $", "y=4"));
+        assert!(apart("$x = ", "3", "$\n$y = ", "4"));
+        assert!(!apart("", "x=3", "\n", "x=3"));
+        assert!(!apart("", "3", "\n", "4"));
+        assert!(!apart("", "2x=6", "\n", "x=3"));
+        assert!(!apart("", "x=3", " so ", "y=4"));
+    }
 
     #[test]
     fn boxes_are_listed_by_marks_names_and_junctions() {

@@ -4,6 +4,7 @@ mod announcement;
 mod boxes;
 mod choice;
 mod listing;
+mod measure;
 mod operand;
 mod statement;
 mod turn;
@@ -372,8 +373,9 @@ mod tests {
         }
 
         #[test]
-        fn a_boxed_number_is_found_among_other_words(before in "[b-gj-m .\n]{0,40}", value: i64, after in "[b-gj-m .\n]{0,40}") {
+        fn a_boxed_number_is_found_among_other_words(before in "[b-gj-m .\n]{0,40}", value: i64, after in "[c-fjk .\n]{0,40}") {
             let response = format!("{before} \\boxed{{{value}}} {after}");
+            // No unit is made of the letters behind the box.
             let found = extract(&response, Extraction::Auto, PLAIN);
             prop_assert_eq!(found.and_then(|answer| crate::grading::key(&answer)), crate::grading::key(&value.to_string()));
         }

@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::wording::{
-    changes, denies, digresses, gives_reasons, is_filler, is_in_doubt, is_modal, is_verb, sentences, without_reasons,
-    words,
+    changes, demanded, denies, digresses, gives_reasons, is_filler, is_in_doubt, is_modal, is_verb, sentences,
+    without_reasons, words,
 };
 use crate::grading::{
     Answer, AnswerKind, Verdict,
@@ -41,6 +41,9 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
         return is_formula(text).then_some(text);
     }
     let reasoned = without_reasons(text);
+    if is_demand(reasoned) {
+        return None;
+    }
     if let Some(found) = [bare(reasoned), text].into_iter().find(|part| is_value(part)) {
         return Some(found);
     }
@@ -84,10 +87,15 @@ fn other_value(sentence: &str) -> Option<&str> {
     words(behind).next().is_none().then_some(found)
 }
 
+/// Whether a sentence says what an answer must be, and not by a formula alone: `The answer must be 5 digits long`.
+fn is_demand(sentence: &str) -> bool {
+    demanded(sentence).is_some_and(|formula| is_prose(bare(formula)))
+}
+
 /// The last formula or number of a sentence that may have several.
 pub(super) fn last_value(sentence: &str) -> Option<&str> {
     let text = sentence.trim();
-    let is_read = text.len() <= MAX_SENTENCE_BYTES && is_prose(text) && !is_in_doubt(text);
+    let is_read = text.len() <= MAX_SENTENCE_BYTES && is_prose(text) && !is_in_doubt(text) && !is_demand(text);
     is_read.then(|| last_figure(text).or_else(|| time(text))).flatten()
 }
 

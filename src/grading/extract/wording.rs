@@ -118,9 +118,18 @@ pub(super) fn changes(text: &str) -> bool {
     text.contains(['?', '\u{2260}']) || words(text).any(changes)
 }
 
+/// Signs that say that what they stand beside is wrong.
+const CROSSES: [char; 6] = ['\u{2715}', '\u{2716}', '\u{2717}', '\u{2718}', '\u{274c}', '\u{274e}'];
+
 /// Whether a text denies anything.
 pub(super) fn denies(text: &str) -> bool {
-    text.contains('\u{2260}') || words(text).any(is_denial)
+    text.contains('\u{2260}') || text.contains(CROSSES) || words(text).any(is_denial)
+}
+
+/// What stands behind `must` or `should`. Only a formula there gives an answer, and not `be 2 digits`.
+pub(super) fn demanded(text: &str) -> Option<&str> {
+    let word = words(text).rfind(|word| matches!(*word, "must" | "should"))?;
+    text.rsplit_once(word).map(|(_, behind)| behind)
 }
 
 /// Whether a verb behind this word says what may be, and not what is.
@@ -178,6 +187,7 @@ pub(super) fn denies_last(clause: &str) -> bool {
     let is_one_choice = spoken.next().is_some_and(|word| word == "or")
         && spoken.next().is_some_and(|word| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()));
     is_one_choice
+        || clause.contains(CROSSES)
         || clause.trim_start_matches(['$', ' ', '*', '\\', ')', '.']).starts_with('?')
         || words(clause).take(REACH).any(|word| is_denial(word) || is_doubt(word))
 }

@@ -8,7 +8,7 @@ mod named;
 use super::{
     budget::MAX_DEPTH,
     expression::{Expression, Function},
-    lex::{Kind, Literal, Token},
+    lex::{Gap, Kind, Literal, Token},
     read::is_sign,
     vocabulary::{is_formula_word, letters},
 };
@@ -49,8 +49,8 @@ impl<'a> Parser<'a> {
         found
     }
 
-    fn spaced(&self) -> bool {
-        self.tokens.get(self.at).is_some_and(|token| token.spaced)
+    fn gap(&self) -> Gap {
+        self.tokens.get(self.at).map_or(Gap::None, |token| token.gap)
     }
 
     /// What braces go around, or nothing: `a \over b` and `a \choose b` reach as far.
@@ -73,7 +73,12 @@ impl<'a> Parser<'a> {
         let mut terms = vec![self.signed_product()?];
         while self.split == 0 && (self.is('+') || self.is('-')) {
             let minus = self.is('-');
+            let gap = self.gap();
             self.at += 1;
+            // `-5\ -3` may be two numbers.
+            if gap > Gap::Space && self.gap() == Gap::None {
+                return None;
+            }
             let term = self.signed_product()?;
             terms.push(if minus { term.negative() } else { term });
         }
@@ -115,7 +120,7 @@ impl<'a> Parser<'a> {
                 // `1/2x` may be half of x, or half its inverse. Whoever sets the fraction off by a space means half.
                 let is_product = self.is_product();
                 let mut factor = self.power()?;
-                let is_set_off = self.spaced() && matches!(factor, Expression::Number(_));
+                let is_set_off = self.gap() != Gap::None && matches!(factor, Expression::Number(_));
                 if over && (is_product || self.starts_factor() && !is_set_off) {
                     return None;
                 }
@@ -286,7 +291,7 @@ impl<'a> Parser<'a> {
                 (above, below, inner.at + 1)
             }
             [above, slash, below, ..]
-                if slash.kind == Kind::Sign('/') && above.spaced && !slash.spaced && !below.spaced =>
+                if slash.kind == Kind::Sign('/') && above.is_spaced() && !slash.is_spaced() && !below.is_spaced() =>
             {
                 (number(above)?, number(below)?, 3)
             }

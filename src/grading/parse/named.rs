@@ -3,7 +3,7 @@
 use super::Parser;
 use crate::grading::{
     expression::{Expression, Function},
-    lex::{Kind, Token},
+    lex::{Gap, Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
     read::{bracket, bracketed},
     vocabulary::{function, is_decoration, is_formula_word, is_greek, is_integrated, letters},
@@ -253,14 +253,33 @@ impl Parser<'_> {
         (self.eat(&Kind::Close(')')) || self.eat(&Kind::Close(']'))).then_some(arguments)
     }
 
-    /// What stands in brackets behind a function, or the factors up to the next sign, function or bracket.
+    /// What stands in brackets behind a function; or one factor, before which there may be a number and pi. A space that is
+    /// printed ends it. `None` if it may go on: `\sin x y`.
     fn function_argument(&mut self) -> Option<Expression> {
         if matches!(self.peek()?, Kind::Open('(') | Kind::Group) {
             return self.primary();
         }
-        let mut factors = vec![self.power()?];
-        while self.split == 0 && self.continues_argument() {
+        let mut factors = vec![];
+        loop {
+            let (first, start) = (self.peek()?, self.at);
             factors.push(self.power()?);
+            let is_lone = self.at - start == 1;
+            // `\sin xe^x`
+            if !is_lone && matches!(first, Kind::Word(word) if letters(word).is_some_and(|letters| letters.len() > 1)) {
+                return None;
+            }
+            let is_coefficient = is_lone && is_coefficient(first);
+            if self.split > 0 || !self.continues_argument() {
+                break;
+            }
+            // A period is not left in the argument of `\cos 2\pi\,t`, nor is it out of it.
+            let is_period = matches!(self.tokens[self.at - 1].kind, Kind::Command(_)) && factors.len() > 1;
+            if self.gap() > Gap::Space && !is_period {
+                break;
+            }
+            if !is_coefficient || self.gap() > Gap::Space {
+                return None;
+            }
         }
         Some(if factors.len() == 1 { factors.remove(0) } else { Expression::Product(factors) })
     }
@@ -271,6 +290,15 @@ impl Parser<'_> {
             Some(Kind::Command(name)) => name == "pi" || name == "frac" || is_greek(name),
             _ => false,
         }
+    }
+}
+
+/// Whether other factors may stand behind this in the argument of a function.
+fn is_coefficient(kind: &Kind) -> bool {
+    match kind {
+        Kind::Number(_) => true,
+        Kind::Command(name) | Kind::Word(name) => name == "pi",
+        _ => false,
     }
 }
 

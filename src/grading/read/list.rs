@@ -12,6 +12,7 @@ use crate::grading::{
     key::{Detail, Shape, shape},
     lex::{Kind, Token},
     region::Region,
+    relation::is_relation,
     unit::Measure,
 };
 
@@ -21,6 +22,9 @@ impl Reader<'_> {
         let has = |sign| outer(tokens).any(|(_, token)| is_sign(token, sign));
         if has(';') && has(',') {
             return self.solutions(split(tokens, |token| is_sign(token, ';')));
+        }
+        if outer(tokens).any(|(_, token)| token.kind == Kind::Row) {
+            return self.side_by_side(split(tokens, |token| token.kind == Kind::Row));
         }
         let choices = split(tokens, |token| junction(token) == Some("or"));
         if choices.len() > 1
@@ -43,6 +47,18 @@ impl Reader<'_> {
         }
         let forms: Vec<Form> = parts.into_iter().map(|part| self.item(part)).collect::<Option<_>>()?;
         self.joined(forms, &words)
+    }
+
+    /// Formulas with space between them, all of which say what something is, or none. In a part of several, nothing shows
+    /// which of them belong together.
+    fn side_by_side(&self, parts: Vec<&[Token]>) -> Option<Form> {
+        let separates = |(_, token): (usize, &Token)| is_separator(token) || junction(token).is_some();
+        let are_related = parts.iter().filter(|part| outer(part).any(|(_, token)| is_relation(&token.kind))).count();
+        if parts.iter().any(|part| outer(part).any(separates)) || !(are_related == 0 || are_related == parts.len()) {
+            return None;
+        }
+        let forms: Vec<Form> = parts.into_iter().map(|part| self.item(part)).collect::<Option<_>>()?;
+        self.joined(forms, &[])
     }
 
     /// Values of several letters, of which one or the other are meant: `x = 1, y = 2; x = 2, y = 1`.
@@ -101,17 +117,21 @@ impl Reader<'_> {
             .iter()
             .map(|value| if let Form::Region(region) = value { Some(region.clone()) } else { None })
             .collect();
-        let Some(regions) = regions else { return Some(together(values, words)) };
+        let Some(regions) = regions else {
+            // What is 1 and more than 2 is nothing.
+            let has_region = values.iter().any(|value| matches!(value, Form::Region(_)));
+            return (!has_region || !words.contains(&"and")).then(|| together(values, words));
+        };
         let mut regions = regions.into_iter();
         let first = regions.next()?;
         let joint = |join: fn(&Region, &Region) -> Region| regions.clone().fold(first.clone(), |a, b| join(&a, &b));
         let (all, both) = (joint(Region::union), joint(Region::intersection));
         match words {
             _ if words.contains(&"or") => Some(Form::Region(all)),
-            // `x < 1 and x > 3` can only mean either.
+            _ if words.contains(&"and") => (!both.is_empty()).then_some(Form::Region(both)),
+            // `x < 1, x > 3` can only mean either, `x > 1, x < 3` only both.
             _ if both.is_empty() => Some(Form::Region(all)),
-            _ if words.contains(&"and") => Some(Form::Region(both)),
-            _ => None,
+            _ => (!regions.any(|region| region == both) && first != both).then_some(Form::Region(both)),
         }
     }
 

@@ -46,14 +46,14 @@ fn of_words(folded: String) -> Option<Form> {
 fn grouped_by_spaces(text: String) -> String {
     let digits = text.strip_prefix('-').unwrap_or(&text);
     let (whole, decimals) = digits.split_once('.').unwrap_or((digits, ""));
-    let groups: Vec<&str> = whole.split(' ').collect();
+    let groups: Vec<&str> = whole.split([' ', '\u{2005}']).filter(|group| !group.is_empty()).collect();
     let is_digits = |text: &&str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let is_grouped = groups.len() > 1
         && groups.iter().all(is_digits)
         && (1..=3).contains(&groups[0].len())
         && groups[1..].iter().all(|group| group.len() == 3)
         && (decimals.is_empty() || is_digits(&decimals));
-    if is_grouped { text.replace(' ', "") } else { text }
+    if is_grouped { text.replace([' ', '\u{2005}'], "") } else { text }
 }
 
 /// Reads forms from tokens, within a budget.
@@ -73,7 +73,7 @@ fn is_range(tokens: &[Token]) -> bool {
         _ => None,
     };
     let parts = split(tokens, |token| is_sign(token, '-'));
-    let is_tight = !tokens.iter().skip(1).any(|token| token.spaced);
+    let is_tight = !tokens.iter().skip(1).any(Token::is_spaced);
     is_tight
         && match parts[..] {
             // A dash in LaTeX.
@@ -287,8 +287,8 @@ impl Reader<'_> {
         }
         let with = |plus: char, minus: char| {
             let signed = tokens.iter().map(|token| match token.kind {
-                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), spaced: token.spaced },
-                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), spaced: token.spaced },
+                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), gap: token.gap },
+                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), gap: token.gap },
                 _ => token.clone(),
             });
             self.item(&signed.collect::<Vec<_>>())

@@ -115,7 +115,7 @@ fn starts_unit(token: &Token) -> bool {
         Kind::Word(word) => {
             is_unit_word(word)
                 || matches!(word.to_lowercase().as_str(), "percent" | "pct" | "percentage" | "square" | "cubic" | "sq")
-                || (token.spaced && word.chars().count() > 2 && !is_formula_word(word))
+                || (token.is_spaced() && word.chars().count() > 2 && !is_formula_word(word))
         }
         Kind::Sign('%' | '\u{b0}') => true,
         kind => is_currency(kind),
