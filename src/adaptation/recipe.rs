@@ -5,13 +5,17 @@ use serde::{Deserialize, Serialize};
 use crate::{
     adaptation::{
         advantage::Advantage,
+        batch::LossAverage,
+        learning_rate::Decay,
+        loss::{Kl, KlReference, LossConfig},
         vote::{Reward, RewardRule},
     },
     adapters::gate::GateRules,
+    engine::model::lora::Targets,
 };
 
 /// How a round samples, learns and is judged. The defaults bring the default model from 0.40 to 0.8 and more on the
-/// eight-shot sums in ten steps (see the README's table).
+/// eight-shot sums in ten steps (see the README's table). `docs/adaptation.md` explains each knob.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
@@ -21,6 +25,9 @@ pub struct Recipe {
     pub questions: u32,
     /// Rollouts of each question in each step; the majority among them is the pseudo-label.
     pub votes: u32,
+    /// How many of a question's rollouts are trained on, the first ones; unset, or beyond `votes`, all of them. Every one
+    /// votes.
+    pub train_rollouts: Option<u32>,
     /// Sampling temperature of the rollouts, above 0: a policy gradient needs samples that differ.
     pub temperature: f64,
     /// The most tokens of a rollout; unset, what the prompt template says.
@@ -39,18 +46,27 @@ pub struct Recipe {
     /// The part of the steps in which the learning rate rises. Labels are worst at the start, and what is learnt from
     /// them then decides which wrong answers become unanimous.
     pub warmup: f64,
+    /// How it falls after that.
+    pub decay: Decay,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm.
     pub max_gradient_norm: f64,
+    /// What a token weighs in the loss of a step.
+    pub loss_average: LossAverage,
     /// The importance ratio counts up to `1 - clip_low` and `1 + clip_high` (PPO, arXiv 1707.06347).
     pub clip_low: f64,
     pub clip_high: f64,
-    /// Weight of the k3 estimate of the divergence from the base model (GRPO, arXiv 2402.03300).
+    /// How the divergence from a reference counts in the loss, with what weight, and which version is the reference.
+    pub kl: Kl,
     pub kl_coefficient: f64,
-    /// LoRA rank and alpha of an adapter that starts anew; one that goes on keeps its own.
+    pub kl_reference: KlReference,
+    /// Weight of the policy's entropy, which is rewarded.
+    pub entropy_coefficient: f64,
+    /// LoRA rank, alpha and targets of an adapter that starts anew; one that goes on keeps its own.
     pub lora_rank: usize,
     pub lora_alpha: f64,
+    pub lora_targets: Targets,
     /// Distinct token positions that are trained at a time; bounds the memory of a step.
     pub micro_batch_tokens: usize,
     pub gate: GateRules,
@@ -62,6 +78,7 @@ impl Default for Recipe {
             steps: 10,
             questions: 40,
             votes: 16,
+            train_rollouts: None,
             temperature: 0.8,
             max_tokens: None,
             reward: Reward::Share,
@@ -70,13 +87,19 @@ impl Default for Recipe {
             min_margin: 0.0,
             learning_rate: 1.6e-4,
             warmup: 0.4,
+            decay: Decay::Cosine,
             weight_decay: 0.0,
             max_gradient_norm: 1.0,
+            loss_average: LossAverage::TokenMean,
             clip_low: 0.2,
             clip_high: 0.2,
+            kl: Kl::K3,
             kl_coefficient: 0.001,
+            kl_reference: KlReference::Base,
+            entropy_coefficient: 0.0,
             lora_rank: 16,
             lora_alpha: 32.0,
+            lora_targets: Targets::all(),
             micro_batch_tokens: 2048,
             gate: GateRules::default(),
         }
@@ -93,6 +116,10 @@ impl Recipe {
         within("steps", f64::from(self.steps), 1.0, 1000.0)?;
         within("questions", f64::from(self.questions), 1.0, 10_000.0)?;
         within("votes", f64::from(self.votes), 2.0, 256.0)?;
+        if let Some(rollouts) = self.train_rollouts {
+            // The advantage of a single rollout is 0.
+            within("train_rollouts", f64::from(rollouts), 2.0, 256.0)?;
+        }
         within("temperature", self.temperature, 0.01, 5.0)?;
         if let Some(tokens) = self.max_tokens {
             within("max_tokens", tokens as f64, 1.0, 1e6)?;
@@ -106,6 +133,7 @@ impl Recipe {
         share("clip_low", self.clip_low)?;
         within("clip_high", self.clip_high, 0.0, 10.0)?;
         within("kl_coefficient", self.kl_coefficient, 0.0, 100.0)?;
+        within("entropy_coefficient", self.entropy_coefficient, 0.0, 100.0)?;
         within("lora_rank", self.lora_rank as f64, 1.0, 512.0)?;
         within("lora_alpha", self.lora_alpha, 1e-3, 1e4)?;
         within("micro_batch_tokens", self.micro_batch_tokens as f64, 16.0, 1e6)?;
@@ -120,16 +148,25 @@ impl Recipe {
         RewardRule { reward: self.reward, min_ratio: self.min_majority_ratio, min_margin: self.min_margin }
     }
 
-    /// The learning rate of a step, counted from 0: up to `learning_rate` in equal steps during the warm-up, then down
-    /// along a cosine, which would reach 0 one step after the last (SGDR, arXiv 1608.03983, without restarts).
-    pub fn learning_rate_at(&self, step: u32) -> f64 {
-        let warmup = (self.warmup * f64::from(self.steps)).ceil();
-        let number = f64::from(step) + 1.0;
-        if number <= warmup {
-            return self.learning_rate * number / warmup;
+    /// The constants of the loss.
+    pub fn loss_config(&self) -> LossConfig {
+        LossConfig {
+            clip_low: self.clip_low,
+            clip_high: self.clip_high,
+            kl: self.kl,
+            kl_coefficient: self.kl_coefficient,
+            entropy_coefficient: self.entropy_coefficient,
         }
-        let done = (number - warmup) / (f64::from(self.steps) - warmup + 1.0);
-        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+    }
+
+    /// How many rollouts of each question are trained on.
+    pub fn trained_rollouts(&self) -> usize {
+        self.train_rollouts.map_or(self.votes, |rollouts| rollouts.min(self.votes)) as usize
+    }
+
+    /// The learning rate of a step, counted from 0.
+    pub fn learning_rate_at(&self, step: u32) -> f64 {
+        self.learning_rate * self.decay.factor(step, self.steps, self.warmup)
     }
 }
 
@@ -148,18 +185,6 @@ mod tests {
     #[test]
     fn the_defaults_are_valid() {
         assert_eq!(Recipe::default().validate(), Ok(()));
-    }
-
-    #[test]
-    fn the_learning_rate_rises_to_its_top_and_falls_towards_zero() {
-        let rates = |steps, warmup| -> Vec<f64> {
-            let recipe = Recipe { steps, warmup, learning_rate: 1.0, ..Recipe::default() };
-            (0..steps).map(|step| (recipe.learning_rate_at(step) * 1000.0).round() / 1000.0).collect()
-        };
-        assert_eq!(rates(10, 0.4), [0.25, 0.5, 0.75, 1.0, 0.95, 0.812, 0.611, 0.389, 0.188, 0.05]);
-        assert_eq!(rates(2, 0.0), [0.75, 0.25]);
-        assert_eq!(rates(4, 1.0), [0.25, 0.5, 0.75, 1.0]);
-        assert_eq!(rates(1, 0.4), [1.0]);
     }
 
     #[test]

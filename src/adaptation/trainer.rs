@@ -10,16 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adaptation::{
-        batch::{self, Graded, MicroBatch},
-        loss::{self, LossConfig},
-        optimizer::AdamW,
+        batch::{self, Drawn, Graded, MicroBatch},
+        loss::{self, KlReference},
+        optimizer::{self, AdamW},
         recipe::Recipe,
     },
     engine::{
         handle::Group,
         model::{
             decoder::Decoder,
-            lora::{Adapter, Lora, LoraConfig, Projection, peft_name},
+            lora::{Adapter, Lora, LoraConfig, peft_name},
             training::{Pace, Pass},
         },
         turnstile::Turnstile,
@@ -43,11 +43,12 @@ pub enum TrainError {
     Cancelled,
 }
 
-/// What an update saw; means are over the rollout tokens that were trained on, the loss is over all of the step.
+/// What an update saw; means are over the rollout tokens that were trained on, weighted as in the loss, which itself is
+/// over all of the step.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct UpdateMetrics {
     pub loss: f64,
-    /// k3 estimate of the divergence from the reference, in nats a token.
+    /// k3 estimate of the divergence from the reference, in nats a token, whether or not it is in the loss.
     pub kl: f64,
     /// Entropy of the policy where tokens were drawn, in nats.
     pub entropy: f64,
@@ -64,10 +65,10 @@ pub struct UpdateMetrics {
 }
 
 impl UpdateMetrics {
-    /// Turns sums over the trained part of a step's tokens into means over it.
-    fn average(&mut self, trained_part: f64) {
+    /// Turns weighted sums over the trained tokens into means over them.
+    fn average(&mut self, weight: f64) {
         for mean in [&mut self.kl, &mut self.entropy, &mut self.clip_fraction] {
-            *mean /= trained_part;
+            *mean /= weight;
         }
     }
 }
@@ -89,6 +90,8 @@ pub struct Trainer {
     config: LoraConfig,
     names: Vec<String>,
     lora: Lora,
+    /// What the divergence in the loss is measured from; `None` is the base model.
+    reference: Option<Lora>,
     optimizer: AdamW,
 }
 
@@ -108,7 +111,7 @@ impl Trainer {
         let (config, tensors) = match start {
             Some(adapter) => (adapter.config.clone(), adapter.tensors.clone()),
             None => {
-                let targets = Projection::ALL.to_vec();
+                let targets = recipe.lora_targets.projections().to_vec();
                 let config = LoraConfig { r: recipe.lora_rank, alpha: recipe.lora_alpha, targets };
                 let tensors = fresh_tensors(&decoder, &config, seed)?;
                 (config, tensors)
@@ -118,12 +121,19 @@ impl Trainer {
         for (name, tensor) in &tensors {
             vars.insert(name.clone(), Var::from_tensor(&tensor.to_device(decoder.device())?)?);
         }
-        let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-        let shape = |projection| decoder.projection_shape(projection);
-        let lora = Lora::new(&config, &tensors, decoder.config().layers.len(), shape).map_err(TrainError::Mismatch)?;
+        let lora = lora_of(&decoder, &config, vars.iter().map(|(name, var)| (name, var.as_tensor().clone())))?;
+        // Copies: the variables move away from them.
+        let reference = match (recipe.kl_reference, start) {
+            (KlReference::Start, Some(_)) => {
+                let copies = vars.iter().map(|(name, var)| Ok((name, var.as_tensor().detach().copy()?)));
+                let copies = copies.collect::<candle_core::Result<Vec<_>>>()?;
+                Some(lora_of(&decoder, &config, copies)?)
+            }
+            _ => None,
+        };
         let (names, vars) = vars.into_iter().unzip();
         let optimizer = AdamW::new(vars, recipe.weight_decay)?;
-        Ok(Self { decoder, turnstile, config, names, lora, optimizer })
+        Ok(Self { decoder, turnstile, config, names, lora, reference, optimizer })
     }
 
     /// The policy's configuration and a copy of its tensors as they are now, on the CPU, by PEFT name.
@@ -135,8 +145,8 @@ impl Trainer {
         Ok((self.config.clone(), tensors))
     }
 
-    /// One update from the rollouts of a step, which has `tokens` rollout tokens in all. Returns `None` if no group can
-    /// teach anything: all of them agree with themselves, or abstain.
+    /// One update from the graded ones among the rollouts that were `drawn` in a step. Returns `None` if no group can teach
+    /// anything: all of them agree with themselves, or abstain.
     ///
     /// Runs for seconds; every slice of the work passes the turnstile.
     ///
@@ -145,7 +155,7 @@ impl Trainer {
     pub fn update(
         &mut self,
         groups: &[Graded],
-        tokens: usize,
+        drawn: Drawn,
         learning_rate: f64,
         recipe: &Recipe,
         cancel: &CancellationToken,
@@ -157,7 +167,10 @@ impl Trainer {
         let mut metrics =
             UpdateMetrics { learning_rate, trained_groups: informative.len(), ..UpdateMetrics::default() };
         let mut gradients: Option<Vec<Tensor>> = None;
-        for batch in batch::lay_out(&informative, recipe.advantage, tokens, recipe.micro_batch_tokens) {
+        let weight = |length| recipe.loss_average.token_weight(&drawn, length);
+        let batches = batch::lay_out(&informative, recipe.advantage, weight, recipe.micro_batch_tokens);
+        let trained_weight: f64 = batches.iter().flat_map(|batch| &batch.terms).map(|term| term.weight).sum();
+        for batch in batches {
             let of_batch = self.gradients(batch, recipe, &mut metrics, cancel)?;
             gradients = Some(match gradients {
                 None => of_batch,
@@ -165,10 +178,9 @@ impl Trainer {
             });
         }
         let gradients = gradients.unwrap_or_default();
-        metrics.average(informative.iter().map(|graded| graded.tokens()).sum::<usize>() as f64 / tokens as f64);
+        metrics.average(trained_weight);
         metrics.gradient_norm = self.checked_norm(&gradients)?;
-        let scale = (recipe.max_gradient_norm / (metrics.gradient_norm + 1e-6)).min(1.0);
-        let clipped = gradients.iter().map(|gradient| gradient * scale).collect::<Result<Vec<_>, _>>()?;
+        let clipped = optimizer::clip(&gradients, metrics.gradient_norm, recipe.max_gradient_norm)?;
         let optimizer = &mut self.optimizer;
         self.turnstile.background(|| optimizer.step(&clipped, learning_rate))?;
         Ok(Some(metrics))
@@ -183,31 +195,27 @@ impl Trainer {
         cancel: &CancellationToken,
     ) -> Result<Vec<Tensor>, TrainError> {
         let pace = self.pace(cancel);
-        let references =
-            self.pass(None, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel))?;
+        let reference = self.pass(self.reference.as_ref(), &batch, recipe.temperature as f32, &pace)?;
+        let references = reference.score().map_err(cancelled(cancel))?;
         for (term, reference) in batch.terms.iter_mut().zip(references) {
             term.reference = reference.log_prob;
         }
-        let config = LossConfig {
-            clip_low: recipe.clip_low,
-            clip_high: recipe.clip_high,
-            kl_coefficient: recipe.kl_coefficient,
-        };
+        let config = recipe.loss_config();
         let terms = &batch.terms;
         metrics.trained_rows += batch.forest.len();
         let pass = self.pass(Some(&self.lora), &batch, recipe.temperature as f32, &pace)?;
         let gradients = pass.backward(self.optimizer.vars(), |first, scores| {
-            let mut derivatives = Vec::with_capacity(scores.len());
+            let mut gradients = Vec::with_capacity(scores.len());
             for (term, score) in terms[first..].iter().zip(scores) {
-                let token = loss::grpo(term, score.log_prob, &config);
+                let token = loss::grpo(term, *score, &config);
                 metrics.loss += token.loss;
                 metrics.kl += token.kl;
                 metrics.clip_fraction += token.outside;
                 metrics.entropy += term.weight * f64::from(score.entropy);
                 metrics.log_prob_gap = metrics.log_prob_gap.max(f64::from((score.log_prob - term.behaviour).abs()));
-                derivatives.push(token.derivative as f32);
+                gradients.push(token.gradient);
             }
-            derivatives
+            gradients
         });
         gradients.map_err(cancelled(cancel))
     }
@@ -222,10 +230,10 @@ impl Trainer {
         let graded: Vec<Graded> =
             groups.into_iter().map(|group| Graded { rewards: vec![0.0; group.rollouts.len()], group }).collect();
         let graded: Vec<&Graded> = graded.iter().collect();
-        let tokens = graded.iter().map(|graded| graded.tokens()).sum();
+        let weight = 1.0 / graded.iter().map(|graded| graded.tokens()).sum::<usize>() as f64;
         let pace = self.pace(cancel);
         let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
-        for batch in batch::lay_out(&graded, recipe.advantage, tokens, recipe.micro_batch_tokens) {
+        for batch in batch::lay_out(&graded, recipe.advantage, |_| weight, recipe.micro_batch_tokens) {
             let score =
                 |lora| self.pass(lora, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel));
             let (references, scores) = (score(None)?, score(Some(&self.lora))?);
@@ -285,6 +293,17 @@ impl Trainer {
 /// Tells a computation that was cancelled from one that failed.
 fn cancelled(cancel: &CancellationToken) -> impl Fn(candle_core::Error) -> TrainError + '_ {
     |error| if cancel.is_cancelled() { TrainError::Cancelled } else { TrainError::Compute(error) }
+}
+
+/// An adapter of these tensors, used as they are.
+fn lora_of<'a>(
+    decoder: &Decoder,
+    config: &LoraConfig,
+    tensors: impl IntoIterator<Item = (&'a String, Tensor)>,
+) -> Result<Lora, TrainError> {
+    let tensors = tensors.into_iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    let shape = |projection| decoder.projection_shape(projection);
+    Lora::new(config, &tensors, decoder.config().layers.len(), shape).map_err(TrainError::Mismatch)
 }
 
 fn fresh_tensors(decoder: &Decoder, config: &LoraConfig, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {
