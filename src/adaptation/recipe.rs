@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
-    /// Steps of a round: each samples anew and updates the adapter once.
+    /// Steps of a round: each samples anew and updates the adapter.
     pub steps: u32,
     /// The most questions of a round; all of them take part in every step.
     pub questions: u32,
@@ -48,6 +48,10 @@ pub struct Recipe {
     pub warmup: f64,
     /// How it falls after that.
     pub decay: Decay,
+    /// How often a step goes over its rollouts, and in how many parts; the adapter is updated after each part. What follows
+    /// the first update is off-policy, which the importance ratio makes up for (PPO, arXiv 1707.06347).
+    pub epochs: u32,
+    pub minibatches: u32,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
     /// Gradients are scaled down to this norm.
@@ -88,6 +92,8 @@ impl Default for Recipe {
             learning_rate: 1.6e-4,
             warmup: 0.4,
             decay: Decay::Cosine,
+            epochs: 1,
+            minibatches: 1,
             weight_decay: 0.0,
             max_gradient_norm: 1.0,
             loss_average: LossAverage::TokenMean,
@@ -128,6 +134,8 @@ impl Recipe {
         share("min_margin", self.min_margin)?;
         share("warmup", self.warmup)?;
         within("learning_rate", self.learning_rate, 1e-9, 1.0)?;
+        within("epochs", f64::from(self.epochs), 1.0, 100.0)?;
+        within("minibatches", f64::from(self.minibatches), 1.0, 1000.0)?;
         share("weight_decay", self.weight_decay)?;
         within("max_gradient_norm", self.max_gradient_norm, 1e-6, 1e6)?;
         share("clip_low", self.clip_low)?;

@@ -1,4 +1,4 @@
-//! Training an adapter: the policy's variables, and one update from graded rollouts.
+//! Training an adapter: the policy's variables, and its updates from graded rollouts.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Why a step was not made. The policy is as it was before the step.
+/// Why a step was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error("computation failed: {0}")]
@@ -43,8 +43,8 @@ pub enum TrainError {
     Cancelled,
 }
 
-/// What an update saw; means are over the rollout tokens that were trained on, weighted as in the loss, which itself is
-/// over all of the step.
+/// What the updates of a step saw; means are over the rollout tokens that were trained on, weighted as in the loss, which
+/// itself is over all of the step.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct UpdateMetrics {
     pub loss: f64,
@@ -54,10 +54,13 @@ pub struct UpdateMetrics {
     pub entropy: f64,
     /// Share of tokens whose importance ratio is outside the clip range.
     pub clip_fraction: f64,
+    /// The largest one, before it was clipped.
     pub gradient_norm: f64,
     pub learning_rate: f64,
-    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the update.
+    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the first update.
     pub log_prob_gap: f64,
+    /// How often the optimizer moved the policy.
+    pub updates: usize,
     /// Rows that went through the model: distinct token positions.
     pub trained_rows: usize,
     /// Groups that were trained on.
@@ -65,8 +68,9 @@ pub struct UpdateMetrics {
 }
 
 impl UpdateMetrics {
-    /// Turns weighted sums over the trained tokens into means over them.
+    /// Turns weighted sums over the trained tokens into means over them, and over the updates.
     fn average(&mut self, weight: f64) {
+        self.loss /= self.updates as f64;
         for mean in [&mut self.kl, &mut self.entropy, &mut self.clip_fraction] {
             *mean /= weight;
         }
@@ -145,13 +149,14 @@ impl Trainer {
         Ok((self.config.clone(), tensors))
     }
 
-    /// One update from the graded ones among the rollouts that were `drawn` in a step. Returns `None` if no group can teach
-    /// anything: all of them agree with themselves, or abstain.
+    /// The updates of a step from the graded ones among the rollouts that were `drawn` in it: one for each minibatch in each
+    /// epoch, all with the same behaviour policy. Returns `None` if no group can teach anything: all of them agree with
+    /// themselves, or abstain.
     ///
     /// Runs for seconds; every slice of the work passes the turnstile.
     ///
     /// # Errors
-    /// If a gradient is missing or not finite, or `cancel` is triggered; the policy is then unchanged.
+    /// If a gradient is missing or not finite, or `cancel` is triggered; the policy is then as the last update left it.
     pub fn update(
         &mut self,
         groups: &[Graded],
@@ -164,55 +169,92 @@ impl Trainer {
         if informative.is_empty() {
             return Ok(None);
         }
+        let minibatches = self.minibatches(&informative, drawn, recipe, cancel)?;
         let mut metrics =
             UpdateMetrics { learning_rate, trained_groups: informative.len(), ..UpdateMetrics::default() };
-        let mut gradients: Option<Vec<Tensor>> = None;
-        let weight = |length| recipe.loss_average.token_weight(&drawn, length);
-        let batches = batch::lay_out(&informative, recipe.advantage, weight, recipe.micro_batch_tokens);
-        let trained_weight: f64 = batches.iter().flat_map(|batch| &batch.terms).map(|term| term.weight).sum();
-        for batch in batches {
-            let of_batch = self.gradients(batch, recipe, &mut metrics, cancel)?;
-            gradients = Some(match gradients {
+        for minibatch in (0..recipe.epochs).flat_map(|_| &minibatches) {
+            let gradients = self.gradients(minibatch, recipe, &mut metrics, cancel)?;
+            let norm = self.checked_norm(&gradients, metrics.updates == 0)?;
+            let clipped = optimizer::clip(&gradients, norm, recipe.max_gradient_norm)?;
+            let optimizer = &mut self.optimizer;
+            self.turnstile.background(|| optimizer.step(&clipped, learning_rate))?;
+            metrics.gradient_norm = metrics.gradient_norm.max(norm);
+            metrics.updates += 1;
+        }
+        let terms = minibatches.iter().flatten().flat_map(|batch| &batch.terms);
+        metrics.average(f64::from(recipe.epochs) * terms.map(|term| term.weight).sum::<f64>());
+        Ok(Some(metrics))
+    }
+
+    /// Groups dealt out to minibatches and laid out in passes, with the reference's log-probabilities. Each minibatch stands
+    /// for the whole step: its tokens weigh as much as all would together.
+    fn minibatches(
+        &self,
+        groups: &[&Graded],
+        drawn: Drawn,
+        recipe: &Recipe,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Vec<MicroBatch>>, TrainError> {
+        let pace = self.pace(cancel);
+        let count = groups.len().min(recipe.minibatches as usize);
+        let weight = |length| count as f64 * recipe.loss_average.token_weight(&drawn, length);
+        let mut minibatches = Vec::with_capacity(count);
+        for first in 0..count {
+            let dealt: Vec<&Graded> = groups.iter().skip(first).step_by(count).copied().collect();
+            let mut batches = batch::lay_out(&dealt, recipe.advantage, weight, recipe.micro_batch_tokens);
+            for batch in &mut batches {
+                let reference = self.pass(self.reference.as_ref(), batch, recipe.temperature as f32, &pace)?;
+                let references = reference.score().map_err(cancelled(cancel))?;
+                for (term, reference) in batch.terms.iter_mut().zip(references) {
+                    term.reference = reference.log_prob;
+                }
+            }
+            minibatches.push(batches);
+        }
+        Ok(minibatches)
+    }
+
+    /// The gradients of a minibatch, one for each variable, and its part in the metrics.
+    fn gradients(
+        &self,
+        minibatch: &[MicroBatch],
+        recipe: &Recipe,
+        metrics: &mut UpdateMetrics,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Tensor>, TrainError> {
+        let mut sums: Option<Vec<Tensor>> = None;
+        for batch in minibatch {
+            let of_batch = self.gradients_of_pass(batch, recipe, metrics, cancel)?;
+            sums = Some(match sums {
                 None => of_batch,
                 Some(sums) => sums.iter().zip(&of_batch).map(|(sum, more)| sum + more).collect::<Result<_, _>>()?,
             });
         }
-        let gradients = gradients.unwrap_or_default();
-        metrics.average(trained_weight);
-        metrics.gradient_norm = self.checked_norm(&gradients)?;
-        let clipped = optimizer::clip(&gradients, metrics.gradient_norm, recipe.max_gradient_norm)?;
-        let optimizer = &mut self.optimizer;
-        self.turnstile.background(|| optimizer.step(&clipped, learning_rate))?;
-        Ok(Some(metrics))
+        Ok(sums.unwrap_or_default())
     }
 
-    /// The gradients of one pass, one for each variable, and its part in the metrics.
-    fn gradients(
+    fn gradients_of_pass(
         &self,
-        mut batch: MicroBatch,
+        batch: &MicroBatch,
         recipe: &Recipe,
         metrics: &mut UpdateMetrics,
         cancel: &CancellationToken,
     ) -> Result<Vec<Tensor>, TrainError> {
         let pace = self.pace(cancel);
-        let reference = self.pass(self.reference.as_ref(), &batch, recipe.temperature as f32, &pace)?;
-        let references = reference.score().map_err(cancelled(cancel))?;
-        for (term, reference) in batch.terms.iter_mut().zip(references) {
-            term.reference = reference.log_prob;
-        }
         let config = recipe.loss_config();
-        let terms = &batch.terms;
         metrics.trained_rows += batch.forest.len();
-        let pass = self.pass(Some(&self.lora), &batch, recipe.temperature as f32, &pace)?;
+        let pass = self.pass(Some(&self.lora), batch, recipe.temperature as f32, &pace)?;
         let gradients = pass.backward(self.optimizer.vars(), |first, scores| {
             let mut gradients = Vec::with_capacity(scores.len());
-            for (term, score) in terms[first..].iter().zip(scores) {
+            for (term, score) in batch.terms[first..].iter().zip(scores) {
                 let token = loss::grpo(term, *score, &config);
                 metrics.loss += token.loss;
                 metrics.kl += token.kl;
                 metrics.clip_fraction += token.outside;
                 metrics.entropy += term.weight * f64::from(score.entropy);
-                metrics.log_prob_gap = metrics.log_prob_gap.max(f64::from((score.log_prob - term.behaviour).abs()));
+                if metrics.updates == 0 {
+                    metrics.log_prob_gap = metrics.log_prob_gap.max(f64::from((score.log_prob - term.behaviour).abs()));
+                }
                 gradients.push(token.gradient);
             }
             gradients
@@ -270,8 +312,9 @@ impl Trainer {
     }
 
     /// The norm over all gradients; each must be finite, and reach its variable: while `B` is zero no gradient reaches
-    /// `A`, so a pair counts as reached if either half is.
-    fn checked_norm(&self, gradients: &[Tensor]) -> Result<f64, TrainError> {
+    /// `A`, so a pair counts as reached if either half is. Only the `first` update of a step has to reach them: later, all
+    /// ratios may be out of the clip range.
+    fn checked_norm(&self, gradients: &[Tensor], first: bool) -> Result<f64, TrainError> {
         let mut norms = Vec::with_capacity(gradients.len());
         for (gradient, name) in gradients.iter().zip(&self.names) {
             let norm = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
@@ -282,7 +325,7 @@ impl Trainer {
         }
         // Sorted names put the A and the B of a pair side by side.
         for (pair, name) in norms.chunks(2).zip(self.names.chunks(2)) {
-            if pair.iter().all(|norm| *norm == 0.0) {
+            if first && pair.iter().all(|norm| *norm == 0.0) {
                 return Err(TrainError::NoGradient(name[0].clone()));
             }
         }
