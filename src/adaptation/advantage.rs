@@ -10,8 +10,8 @@ pub enum Advantage {
     GroupNormalised,
     /// `r - mean` (Dr. GRPO, arXiv 2503.20783): a group pushes as hard as its rewards differ.
     MeanOnly,
-    /// +1 for a reward above the mean, -1 for one below, 0 for the mean itself (after DDRL, arXiv 2604.21327): nothing is
-    /// scaled by the group, so a rollout that is alone in its group pushes as hard as any other, not harder.
+    /// +1 for a reward above the mean, -1 for one below, 0 for the mean itself (after DDRL, arXiv 2604.21327): nothing
+    /// is scaled by the group, so a rollout that is alone in its group pushes as hard as any other, not harder.
     Fixed,
 }
 

@@ -38,14 +38,14 @@ impl Graded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossAverage {
-    /// Each token the same: the mean over all rollout tokens of the step (DAPO, arXiv 2503.14476, and TTRL's own runs). Long
-    /// rollouts count more.
+    /// Each token the same: the mean over all rollout tokens of the step (DAPO, arXiv 2503.14476, and TTRL's own runs).
+    /// Long rollouts count more.
     TokenMean,
-    /// Each rollout the same: the mean over rollouts of their means over tokens (GRPO, arXiv 2402.03300). Tokens of a long
-    /// rollout count less, so a long wrong one is hardly unlearnt.
+    /// Each rollout the same: the mean over rollouts of their means over tokens (GRPO, arXiv 2402.03300). Tokens of a
+    /// long rollout count less, so a long wrong one is hardly unlearnt.
     SequenceMean,
-    /// Each token the same, whatever was drawn: the sum over `rollouts * max_tokens` (Dr. GRPO, arXiv 2503.20783). A step
-    /// whose rollouts are short makes a small loss.
+    /// Each token the same, whatever was drawn: the sum over `rollouts * max_tokens` (Dr. GRPO, arXiv 2503.20783). A
+    /// step whose rollouts are short makes a small loss.
     Constant,
 }
 
@@ -61,8 +61,8 @@ impl LossAverage {
     }
 }
 
-/// The rollouts of a step that could be trained on, groups that teach nothing included: a step in which most questions are
-/// settled makes a small update, and the few that are left do not get all the weight.
+/// The rollouts of a step that could be trained on, groups that teach nothing included: a step in which most questions
+/// are settled makes a small update, and the few that are left do not get all the weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drawn {
     pub rollouts: usize,

@@ -15,8 +15,8 @@ pub enum Decay {
 
 impl Decay {
     /// What a step's learning rate is of the highest one; steps are counted from 0. It rises in equal parts to 1 in the
-    /// first `warmup` (a share) of the steps, and then falls so that it would reach 0 one step after the last. Neither end
-    /// has a step at 0, which would draw rollouts for nothing.
+    /// first `warmup` (a share) of the steps, and then falls so that it would reach 0 one step after the last. Neither
+    /// end has a step at 0, which would draw rollouts for nothing.
     pub fn factor(self, step: u32, steps: u32, warmup: f64) -> f64 {
         let warmup = (warmup * f64::from(steps)).ceil();
         let number = f64::from(step) + 1.0;

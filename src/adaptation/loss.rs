@@ -1,4 +1,5 @@
-//! The loss of one token: GRPO's (arXiv 2402.03300, with the clip range of PPO, arXiv 1707.06347), with its derivatives.
+//! The loss of one token: GRPO's (arXiv 2402.03300, with the clip range of PPO, arXiv 1707.06347), with its
+//! derivatives.
 //!
 //! The loss of a step is a weighted sum over all its rollout tokens (see [`super::batch::LossAverage`]) of
 //! `-min(ratio * A, clip(ratio, 1 - low, 1 + high) * A) + beta * kl - gamma * entropy`, where
@@ -20,8 +21,8 @@ pub enum Kl {
     K1,
     /// `gap^2 / 2`, whose gradient is on average that of the divergence.
     K2,
-    /// `exp(-gap) + gap - 1` (GRPO, arXiv 2402.03300): its gradient is bounded where the policy has made a token likelier
-    /// and grows with `exp` where it has made one less likely.
+    /// `exp(-gap) + gap - 1` (GRPO, arXiv 2402.03300): its gradient is bounded where the policy has made a token
+    /// likelier and grows with `exp` where it has made one less likely.
     K3,
 }
 
@@ -43,14 +44,16 @@ impl Kl {
 pub enum KlReference {
     /// The base model: whatever rounds do, they do not lead far from it.
     Base,
-    /// The version that the round started from, which is the last one that was promoted: each round may go as far again.
+    /// The version that the round started from, which is the last one that was promoted: each round may go as far
+    /// again.
     Start,
 }
 
 /// What the loss of a distinct token depends on, apart from the policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Term {
-    /// Sum of the positive advantages of the rollouts through this token, each times the weight that it has in the loss.
+    /// Sum of the positive advantages of the rollouts through this token, each times the weight that it has in the
+    /// loss.
     pub positive: f64,
     /// The same of the negative ones.
     pub negative: f64,
@@ -79,7 +82,8 @@ pub struct LossConfig {
 pub struct TermLoss {
     pub loss: f64,
     pub gradient: ScoreGradient,
-    /// `weight * k3`, whatever estimate is in the loss: it is the one that is never negative and averages to the divergence.
+    /// `weight * k3`, whatever estimate is in the loss: it is the one that is never negative and averages to the
+    /// divergence.
     pub kl: f64,
     /// The part of `weight` whose ratio is outside the clip range.
     pub outside: f64,

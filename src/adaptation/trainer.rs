@@ -43,8 +43,8 @@ pub enum TrainError {
     Cancelled,
 }
 
-/// What the updates of a step saw; means are over the rollout tokens that were trained on, weighted as in the loss, which
-/// itself is over all of the step.
+/// What the updates of a step saw; means are over the rollout tokens that were trained on, weighted as in the loss,
+/// which itself is over all of the step.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct UpdateMetrics {
     pub loss: f64,
@@ -57,7 +57,8 @@ pub struct UpdateMetrics {
     /// The largest one, before it was clipped.
     pub gradient_norm: f64,
     pub learning_rate: f64,
-    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the first update.
+    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the first
+    /// update.
     pub log_prob_gap: f64,
     /// How often the optimizer moved the policy.
     pub updates: usize,
@@ -80,8 +81,8 @@ impl UpdateMetrics {
 /// What the trainer says of rollouts of its policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Assessment {
-    /// Mean log-ratio to the base model over the drawn tokens, in nats: the k1 estimate of the divergence. (k3, which the
-    /// loss uses, has a heavy tail: one improbable token can outweigh all others, and a gate must not hang on one.)
+    /// Mean log-ratio to the base model over the drawn tokens, in nats: the k1 estimate of the divergence. (k3, which
+    /// the loss uses, has a heavy tail: one improbable token can outweigh all others, and a gate must not hang on one.)
     pub kl: f64,
     /// The largest gap between the log-probability that a token was drawn with and the trainer's own.
     pub log_prob_gap: f64,
@@ -149,9 +150,9 @@ impl Trainer {
         Ok((self.config.clone(), tensors))
     }
 
-    /// The updates of a step from the graded ones among the rollouts that were `drawn` in it: one for each minibatch in each
-    /// epoch, all with the same behaviour policy. Returns `None` if no group can teach anything: all of them agree with
-    /// themselves, or abstain.
+    /// The updates of a step from the graded ones among the rollouts that were `drawn` in it: one for each minibatch in
+    /// each epoch, all with the same behaviour policy. Returns `None` if no group can teach anything: all of them agree
+    /// with themselves, or abstain.
     ///
     /// Runs for seconds; every slice of the work passes the turnstile.
     ///
@@ -186,8 +187,8 @@ impl Trainer {
         Ok(Some(metrics))
     }
 
-    /// Groups dealt out to minibatches and laid out in passes, with the reference's log-probabilities. Each minibatch stands
-    /// for the whole step: its tokens weigh as much as all would together.
+    /// Groups dealt out to minibatches and laid out in passes, with the reference's log-probabilities. Each minibatch
+    /// stands for the whole step: its tokens weigh as much as all would together.
     fn minibatches(
         &self,
         groups: &[&Graded],
@@ -312,8 +313,8 @@ impl Trainer {
     }
 
     /// The norm over all gradients; each must be finite, and reach its variable: while `B` is zero no gradient reaches
-    /// `A`, so a pair counts as reached if either half is. Only the `first` update of a step has to reach them: later, all
-    /// ratios may be out of the clip range.
+    /// `A`, so a pair counts as reached if either half is. Only the `first` update of a step has to reach them: later,
+    /// all ratios may be out of the clip range.
     fn checked_norm(&self, gradients: &[Tensor], first: bool) -> Result<f64, TrainError> {
         let mut norms = Vec::with_capacity(gradients.len());
         for (gradient, name) in gradients.iter().zip(&self.names) {
