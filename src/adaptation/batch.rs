@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     adaptation::{
         advantage::{self, Advantage},
@@ -32,6 +34,43 @@ impl Graded {
     }
 }
 
+/// What a token weighs in the loss of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LossAverage {
+    /// Each token the same: the mean over all rollout tokens of the step (DAPO, arXiv 2503.14476, and TTRL's own runs).
+    /// Long rollouts count more.
+    TokenMean,
+    /// Each rollout the same: the mean over rollouts of their means over tokens (GRPO, arXiv 2402.03300). Tokens of a
+    /// long rollout count less, so a long wrong one is hardly unlearnt.
+    SequenceMean,
+    /// Each token the same, whatever was drawn: the sum over `rollouts * max_tokens` (Dr. GRPO, arXiv 2503.20783). A
+    /// step whose rollouts are short makes a small loss.
+    Constant,
+}
+
+impl LossAverage {
+    /// The weight of each token of a rollout of `length` tokens.
+    pub fn token_weight(self, drawn: &Drawn, length: usize) -> f64 {
+        let over = match self {
+            Self::TokenMean => drawn.tokens,
+            Self::SequenceMean => drawn.rollouts * length,
+            Self::Constant => drawn.rollouts * drawn.max_tokens,
+        };
+        1.0 / over as f64
+    }
+}
+
+/// The rollouts of a step that could be trained on, groups that teach nothing included: a step in which most questions
+/// are settled makes a small update, and the few that are left do not get all the weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    pub rollouts: usize,
+    pub tokens: usize,
+    /// The most tokens that one of them might have had.
+    pub max_tokens: usize,
+}
+
 /// One pass of training: rows, and for each distinct token of the rollouts a target with its loss term. The
 /// reference log-probabilities are still to be filled in.
 #[derive(Clone, Debug, Default)]
@@ -46,9 +85,13 @@ pub struct MicroBatch {
 /// Lays out groups in passes of at most `max_rows` rows. A group that has more is divided between passes, each with its
 /// prompt; only a single rollout that is longer by itself makes a pass larger.
 ///
-/// Loss weights are over `tokens`, the rollout tokens of the whole step, groups that are not laid out included: a step in
-/// which most questions are settled makes a small update, and the few that are left do not get all the weight.
-pub fn lay_out(groups: &[&Graded], advantage: Advantage, tokens: usize, max_rows: usize) -> Vec<MicroBatch> {
+/// `token_weight` says what each token of a rollout of so many tokens weighs in the loss.
+pub fn lay_out(
+    groups: &[&Graded],
+    advantage: Advantage,
+    token_weight: impl Fn(usize) -> f64,
+    max_rows: usize,
+) -> Vec<MicroBatch> {
     let mut batches = Vec::new();
     let mut builder = Builder::default();
     for graded in groups {
@@ -63,7 +106,7 @@ pub fn lay_out(groups: &[&Graded], advantage: Advantage, tokens: usize, max_rows
             }
             let start = prompt_end.or_else(|| builder.add_prompt(&graded.group.prompt));
             prompt_end = start;
-            builder.add_rollout(start, rollout, advantage, tokens as f64);
+            builder.add_rollout(start, rollout, advantage, token_weight(rollout.tokens.len()));
         }
     }
     if !builder.forest.is_empty() {
@@ -85,15 +128,15 @@ impl Builder {
         prompt.iter().fold(None, |parent, &token| Some(self.forest.insert(parent, token)))
     }
 
-    fn add_rollout(&mut self, prompt_end: Option<u32>, rollout: &Rollout, advantage: f64, tokens: f64) {
+    fn add_rollout(&mut self, prompt_end: Option<u32>, rollout: &Rollout, advantage: f64, weight: f64) {
         let mut parent = prompt_end;
         for (position, (&token, &behaviour)) in rollout.tokens.iter().zip(&rollout.log_probs).enumerate() {
             let Some(row) = parent else { break };
             let key = (Target { row, token }, behaviour.to_bits());
             let term = self.terms.entry(key).or_insert(Term { behaviour, ..Term::default() });
-            term.positive += advantage.max(0.0) / tokens;
-            term.negative += advantage.min(0.0) / tokens;
-            term.weight += 1.0 / tokens;
+            term.positive += advantage.max(0.0) * weight;
+            term.negative += advantage.min(0.0) * weight;
+            term.weight += weight;
             // The last token is a target but no row: nothing follows it.
             if position + 1 < rollout.tokens.len() {
                 parent = Some(self.forest.insert(parent, token));
@@ -135,11 +178,21 @@ mod tests {
     #[test]
     fn rollouts_that_begin_alike_share_their_rows_and_terms() {
         let group = graded(&[1, 2], &[&[3, 4], &[3, 5], &[3, 4]], &[1.0, 0.0, 1.0]);
-        let batches = lay_out(&[&group], Advantage::MeanOnly, 6, 100);
+        let batches = lay_out(&[&group], Advantage::MeanOnly, |_| 1.0 / 6.0, 100);
         let [batch] = &batches[..] else { panic!("{batches:?}") };
         assert_eq!((batch.forest.len(), batch.targets.len()), (3, 3));
         let weights: f64 = batch.terms.iter().map(|term| term.weight).sum();
         assert!((weights - 1.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn each_average_gives_tokens_the_weights_of_its_definition() {
+        // Two rollouts, of one token and of three, which might have had four.
+        let drawn = Drawn { rollouts: 2, tokens: 4, max_tokens: 4 };
+        let weights = |average: LossAverage| [1, 3].map(|length| average.token_weight(&drawn, length));
+        assert_eq!(weights(LossAverage::TokenMean), [0.25, 0.25]);
+        assert_eq!(weights(LossAverage::SequenceMean), [0.5, 1.0 / 6.0]);
+        assert_eq!(weights(LossAverage::Constant), [0.125, 0.125]);
     }
 
     #[test]
@@ -148,7 +201,7 @@ mod tests {
         let rollouts: Vec<&[u32]> = rollouts.iter().map(Vec::as_slice).collect();
         let group = graded(&[90, 91, 92], &rollouts, &[1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
         let sums = |max_rows| {
-            let batches = lay_out(&[&group], Advantage::GroupNormalised, 80, max_rows);
+            let batches = lay_out(&[&group], Advantage::GroupNormalised, |_| 1.0 / 80.0, max_rows);
             assert!(batches.iter().all(|batch| batch.forest.len() <= max_rows), "{max_rows} rows");
             let of = |part: fn(&Term) -> f64| batches.iter().flat_map(|batch| &batch.terms).map(part).sum::<f64>();
             (batches.len(), of(|term| term.weight), of(|term| term.positive), of(|term| term.negative))

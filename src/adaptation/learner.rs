@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adaptation::{
-        batch::Graded,
+        batch::{Drawn, Graded},
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
         vote::{self, RewardRule},
@@ -150,21 +150,38 @@ pub async fn update(
     recipe: &Recipe,
     cancel: &CancellationToken,
 ) -> Result<Option<UpdateMetrics>, LearnError> {
-    let accepted = |voted: &Voted| {
-        let rewards = vote::rewards(&voted.tally, recipe.reward_rule())?;
-        Some(Graded { group: voted.group.clone(), rewards })
-    };
-    let graded: Vec<Graded> = voted.iter().filter_map(accepted).collect();
-    let tokens = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
+    let graded: Vec<Graded> = voted.iter().filter_map(|voted| grade(voted, recipe)).collect();
+    let drawn = drawn(voted, recipe);
     let mut lent = trainer.take().ok_or(LearnError::Stopped)?;
     let (recipe, learning_rate) = (recipe.clone(), recipe.learning_rate_at(step));
     let (returned, metrics) = blocking(cancel, move |cancel| {
-        let metrics = lent.update(&graded, tokens, learning_rate, &recipe, &cancel);
+        let metrics = lent.update(&graded, drawn, learning_rate, &recipe, &cancel);
         (lent, metrics)
     })
     .await?;
     *trainer = Some(returned);
     Ok(metrics?)
+}
+
+/// The rollouts of a question that are trained on, with what the votes of all of them make them earn; `None` if the
+/// question abstains.
+fn grade(voted: &Voted, recipe: &Recipe) -> Option<Graded> {
+    let mut rewards = vote::rewards(&voted.tally, recipe.reward_rule())?;
+    let mut group = voted.group.clone();
+    rewards.truncate(recipe.trained_rollouts());
+    group.rollouts.truncate(recipe.trained_rollouts());
+    Some(Graded { group, rewards })
+}
+
+/// What was drawn for training, questions that abstain included.
+fn drawn(voted: &[Voted], recipe: &Recipe) -> Drawn {
+    let trained = || voted.iter().flat_map(|voted| voted.group.rollouts.iter().take(recipe.trained_rollouts()));
+    let lengths = || trained().map(|rollout| rollout.tokens.len());
+    Drawn {
+        rollouts: trained().count(),
+        tokens: lengths().sum(),
+        max_tokens: recipe.max_tokens.unwrap_or(lengths().max().unwrap_or(0)),
+    }
 }
 
 /// What the trainer says of rollouts of the policy that it made; see [`Trainer::assess`].
@@ -191,4 +208,43 @@ async fn blocking<R: Send + 'static>(
     let result = cancel.run_until_cancelled(running).await.ok_or(LearnError::Cancelled)?;
     drop(guard);
     result.map_err(|_| LearnError::Stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        adaptation::vote::Reward,
+        engine::handle::{FinishReason, Rollout, Timings, Version},
+    };
+
+    /// A question whose rollouts gave these answers, each of as many tokens as it has letters.
+    fn voted(answers: &[&str]) -> Voted {
+        let rollout = |answer: &&str| Rollout {
+            tokens: vec![7; answer.len()],
+            log_probs: vec![-1.0; answer.len()],
+            scores: vec![],
+            text: (*answer).into(),
+            finish: FinishReason::Stop,
+        };
+        let group = Group {
+            version: Version::base(),
+            prompt: vec![1],
+            prompt_scores: vec![],
+            rollouts: answers.iter().map(rollout).collect(),
+            timings: Timings::default(),
+        };
+        Voted { group, tally: Tally::count(answers.iter().map(|answer| Some((*answer).to_owned()))) }
+    }
+
+    #[test]
+    fn every_rollout_votes_and_the_first_ones_train() {
+        let recipe = Recipe { votes: 5, train_rollouts: Some(2), reward: Reward::Majority, ..Recipe::default() };
+        let question = voted(&["46", "107", "107", "107", "46"]);
+        let graded = grade(&question, &recipe).unwrap();
+        assert_eq!((graded.rewards, graded.group.rollouts.len()), (vec![0.0, 1.0], 2));
+        assert_eq!(drawn(&[question], &recipe), Drawn { rollouts: 2, tokens: 5, max_tokens: 3 });
+        let all = Recipe { train_rollouts: Some(9), ..recipe };
+        assert_eq!(grade(&voted(&["46", "46", "47", "1", "2"]), &all).unwrap().rewards.len(), 5);
+    }
 }

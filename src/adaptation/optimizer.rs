@@ -10,6 +10,13 @@ const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
+/// Scales gradients whose norm over all of them is `norm` down to `max_norm`, if it is larger, as PyTorch's
+/// `clip_grad_norm_` does.
+pub fn clip(gradients: &[Tensor], norm: f64, max_norm: f64) -> Result<Vec<Tensor>> {
+    let scale = (max_norm / (norm + 1e-6)).min(1.0);
+    gradients.iter().map(|gradient| gradient * scale).collect()
+}
+
 /// The optimizer's state.
 pub struct AdamW {
     vars: Vec<Var>,

@@ -81,7 +81,9 @@ pub async fn learn(
     watch: &mut dyn Watch,
     cancel: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
-    let Plan { questions, mut lease, start, recipe, seed } = plan;
+    let Plan { questions, mut lease, start, mut recipe, seed } = plan;
+    // From here on the recipe says what the template would have said.
+    recipe.max_tokens = Some(bench.prompter.sampling(recipe.temperature as f32, recipe.max_tokens).max_tokens);
     let trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
     let mut trainer = Some(trainer);
     let mut updates = 0;

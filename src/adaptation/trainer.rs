@@ -1,4 +1,4 @@
-//! Training an adapter: the policy's variables, and one update from graded rollouts.
+//! Training an adapter: the policy's variables, and its updates from graded rollouts.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,23 +10,23 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adaptation::{
-        batch::{self, Graded, MicroBatch},
-        loss::{self, LossConfig},
-        optimizer::AdamW,
+        batch::{self, Drawn, Graded, MicroBatch},
+        loss::{self, KlReference},
+        optimizer::{self, AdamW},
         recipe::Recipe,
     },
     engine::{
         handle::Group,
         model::{
             decoder::Decoder,
-            lora::{Adapter, Lora, LoraConfig, Projection, peft_name},
+            lora::{Adapter, Lora, LoraConfig, peft_name},
             training::{Pace, Pass},
         },
         turnstile::Turnstile,
     },
 };
 
-/// Why a step was not made. The policy is as it was before the step.
+/// Why a step was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error("computation failed: {0}")]
@@ -43,20 +43,25 @@ pub enum TrainError {
     Cancelled,
 }
 
-/// What an update saw; means are over the rollout tokens that were trained on, the loss is over all of the step.
+/// What the updates of a step saw; means are over the rollout tokens that were trained on, weighted as in the loss,
+/// which itself is over all of the step.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct UpdateMetrics {
     pub loss: f64,
-    /// k3 estimate of the divergence from the reference, in nats a token.
+    /// k3 estimate of the divergence from the reference, in nats a token, whether or not it is in the loss.
     pub kl: f64,
     /// Entropy of the policy where tokens were drawn, in nats.
     pub entropy: f64,
     /// Share of tokens whose importance ratio is outside the clip range.
     pub clip_fraction: f64,
+    /// The largest one, before it was clipped.
     pub gradient_norm: f64,
     pub learning_rate: f64,
-    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the update.
+    /// The largest gap between the log-probability that a token was drawn with and the trainer's own before the first
+    /// update.
     pub log_prob_gap: f64,
+    /// How often the optimizer moved the policy.
+    pub updates: usize,
     /// Rows that went through the model: distinct token positions.
     pub trained_rows: usize,
     /// Groups that were trained on.
@@ -64,10 +69,11 @@ pub struct UpdateMetrics {
 }
 
 impl UpdateMetrics {
-    /// Turns sums over the trained part of a step's tokens into means over it.
-    fn average(&mut self, trained_part: f64) {
+    /// Turns weighted sums over the trained tokens into means over them, and over the updates.
+    fn average(&mut self, weight: f64) {
+        self.loss /= self.updates as f64;
         for mean in [&mut self.kl, &mut self.entropy, &mut self.clip_fraction] {
-            *mean /= trained_part;
+            *mean /= weight;
         }
     }
 }
@@ -75,8 +81,8 @@ impl UpdateMetrics {
 /// What the trainer says of rollouts of its policy.
 #[derive(Clone, Copy, Debug)]
 pub struct Assessment {
-    /// Mean log-ratio to the base model over the drawn tokens, in nats: the k1 estimate of the divergence. (k3, which the
-    /// loss uses, has a heavy tail: one improbable token can outweigh all others, and a gate must not hang on one.)
+    /// Mean log-ratio to the base model over the drawn tokens, in nats: the k1 estimate of the divergence. (k3, which
+    /// the loss uses, has a heavy tail: one improbable token can outweigh all others, and a gate must not hang on one.)
     pub kl: f64,
     /// The largest gap between the log-probability that a token was drawn with and the trainer's own.
     pub log_prob_gap: f64,
@@ -89,6 +95,8 @@ pub struct Trainer {
     config: LoraConfig,
     names: Vec<String>,
     lora: Lora,
+    /// What the divergence in the loss is measured from; `None` is the base model.
+    reference: Option<Lora>,
     optimizer: AdamW,
 }
 
@@ -108,7 +116,7 @@ impl Trainer {
         let (config, tensors) = match start {
             Some(adapter) => (adapter.config.clone(), adapter.tensors.clone()),
             None => {
-                let targets = Projection::ALL.to_vec();
+                let targets = recipe.lora_targets.projections().to_vec();
                 let config = LoraConfig { r: recipe.lora_rank, alpha: recipe.lora_alpha, targets };
                 let tensors = fresh_tensors(&decoder, &config, seed)?;
                 (config, tensors)
@@ -118,12 +126,19 @@ impl Trainer {
         for (name, tensor) in &tensors {
             vars.insert(name.clone(), Var::from_tensor(&tensor.to_device(decoder.device())?)?);
         }
-        let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
-        let shape = |projection| decoder.projection_shape(projection);
-        let lora = Lora::new(&config, &tensors, decoder.config().layers.len(), shape).map_err(TrainError::Mismatch)?;
+        let lora = lora_of(&decoder, &config, vars.iter().map(|(name, var)| (name, var.as_tensor().clone())))?;
+        // Copies: the variables move away from them.
+        let reference = match (recipe.kl_reference, start) {
+            (KlReference::Start, Some(_)) => {
+                let copies = vars.iter().map(|(name, var)| Ok((name, var.as_tensor().detach().copy()?)));
+                let copies = copies.collect::<candle_core::Result<Vec<_>>>()?;
+                Some(lora_of(&decoder, &config, copies)?)
+            }
+            _ => None,
+        };
         let (names, vars) = vars.into_iter().unzip();
         let optimizer = AdamW::new(vars, recipe.weight_decay)?;
-        Ok(Self { decoder, turnstile, config, names, lora, optimizer })
+        Ok(Self { decoder, turnstile, config, names, lora, reference, optimizer })
     }
 
     /// The policy's configuration and a copy of its tensors as they are now, on the CPU, by PEFT name.
@@ -135,17 +150,18 @@ impl Trainer {
         Ok((self.config.clone(), tensors))
     }
 
-    /// One update from the rollouts of a step, which has `tokens` rollout tokens in all. Returns `None` if no group can
-    /// teach anything: all of them agree with themselves, or abstain.
+    /// The updates of a step from the graded ones among the rollouts that were `drawn` in it: one for each minibatch in
+    /// each epoch, all with the same behaviour policy. Returns `None` if no group can teach anything: all of them agree
+    /// with themselves, or abstain.
     ///
     /// Runs for seconds; every slice of the work passes the turnstile.
     ///
     /// # Errors
-    /// If a gradient is missing or not finite, or `cancel` is triggered; the policy is then unchanged.
+    /// If a gradient is missing or not finite, or `cancel` is triggered; the policy is then as the last update left it.
     pub fn update(
         &mut self,
         groups: &[Graded],
-        tokens: usize,
+        drawn: Drawn,
         learning_rate: f64,
         recipe: &Recipe,
         cancel: &CancellationToken,
@@ -154,60 +170,95 @@ impl Trainer {
         if informative.is_empty() {
             return Ok(None);
         }
+        let minibatches = self.minibatches(&informative, drawn, recipe, cancel)?;
         let mut metrics =
             UpdateMetrics { learning_rate, trained_groups: informative.len(), ..UpdateMetrics::default() };
-        let mut gradients: Option<Vec<Tensor>> = None;
-        for batch in batch::lay_out(&informative, recipe.advantage, tokens, recipe.micro_batch_tokens) {
-            let of_batch = self.gradients(batch, recipe, &mut metrics, cancel)?;
-            gradients = Some(match gradients {
+        for minibatch in (0..recipe.epochs).flat_map(|_| &minibatches) {
+            let gradients = self.gradients(minibatch, recipe, &mut metrics, cancel)?;
+            let norm = self.checked_norm(&gradients, metrics.updates == 0)?;
+            let clipped = optimizer::clip(&gradients, norm, recipe.max_gradient_norm)?;
+            let optimizer = &mut self.optimizer;
+            self.turnstile.background(|| optimizer.step(&clipped, learning_rate))?;
+            metrics.gradient_norm = metrics.gradient_norm.max(norm);
+            metrics.updates += 1;
+        }
+        let terms = minibatches.iter().flatten().flat_map(|batch| &batch.terms);
+        metrics.average(f64::from(recipe.epochs) * terms.map(|term| term.weight).sum::<f64>());
+        Ok(Some(metrics))
+    }
+
+    /// Groups dealt out to minibatches and laid out in passes, with the reference's log-probabilities. Each minibatch
+    /// stands for the whole step: its tokens weigh as much as all would together.
+    fn minibatches(
+        &self,
+        groups: &[&Graded],
+        drawn: Drawn,
+        recipe: &Recipe,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Vec<MicroBatch>>, TrainError> {
+        let pace = self.pace(cancel);
+        let count = groups.len().min(recipe.minibatches as usize);
+        let weight = |length| count as f64 * recipe.loss_average.token_weight(&drawn, length);
+        let mut minibatches = Vec::with_capacity(count);
+        for first in 0..count {
+            let dealt: Vec<&Graded> = groups.iter().skip(first).step_by(count).copied().collect();
+            let mut batches = batch::lay_out(&dealt, recipe.advantage, weight, recipe.micro_batch_tokens);
+            for batch in &mut batches {
+                let reference = self.pass(self.reference.as_ref(), batch, recipe.temperature as f32, &pace)?;
+                let references = reference.score().map_err(cancelled(cancel))?;
+                for (term, reference) in batch.terms.iter_mut().zip(references) {
+                    term.reference = reference.log_prob;
+                }
+            }
+            minibatches.push(batches);
+        }
+        Ok(minibatches)
+    }
+
+    /// The gradients of a minibatch, one for each variable, and its part in the metrics.
+    fn gradients(
+        &self,
+        minibatch: &[MicroBatch],
+        recipe: &Recipe,
+        metrics: &mut UpdateMetrics,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Tensor>, TrainError> {
+        let mut sums: Option<Vec<Tensor>> = None;
+        for batch in minibatch {
+            let of_batch = self.gradients_of_pass(batch, recipe, metrics, cancel)?;
+            sums = Some(match sums {
                 None => of_batch,
                 Some(sums) => sums.iter().zip(&of_batch).map(|(sum, more)| sum + more).collect::<Result<_, _>>()?,
             });
         }
-        let gradients = gradients.unwrap_or_default();
-        metrics.average(informative.iter().map(|graded| graded.tokens()).sum::<usize>() as f64 / tokens as f64);
-        metrics.gradient_norm = self.checked_norm(&gradients)?;
-        let scale = (recipe.max_gradient_norm / (metrics.gradient_norm + 1e-6)).min(1.0);
-        let clipped = gradients.iter().map(|gradient| gradient * scale).collect::<Result<Vec<_>, _>>()?;
-        let optimizer = &mut self.optimizer;
-        self.turnstile.background(|| optimizer.step(&clipped, learning_rate))?;
-        Ok(Some(metrics))
+        Ok(sums.unwrap_or_default())
     }
 
-    /// The gradients of one pass, one for each variable, and its part in the metrics.
-    fn gradients(
+    fn gradients_of_pass(
         &self,
-        mut batch: MicroBatch,
+        batch: &MicroBatch,
         recipe: &Recipe,
         metrics: &mut UpdateMetrics,
         cancel: &CancellationToken,
     ) -> Result<Vec<Tensor>, TrainError> {
         let pace = self.pace(cancel);
-        let references =
-            self.pass(None, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel))?;
-        for (term, reference) in batch.terms.iter_mut().zip(references) {
-            term.reference = reference.log_prob;
-        }
-        let config = LossConfig {
-            clip_low: recipe.clip_low,
-            clip_high: recipe.clip_high,
-            kl_coefficient: recipe.kl_coefficient,
-        };
-        let terms = &batch.terms;
+        let config = recipe.loss_config();
         metrics.trained_rows += batch.forest.len();
-        let pass = self.pass(Some(&self.lora), &batch, recipe.temperature as f32, &pace)?;
+        let pass = self.pass(Some(&self.lora), batch, recipe.temperature as f32, &pace)?;
         let gradients = pass.backward(self.optimizer.vars(), |first, scores| {
-            let mut derivatives = Vec::with_capacity(scores.len());
-            for (term, score) in terms[first..].iter().zip(scores) {
-                let token = loss::grpo(term, score.log_prob, &config);
+            let mut gradients = Vec::with_capacity(scores.len());
+            for (term, score) in batch.terms[first..].iter().zip(scores) {
+                let token = loss::grpo(term, *score, &config);
                 metrics.loss += token.loss;
                 metrics.kl += token.kl;
                 metrics.clip_fraction += token.outside;
                 metrics.entropy += term.weight * f64::from(score.entropy);
-                metrics.log_prob_gap = metrics.log_prob_gap.max(f64::from((score.log_prob - term.behaviour).abs()));
-                derivatives.push(token.derivative as f32);
+                if metrics.updates == 0 {
+                    metrics.log_prob_gap = metrics.log_prob_gap.max(f64::from((score.log_prob - term.behaviour).abs()));
+                }
+                gradients.push(token.gradient);
             }
-            derivatives
+            gradients
         });
         gradients.map_err(cancelled(cancel))
     }
@@ -222,10 +273,10 @@ impl Trainer {
         let graded: Vec<Graded> =
             groups.into_iter().map(|group| Graded { rewards: vec![0.0; group.rollouts.len()], group }).collect();
         let graded: Vec<&Graded> = graded.iter().collect();
-        let tokens = graded.iter().map(|graded| graded.tokens()).sum();
+        let weight = 1.0 / graded.iter().map(|graded| graded.tokens()).sum::<usize>() as f64;
         let pace = self.pace(cancel);
         let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
-        for batch in batch::lay_out(&graded, recipe.advantage, tokens, recipe.micro_batch_tokens) {
+        for batch in batch::lay_out(&graded, recipe.advantage, |_| weight, recipe.micro_batch_tokens) {
             let score =
                 |lora| self.pass(lora, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel));
             let (references, scores) = (score(None)?, score(Some(&self.lora))?);
@@ -263,8 +314,9 @@ impl Trainer {
     }
 
     /// The norm over all gradients; each must be finite, and reach its variable: while `B` is zero no gradient reaches
-    /// `A`, so a pair counts as reached if either half is.
-    fn checked_norm(&self, gradients: &[Tensor]) -> Result<f64, TrainError> {
+    /// `A`, so a pair counts as reached if either half is. Only the `first` update of a step has to reach them: later,
+    /// all ratios may be out of the clip range.
+    fn checked_norm(&self, gradients: &[Tensor], first: bool) -> Result<f64, TrainError> {
         let mut norms = Vec::with_capacity(gradients.len());
         for (gradient, name) in gradients.iter().zip(&self.names) {
             let norm = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
@@ -275,7 +327,7 @@ impl Trainer {
         }
         // Sorted names put the A and the B of a pair side by side.
         for (pair, name) in norms.chunks(2).zip(self.names.chunks(2)) {
-            if pair.iter().all(|norm| *norm == 0.0) {
+            if first && pair.iter().all(|norm| *norm == 0.0) {
                 return Err(TrainError::NoGradient(name[0].clone()));
             }
         }
@@ -286,6 +338,17 @@ impl Trainer {
 /// Tells a computation that was cancelled from one that failed.
 fn cancelled(cancel: &CancellationToken) -> impl Fn(candle_core::Error) -> TrainError + '_ {
     |error| if cancel.is_cancelled() { TrainError::Cancelled } else { TrainError::Compute(error) }
+}
+
+/// An adapter of these tensors, used as they are.
+fn lora_of<'a>(
+    decoder: &Decoder,
+    config: &LoraConfig,
+    tensors: impl IntoIterator<Item = (&'a String, Tensor)>,
+) -> Result<Lora, TrainError> {
+    let tensors = tensors.into_iter().map(|(name, tensor)| (name.clone(), tensor)).collect();
+    let shape = |projection| decoder.projection_shape(projection);
+    Lora::new(config, &tensors, decoder.config().layers.len(), shape).map_err(TrainError::Mismatch)
 }
 
 fn fresh_tensors(decoder: &Decoder, config: &LoraConfig, seed: u64) -> Result<BTreeMap<String, Tensor>, TrainError> {

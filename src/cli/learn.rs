@@ -41,6 +41,7 @@ with --labels they are compared in the table, and never learnt from.
 Examples:
   ttrl learn --questions sums.jsonl --steps 5
   ttrl learn --questions train.jsonl --heldout test.jsonl --labels --prompt-template additions-8shot --seed 1
+  ttrl learn --questions train.jsonl --preset ttrl --votes 32
   ttrl learn --questions train.jsonl --json --output adapters/sums > rows.jsonl")]
 pub struct LearnArgs {
     /// The questions to learn from (JSON lines)
@@ -61,16 +62,19 @@ pub struct LearnArgs {
     /// A folder to keep the adapter in, as a PEFT folder that is named by its version
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// How often the adapter is updated [default: 10]
+    /// What settings are where nothing else is said: `default`, or `ttrl`, the paper's
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// How many steps of sampling and updating [default: 10]
     #[arg(long, value_name = "K")]
     steps: Option<u32>,
-    /// Samples of each question in each step [default: 16]
+    /// Samples of each question in each step [default: 16, or the preset's]
     #[arg(long)]
     votes: Option<u32>,
-    /// AdamW's learning rate where it is highest [default: 0.00016]
+    /// AdamW's learning rate where it is highest [default: 0.00016, or the preset's]
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Sampling temperature [default: 0.8]
+    /// Sampling temperature [default: 0.8, or the preset's]
     #[arg(long)]
     temperature: Option<f32>,
     /// The most tokens of a sample [default: the prompt template's]
@@ -83,6 +87,7 @@ pub struct LearnArgs {
 impl LearnArgs {
     pub(super) fn flags(&self) -> Vec<Flag> {
         let mut flags = given([
+            ("--preset", "learning.preset", self.preset.clone()),
             ("--steps", "learning.steps", self.steps.map(|n| n.to_string())),
             ("--votes", "learning.votes", self.votes.map(|n| n.to_string())),
             ("--learning-rate", "learning.learning_rate", self.learning_rate.map(|n| n.to_string())),

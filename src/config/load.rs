@@ -1,13 +1,14 @@
-//! Defaults, then a file, then the environment, then flags: the later one wins.
+//! Defaults, or those of a preset, then a file, then the environment, then flags: the later one wins.
 
 use std::path::Path;
 
 use config::{Config, File, FileFormat, builder::DefaultState};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Settings;
+use crate::adaptation::recipe::Preset;
 
 type Builder = config::ConfigBuilder<DefaultState>;
 
@@ -36,8 +37,8 @@ pub struct Flag {
     pub value: String,
 }
 
-/// The settings in effect: the defaults, changed by `file`, then by the variables of the `environment` (all of them:
-/// others than ours are passed over), then by `flags`.
+/// The settings in effect: the defaults, or a preset's if one of the others names it, changed by `file`, then by the
+/// variables of the `environment` (all of them: others than ours are passed over), then by `flags`.
 ///
 /// # Errors
 /// Names the file, variable or flag that cannot be used and says what is wrong. Values are checked one by one, so the
@@ -71,10 +72,19 @@ pub fn load(
         builder = builder.set_override(&key, value).map_err(|e| refused(e.to_string()))?;
     }
     let whole = |problem: String| ConfigError { origin: "the settings".into(), problem };
-    let settings: Settings =
-        builder.build().and_then(Config::try_deserialize).map_err(|error| whole(error.to_string()))?;
+    let settings = builder.build().and_then(complete).map_err(|error| whole(error.to_string()))?;
     settings.validate().map_err(whole)?;
     Ok(settings)
+}
+
+/// The settings that are given, over those of the preset that they name, over the defaults.
+fn complete(given: Config) -> Result<Settings, config::ConfigError> {
+    let preset = match given.get("learning.preset") {
+        Err(config::ConfigError::NotFound(_)) => Preset::default(),
+        named => named?,
+    };
+    let presets = Config::try_from(&json!({ "learning": preset.recipe() }))?;
+    Config::builder().add_source(presets).add_source(given).build()?.try_deserialize()
 }
 
 /// The environment of this process; what is not Unicode is none of ours.
@@ -90,7 +100,7 @@ fn check(origin: &str, builder: Builder, known: &[String]) -> Result<(), ConfigE
     if let Some(key) = keys.iter().find(|key| !known.contains(key)) {
         return Err(refused(unknown(key)));
     }
-    let settings: Settings = config.try_deserialize().map_err(|error| refused(error.to_string()))?;
+    let settings = complete(config).map_err(|error| refused(error.to_string()))?;
     settings.validate().map_err(refused)
 }
 
@@ -136,6 +146,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::adaptation::{loss::Kl, recipe::Recipe};
 
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -173,6 +184,20 @@ mod tests {
         assert_eq!(from_variable("TTRL_DEVICE", "cuda:1").unwrap().device, super::super::Device::Cuda(1));
         let key = from_variable("TTRL_OPERATOR_KEY", "0123456789abcdef").unwrap().operator_key.unwrap();
         assert_eq!(key.expose_secret(), "0123456789abcdef");
+    }
+
+    #[test]
+    fn a_preset_stands_in_for_defaults_wherever_it_is_named_and_anything_that_is_set_beats_it() {
+        let file = file("[learning]\nvotes = 12\nlora_targets = 'q_proj, v_proj'");
+        let flag = |value: &str| Flag { name: "--preset", key: "learning.preset", value: value.into() };
+        let variable = ("TTRL_LEARNING__KL".to_owned(), "k2".to_owned());
+        let recipe = load(Some(file.path()), [variable], &[flag("ttrl")]).unwrap().learning;
+        let lora_targets = recipe.lora_targets.clone();
+        let expected = Recipe { votes: 12, kl: Kl::K2, lora_targets, ..Preset::Ttrl.recipe() };
+        assert_eq!((&recipe, recipe.lora_targets.projections().len()), (&expected, 2));
+        assert_eq!(load(None, [], &[]).unwrap().learning, Recipe::default());
+        let error = load(None, [], &[flag("grpo")]).unwrap_err().to_string();
+        assert!(error.starts_with("--preset: ") && error.contains("grpo"), "{error}");
     }
 
     #[test]

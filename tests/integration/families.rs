@@ -11,7 +11,7 @@ use ttrl::engine::{
         decoder::Decoder,
         lora::{Adapter, Lora, LoraConfig},
         tokenizer::Tokenizer,
-        training::{Pass, Target, TokenForest},
+        training::{Pass, ScoreGradient, Target, TokenForest},
         weights,
     },
     thread::{EngineOptions, LocalEngine},
@@ -127,7 +127,10 @@ fn gradients(decoder: &Decoder, lora: &Lora, vars: &BTreeMap<String, Var>, text:
         text[1..].iter().enumerate().map(|(row, &token)| Target { row: row as u32, token }).collect();
     let pass = Pass::new(decoder, Some(lora), (&forest, &targets), 1.0, &at_once).unwrap();
     let vars: Vec<Var> = vars.values().cloned().collect();
-    pass.backward(&vars, |_, scores| vec![-1.0 / targets.len() as f32; scores.len()]).unwrap()
+    pass.backward(&vars, |_, scores| {
+        vec![ScoreGradient { log_prob: -1.0 / targets.len() as f32, entropy: 0.0 }; scores.len()]
+    })
+    .unwrap()
 }
 
 fn norm(tensor: &Tensor) -> f32 {

@@ -33,6 +33,37 @@ GRPO_QUESTIONS = [
 ]
 GRPO_REWARDS = [[1, 1, 0, 0, 0, 1], [1, 1, 0, 0, 0, 0]]
 
+# Ways to learn, each beside the first one, by the names and values of the settings.
+PLAIN_LOSS = {
+    "advantage": "group-normalised",
+    "loss_average": "token-mean",
+    "kl": "k3",
+    "kl_coefficient": 0.05,
+    "entropy_coefficient": 0.0,
+}
+LOSSES = [
+    PLAIN_LOSS,
+    PLAIN_LOSS | {"advantage": "mean-only"},
+    PLAIN_LOSS | {"advantage": "fixed"},
+    PLAIN_LOSS | {"loss_average": "sequence-mean"},
+    PLAIN_LOSS | {"loss_average": "constant"},
+    PLAIN_LOSS | {"kl": "off"},
+    PLAIN_LOSS | {"kl": "k1"},
+    PLAIN_LOSS | {"kl": "k2"},
+    PLAIN_LOSS | {"entropy_coefficient": 0.1},
+]
+MAX_TOKENS = 8
+UPDATE = PLAIN_LOSS | {
+    "loss_average": "sequence-mean",
+    "kl_reference": "start",
+    "entropy_coefficient": 0.01,
+    "epochs": 2,
+    "minibatches": 2,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.1,
+    "max_gradient_norm": 0.05,
+}
+
 
 def main():
     fixtures = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1] / "fixtures")
@@ -47,8 +78,11 @@ def main():
     write_gguf(base_dir, base_dir / "tiny.gguf")
     write_sharded(fixtures / "tiny-llama-sharded", prompts)
     write_expected(base_dir, lora_dir, prompts)
-    write_grpo(base_dir, lora_dir)
+    questions = write_grpo(base_dir, lora_dir)
+    write_losses(base_dir, lora_dir, questions)
+    write_update(base_dir, lora_dir, questions)
     write_adamw(base_dir)
+    write_schedules(base_dir)
     for path in fixtures.glob("tiny-llama*/*"):
         path.chmod(0o644)
 
@@ -266,6 +300,7 @@ def write_grpo(base_dir, lora_dir):
             "cases": cases,
         },
     )
+    return questions
 
 
 def question(base, policy, spec, rewards, generator):
@@ -363,6 +398,102 @@ def mean_of(rows):
     return significant(torch.cat(rows).double().mean().item(), 9)
 
 
+# --- ways to learn ----------------------------------------------------------------------------------------------
+
+
+def write_losses(base_dir, lora_dir, questions):
+    policy = load_policy(base_dir, lora_dir)
+    cases = []
+    for options in LOSSES:
+        policy.zero_grad(set_to_none=True)
+        loss, _ = loss_of(policy, questions, questions, options)
+        loss.backward()
+        print("loss", options, loss.item())
+        cases.append({**options, "loss": significant(loss.item(), 9), "gradients": some(policy, lambda p: p.grad)})
+    note = (
+        "one way to learn a case, on the questions of grpo.json, with gradients of some tensors; the entropy is of"
+        f" softmax(logits / temperature); `constant` divides by rollouts * {MAX_TOKENS}"
+    )
+    write_json(base_dir / "losses.json", {"note": note, "max_tokens": MAX_TOKENS, "cases": cases})
+
+
+def loss_of(policy, minibatch, questions, options, references=None):
+    """The part of the loss of a step with `questions` that is the minibatch's, and how near a ratio is to an edge."""
+    rollouts = [rollout for item in questions for rollout in item["rollouts"]]
+    tokens = sum(len(rollout["tokens"]) for rollout in rollouts)
+    total, margin = torch.zeros(()), 1.0
+    for item in minibatch:
+        for rollout, advantage in zip(item["rollouts"], advantages(item, options["advantage"])):
+            logp, entropy = sampled(policy, item["prompt"], rollout["tokens"])
+            ref = torch.tensor(rollout["ref_logprobs"]) if references is None else references[id(rollout)]
+            ratio = (logp - torch.tensor(rollout["old_logprobs"])).exp()
+            surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage)
+            gap = logp - ref
+            kl = {
+                "off": torch.zeros_like(gap),
+                "k1": gap,
+                "k2": gap.square() / 2,
+                "k3": (-gap).exp() + gap - 1,
+            }[options["kl"]]
+            loss = -surrogate + options["kl_coefficient"] * kl - options["entropy_coefficient"] * entropy
+            total = total + loss.sum() / {
+                "token-mean": tokens,
+                "sequence-mean": len(rollouts) * len(rollout["tokens"]),
+                "constant": len(rollouts) * MAX_TOKENS,
+            }[options["loss_average"]]
+            edges = torch.tensor([1 - CLIP_LOW, 1 + CLIP_HIGH])[:, None]
+            margin = min(margin, (ratio.detach() - edges).abs().min().item())
+    return total, margin
+
+
+def advantages(item, kind):
+    rewards = torch.tensor([rollout["reward"] for rollout in item["rollouts"]], dtype=torch.float64)
+    centred = rewards - rewards.mean()
+    if kind == "group-normalised":
+        centred = centred / (rewards.std(unbiased=False) + ADVANTAGE_EPS)
+    if kind == "fixed":
+        centred = centred.sign()
+    return centred.tolist()
+
+
+def some(policy, value):
+    """The first and the last layer, attention and MLP: the others are in grpo.json."""
+    chosen = ["layers.0.self_attn.q_proj", "layers.0.mlp.down_proj", "layers.2.self_attn.v_proj", "layers.2.mlp.up_proj"]
+    return {
+        name.replace(".default", ""): rounded(value(parameter), 9)
+        for name, parameter in sorted(policy.named_parameters())
+        if "lora_" in name and any(part in name for part in chosen)
+    }
+
+
+def write_update(base_dir, lora_dir, questions):
+    """A whole update: question i is in minibatch i mod minibatches, each of which stands for the whole step."""
+    policy = load_policy(base_dir, lora_dir)
+    with torch.no_grad():
+        references = {
+            id(rollout): sampled(policy, item["prompt"], rollout["tokens"])[0]
+            for item in questions
+            for rollout in item["rollouts"]
+        }
+    parameters = [parameter for _, parameter in sorted(policy.named_parameters()) if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=UPDATE["learning_rate"], weight_decay=UPDATE["weight_decay"])
+    norms = []
+    for _ in range(UPDATE["epochs"]):
+        for first in range(UPDATE["minibatches"]):
+            optimizer.zero_grad(set_to_none=True)
+            minibatch = questions[first :: UPDATE["minibatches"]]
+            loss, margin = loss_of(policy, minibatch, questions, UPDATE, references)
+            assert margin > 0.002, f"a ratio is {margin} from an edge of the clip range: a rounding may decide"
+            (UPDATE["minibatches"] * loss).backward()
+            norms.append(torch.nn.utils.clip_grad_norm_(parameters, UPDATE["max_gradient_norm"]).item())
+            optimizer.step()
+    print("update", norms)
+    values = some(policy, lambda parameter: parameter)
+    note = "an update of tiny-llama-lora by the questions of grpo.json: the norm of each gradient, some values after it"
+    norms = [significant(norm, 9) for norm in norms]
+    write_json(base_dir / "update.json", {"note": note, **UPDATE, "gradient_norms": norms, "values": values})
+
+
 # --- optimizer --------------------------------------------------------------------------------------------------
 
 
@@ -374,16 +505,22 @@ def write_adamw(base_dir):
         {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()} for _ in range(5)
     ]
     cases = []
-    for weight_decay in (0.01, 0.0):
+    for weight_decay, max_norm, decay in [(0.01, None, "none"), (0.0, None, "none"), (0.1, 2.5, "cosine")]:
         parameters = {name: torch.nn.Parameter(value.clone()) for name, value in start.items()}
         settings = {"lr": 1e-2, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": weight_decay}
         optimizer = torch.optim.AdamW(parameters.values(), **settings)
-        steps = []
+        schedule = scheduler(optimizer, decay, len(gradients), 2)
+        steps, rates = [], []
         for gradient in gradients:
             for name, parameter in parameters.items():
                 parameter.grad = gradient[name].clone()
+            if max_norm is not None:
+                torch.nn.utils.clip_grad_norm_(parameters.values(), max_norm)
+            rates.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
+            schedule.step()
             steps.append({name: rounded(parameter, 9) for name, parameter in parameters.items()})
+        settings |= {"max_norm": max_norm, "learning_rates": rates}
         cases.append({**settings, "values_after_step": steps})
     write_json(
         base_dir / "adamw.json",
@@ -394,6 +531,38 @@ def write_adamw(base_dir):
             "cases": cases,
         },
     )
+
+
+def scheduler(optimizer, decay, steps, warmup):
+    """Rises in equal parts to the full rate in step `warmup`, then falls so as to reach 0 one step after the last."""
+    if decay == "none":
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    rest = steps - warmup + 1
+    falling = {
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=rest),
+        "linear": lambda: torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=rest),
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+    }[decay]
+    if warmup < 2:
+        return falling()
+    rising = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, total_iters=warmup - 1)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [rising, falling()], milestones=[warmup - 1])
+
+
+def write_schedules(base_dir):
+    cases = []
+    for decay in ("cosine", "linear", "constant"):
+        for steps, warmup in [(10, 4), (40, 2), (100, 1), (5, 5)]:
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            schedule = scheduler(optimizer, decay, steps, warmup)
+            factors = []
+            for _ in range(steps):
+                factors.append(significant(optimizer.param_groups[0]["lr"], 9))
+                optimizer.step()
+                schedule.step()
+            cases.append({"decay": decay, "steps": steps, "warmup": warmup / steps, "factors": factors})
+    note = "what each step's learning rate is of the highest one, by torch.optim.lr_scheduler"
+    write_json(base_dir / "schedules.json", {"note": note, "cases": cases})
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Numbers, Report};
 use crate::{
     adaptation::{
-        batch::Graded,
+        batch::{Drawn, Graded},
         learner::{self, LearnError, Voted},
         recipe::Recipe,
         round::{self, Plan, Watch, Workbench},
@@ -156,6 +156,7 @@ pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyh
     let mut token = || (numbers.next() % vocabulary) as u32;
     let groups: Vec<Graded> = (0..args.sequences / 2).map(|_| group(&mut token, args.tokens)).collect();
     let tokens = groups.iter().map(Graded::tokens).sum();
+    let drawn = Drawn { rollouts: 2 * groups.len(), tokens, max_tokens: args.tokens };
     let mut trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), None, recipe, 0)?;
     let (recipe, runs) = (recipe.clone(), args.runs);
     let measure = move || -> anyhow::Result<Vec<f64>> {
@@ -163,7 +164,7 @@ pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyh
         // The first finds nothing warm.
         for run in 0..=runs {
             let started = Instant::now();
-            let metrics = trainer.update(&groups, tokens, recipe.learning_rate, &recipe, &CancellationToken::new())?;
+            let metrics = trainer.update(&groups, drawn, recipe.learning_rate, &recipe, &CancellationToken::new())?;
             let rows = metrics.context("no group could teach anything")?.trained_rows;
             if run > 0 {
                 speeds.push(rows as f64 / started.elapsed().as_secs_f64());

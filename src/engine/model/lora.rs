@@ -52,6 +52,56 @@ impl Projection {
     }
 }
 
+/// The projections that get an adapter: `all-linear`, or names with commas between them, `q_proj,v_proj`. One text, so
+/// that a variable or a flag can give it too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Targets(Vec<Projection>);
+
+impl Targets {
+    /// What PEFT calls all of them.
+    const ALL: &str = "all-linear";
+
+    pub fn all() -> Self {
+        Self(Projection::ALL.to_vec())
+    }
+
+    /// Sorted, without repeats, at least one.
+    pub fn projections(&self) -> &[Projection] {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Targets {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        if text.trim() == Self::ALL {
+            return Ok(Self::all());
+        }
+        let mut targets = Vec::new();
+        for name in text.split(',').map(str::trim) {
+            let found = Projection::ALL.into_iter().find(|projection| projection.name() == name);
+            targets.push(found.ok_or_else(|| {
+                let known = Projection::ALL.map(Projection::name).join(", ");
+                format!("{name:?} is no projection: write `{}`, or some of {known}", Self::ALL)
+            })?);
+        }
+        targets.sort_unstable();
+        targets.dedup();
+        Ok(Self(targets))
+    }
+}
+
+impl From<Targets> for String {
+    fn from(targets: Targets) -> Self {
+        if targets == Targets::all() {
+            return Targets::ALL.into();
+        }
+        targets.0.into_iter().map(Projection::name).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// How an adapter is applied: `y += (alpha / r) * B A x` on each target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LoraConfig {
@@ -237,5 +287,23 @@ impl Lora {
             place.map(|(_, shape, place)| PackedPair::new(shape, Words::new(&memory, place)))
         };
         Ok(Self { layers: places.into_iter().map(|places| LayerLora::Packed(places.map(packed))).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_read_back_as_they_were_written_and_unknown_ones_are_named() {
+        let read = |text: &str| Targets::try_from(text.to_owned());
+        for text in ["all-linear", "q_proj,v_proj", "down_proj"] {
+            assert_eq!(String::from(read(text).unwrap()), text);
+        }
+        let targets = read("v_proj, q_proj,v_proj").unwrap();
+        assert_eq!(targets.projections(), [Projection::QProj, Projection::VProj]);
+        for text in ["", "q_proj,,v_proj", "all", "lm_head"] {
+            assert!(read(text).unwrap_err().contains("`all-linear`"), "{text}");
+        }
     }
 }

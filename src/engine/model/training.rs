@@ -77,6 +77,13 @@ pub struct Score {
     pub entropy: f32,
 }
 
+/// The derivative of a loss with respect to a [`Score`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ScoreGradient {
+    pub log_prob: f32,
+    pub entropy: f32,
+}
+
 /// A pass of the decoder over a forest, for the log-probabilities of some targets.
 pub struct Pass<'a> {
     decoder: &'a Decoder,
@@ -137,11 +144,11 @@ impl<'a> Pass<'a> {
     /// The gradient of a loss with respect to `vars`, the variables that the pass's adapter is made of.
     ///
     /// `loss` is called with consecutive ranges of targets (the index of the first, and their scores) and returns the
-    /// derivative of the whole loss with respect to each log-probability; it must be a sum over targets.
+    /// derivative of the whole loss with respect to each score; it must be a sum over targets.
     pub fn backward(
         mut self,
         vars: &[Var],
-        mut loss: impl FnMut(usize, &[Score]) -> Vec<f32> + Send,
+        mut loss: impl FnMut(usize, &[Score]) -> Vec<ScoreGradient> + Send,
     ) -> Result<Vec<Tensor>> {
         let layers = self.decoder.config().layers.len();
         let mut inputs = Vec::with_capacity(layers);
@@ -253,25 +260,76 @@ fn score_row(logits: &mut [f32], targets: &[Target], temperature: f32) -> Vec<Sc
     chosen.into_iter().map(|logit| Score { log_prob: logit - normaliser, entropy }).collect()
 }
 
-/// d loss / d logits, from d loss / d log-probability: for each target `(1[j = token] - p_j) / temperature`.
+/// d loss / d logits, from the derivatives for each target: `(1[j = token] - p_j) / temperature` times that of the
+/// log-probability, and `-p_j (ln p_j + entropy) / temperature` times that of the entropy.
 fn logit_gradients(
     probabilities: &[f32],
     rows: &[u32],
     targets: &[Target],
-    derivatives: &[f32],
+    derivatives: &[ScoreGradient],
     temperature: f32,
 ) -> Vec<f32> {
     let vocab = probabilities.len() / rows.len();
     let mut gradient = probabilities.to_vec();
     let mut rest = targets.iter().zip(derivatives).peekable();
     for (gradient, &row) in gradient.chunks_exact_mut(vocab).zip(rows) {
-        let mut at_row = Vec::new();
+        let (mut at_row, mut of_entropy) = (Vec::new(), 0.0);
         while let Some((target, derivative)) = rest.next_if(|(target, _)| target.row == row) {
-            at_row.push((target.token as usize, derivative / temperature));
+            at_row.push((target.token as usize, derivative.log_prob / temperature));
+            of_entropy += derivative.entropy / temperature;
         }
         let total: f32 = at_row.iter().map(|(_, derivative)| derivative).sum();
-        gradient.iter_mut().for_each(|value| *value *= -total);
+        if of_entropy == 0.0 {
+            gradient.iter_mut().for_each(|value| *value *= -total);
+        } else {
+            let entropy = entropy(gradient);
+            // What has no probability left has no gradient, and no logarithm.
+            for value in gradient.iter_mut().filter(|value| **value > 0.0) {
+                *value *= -(total + of_entropy * (value.ln() + entropy));
+            }
+        }
         at_row.into_iter().for_each(|(token, derivative)| gradient[token] += derivative);
     }
     gradient
+}
+
+/// Of a distribution, in nats.
+fn entropy(probabilities: &[f32]) -> f32 {
+    let terms = probabilities.iter().filter(|p| **p > 0.0).map(|p| f64::from(p * p.ln()));
+    -terms.sum::<f64>() as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gradients_of_logits_are_those_of_finite_differences() {
+        let temperature = 0.8;
+        let targets = [(0, 1), (0, 3), (1, 0)].map(|(row, token)| Target { row, token });
+        let derivatives =
+            [(0.7, 0.3), (-0.4, -0.9), (1.1, 0.5)].map(|(log_prob, entropy)| ScoreGradient { log_prob, entropy });
+        let logits = [[0.5f32, -1.0, 2.0, 0.1], [1.5, 0.3, -0.7, 0.0]];
+        let (at, of) = targets.split_at(2);
+        let rows = [at, of];
+        let loss = |logits: &[[f32; 4]; 2]| -> f64 {
+            let scores = logits.iter().zip(rows).flat_map(|(row, at)| score_row(&mut row.clone(), at, temperature));
+            let parts = scores.zip(derivatives).map(|(score, derivative)| {
+                f64::from(derivative.log_prob * score.log_prob) + f64::from(derivative.entropy * score.entropy)
+            });
+            parts.sum()
+        };
+        let mut probabilities = logits;
+        probabilities.iter_mut().zip(rows).for_each(|(row, at)| drop(score_row(row, at, temperature)));
+        let found = logit_gradients(probabilities.as_flattened(), &[0, 1], &targets, &derivatives, temperature);
+        for (index, &found) in found.iter().enumerate() {
+            let moved = |by: f32| {
+                let mut logits = logits;
+                logits.as_flattened_mut()[index] += by;
+                loss(&logits)
+            };
+            let slope = (moved(0.01) - moved(-0.01)) / 0.02;
+            assert!((slope - f64::from(found)).abs() < 1e-3, "{index}: {slope} against {found}");
+        }
+    }
 }
