@@ -55,7 +55,7 @@ impl KvCache {
 }
 
 /// The rows at some places of a memory of rows; places ascend.
-fn rows_at<'a>(mut memory: &'a mut [f32], width: usize, places: impl Iterator<Item = usize>) -> Vec<&'a mut [f32]> {
+fn rows_at(mut memory: &mut [f32], width: usize, places: impl Iterator<Item = usize>) -> Vec<&mut [f32]> {
     let mut next = 0;
     let rows = places.map(|place| {
         let (row, rest) = std::mem::take(&mut memory)[(place - next) * width..].split_at_mut(width);

@@ -235,7 +235,8 @@ fn unwrap_dollars(text: &str) -> String {
     let plain = if stray || plain.matches('$').count().is_multiple_of(2) {
         // Between two formulas there is as much as nothing.
         let parts: Vec<&str> = plain.split('$').collect();
-        let is_joint = |at: usize| at % 2 == 0 && at > 0 && at + 1 < parts.len() && parts[at].trim().is_empty();
+        let is_joint =
+            |at: usize| at.is_multiple_of(2) && at > 0 && at + 1 < parts.len() && parts[at].trim().is_empty();
         let part = |(at, part): (usize, &&str)| if is_joint(at) { QUAD.to_string() } else { (*part).to_owned() };
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join(" ")
     } else {

@@ -9,7 +9,7 @@ use super::{
     frozen::Frozen,
     lora::{LayerLora, Lora, Pair, Projection},
     ops::{self, Activation, Angles, Input},
-    packed::{self, PackedPair},
+    packed::{self, AdapterPairs},
     rope::Rope,
 };
 
@@ -127,7 +127,7 @@ impl Layer {
 fn packed_pairs<'a, const N: usize>(
     adapters: &[(Range<usize>, &'a LayerLora)],
     projections: [Projection; N],
-) -> Option<Vec<(Range<usize>, [Option<&'a PackedPair>; N])>> {
+) -> Option<Vec<AdapterPairs<'a, N>>> {
     let pairs = adapters.iter().map(|(rows, lora)| {
         let pairs = lora.packed()?;
         Some((rows.clone(), projections.map(|projection| pairs[projection as usize].as_ref())))

@@ -116,7 +116,7 @@ impl Input<'_> {
 
     /// Several weights as they are multiplied with these rows; `None` where one is not packed, or a gradient is to come
     /// back.
-    fn packed<'a, const N: usize>(self, weights: [&'a Frozen; N]) -> Result<Option<[&'a PackedMatrix; N]>> {
+    fn packed<const N: usize>(self, weights: [&Frozen; N]) -> Result<Option<[&PackedMatrix; N]>> {
         let packed = weights.iter().map(|weight| match weight {
             Frozen::Packed(matrix) => Some(&**matrix),
             Frozen::Dense(_) => None,
