@@ -24,7 +24,7 @@ pub enum LearnError {
     #[error(transparent)]
     Prompt(#[from] PrompterError),
     #[error(transparent)]
-    Train(#[from] TrainError),
+    Train(TrainError),
     /// What the engine serves is not what the trainer made.
     #[error(
         "the engine's log-probabilities are off by {gap:.3} from the trainer's, more than {limit}: it does not serve the \
@@ -41,6 +41,16 @@ pub enum LearnError {
     Watch(String),
     #[error("the trainer stopped unexpectedly")]
     Stopped,
+}
+
+/// A trainer that is cancelled may say so before whoever waits for it has noticed: to both it is the same.
+impl From<TrainError> for LearnError {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Cancelled => Self::Cancelled,
+            error => Self::Train(error),
+        }
+    }
 }
 
 /// The rollouts of a question and what they voted for.
