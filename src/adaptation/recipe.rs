@@ -148,8 +148,8 @@ impl Recipe {
             advantage: Advantage::GroupNormalised,
             min_majority_ratio: 0.0,
             min_margin: 0.0,
-            // Not the authors' 5e-7: they move all weights, and an adapter wants much larger steps. On the default
-            // model 1e-4 learns in ten steps with this reward and advantage, and 3e-4 collapses.
+            // Not the authors' 5e-7: they move all weights, and an adapter wants much larger steps. `docs/adaptation.md`
+            // says what is known of this one.
             learning_rate: 1e-4,
             warmup: 0.03,
             decay: Decay::Cosine,
