@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adaptation::{
         batch::{Drawn, Graded},
+        guard::Alarm,
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
         vote::{self, RewardRule},
@@ -31,6 +32,9 @@ pub enum LearnError {
          weights that were trained"
     )]
     OtherWeights { gap: f64, limit: f64 },
+    /// A step broke a rule of the guard.
+    #[error("the round was {0}")]
+    GivenUp(Alarm),
     #[error("the round was cancelled")]
     Cancelled,
     /// The policy cannot be put into an adapter's files, as when a weight is not finite.
@@ -108,6 +112,9 @@ pub async fn sample(
     recipe: &Recipe,
     seed: u64,
 ) -> Result<Vec<Voted>, LearnError> {
+    if questions.is_empty() {
+        return Ok(Vec::new());
+    }
     let requests = questions.iter().enumerate();
     let requests = requests
         .map(|(index, question)| request(prompter, lease, question, recipe, mix(seed, index as u64)))

@@ -1,10 +1,11 @@
 //! Learning from unlabelled questions: TTRL (arXiv 2504.16084) with GRPO (arXiv 2402.03300) on a LoRA adapter.
 //!
 //! [`learner`] makes one step, [`round`] a round of them, [`rounds`] runs rounds on a live server. [`vote`],
-//! [`advantage`], [`loss`], [`batch`], [`learning_rate`] and [`schedule`] are pure.
+//! [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`] and [`schedule`] are pure.
 
 pub mod advantage;
 pub mod batch;
+pub mod guard;
 pub mod learner;
 pub mod learning_rate;
 pub mod loss;

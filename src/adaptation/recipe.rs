@@ -6,6 +6,7 @@ use crate::{
     adaptation::{
         advantage::Advantage,
         batch::LossAverage,
+        guard::GuardRules,
         learning_rate::Decay,
         loss::{Kl, KlReference, LossConfig},
         vote::{Reward, RewardRule},
@@ -97,6 +98,7 @@ pub struct Recipe {
     /// Distinct token positions that are trained at a time; bounds the memory of a step.
     pub micro_batch_tokens: usize,
     pub gate: GateRules,
+    pub guard: GuardRules,
 }
 
 impl Default for Recipe {
@@ -132,6 +134,7 @@ impl Default for Recipe {
             lora_targets: Targets::all(),
             micro_batch_tokens: 2048,
             gate: GateRules::default(),
+            guard: GuardRules::default(),
         }
     }
 }
@@ -201,7 +204,24 @@ impl Recipe {
         within("gate.held_back", self.gate.held_back, 0.0, 0.9)?;
         share("gate.max_agreement_drop", self.gate.max_agreement_drop)?;
         share("gate.max_answer_rate_drop", self.gate.max_answer_rate_drop)?;
-        within("gate.max_kl", self.gate.max_kl, 0.0, 1e3)
+        within("gate.max_kl", self.gate.max_kl, 0.0, 1e3)?;
+        self.validate_guard()
+    }
+
+    fn validate_guard(&self) -> Result<(), String> {
+        let guard = &self.guard;
+        within("guard.max_gradient_norm", guard.max_gradient_norm, 1e-6, 1e9)?;
+        within("guard.max_kl", guard.max_kl, 0.0, 1e3)?;
+        for (name, value) in [
+            ("guard.min_entropy", guard.min_entropy),
+            ("guard.min_length", guard.min_length),
+            ("guard.max_answer_rate_drop", guard.max_answer_rate_drop),
+            ("guard.max_held_back_drop", guard.max_held_back_drop),
+            ("guard.max_agreement_rise", guard.max_agreement_rise),
+        ] {
+            within(name, value, 0.0, 1.0)?;
+        }
+        Ok(())
     }
 
     /// Which questions are learnt from, and what their rollouts earn.

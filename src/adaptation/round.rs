@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adaptation::{
+        guard::{self, Shown},
         learner::{self, LearnError, Voted},
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
@@ -41,6 +42,8 @@ pub struct Workbench {
 /// What a round is to do.
 pub struct Plan {
     pub questions: Vec<String>,
+    /// Sampled in every step and never trained on: the guard looks at how they agree.
+    pub held_back: Vec<String>,
     /// The version to start from, as a lease and, if it is not the base, as data.
     pub lease: Lease,
     pub start: Option<Adapter>,
@@ -52,8 +55,8 @@ pub struct Plan {
 /// Sees a round as it goes on.
 #[async_trait]
 pub trait Watch: Send {
-    /// The training questions were sampled with the policy after `updates` updates, which `lease` holds.
-    async fn sampled(&mut self, updates: u32, voted: &[Voted], lease: &Lease) -> Result<(), LearnError>;
+    /// The training questions, and those held back, were sampled with the policy after `updates` updates.
+    async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError>;
 
     /// Update number `updates` was made (`None`: no group could teach anything, the policy stayed as it was).
     async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError>;
@@ -74,24 +77,24 @@ pub struct Learnt {
 /// Runs the steps of a round.
 ///
 /// # Errors
-/// Whatever ends it early; [`LearnError::Cancelled`] if `cancel` is triggered.
+/// Whatever ends it early; [`LearnError::Cancelled`] if `cancel` is triggered, [`LearnError::GivenUp`] if a step broke
+/// a rule of the guard. The last policy has no step of its own: it is the gate's to judge.
 pub async fn learn(
     bench: &Workbench,
     plan: Plan,
     watch: &mut dyn Watch,
     cancel: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
-    let Plan { questions, mut lease, start, mut recipe, seed } = plan;
+    let Plan { questions, held_back, mut lease, start, mut recipe, seed } = plan;
     // From here on the recipe says what the template would have said.
     recipe.max_tokens = Some(bench.prompter.sampling(recipe.temperature as f32, recipe.max_tokens).max_tokens);
     let trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
     let mut trainer = Some(trainer);
-    let mut updates = 0;
+    let (mut updates, mut shown) = (0, Vec::new());
     for step in 0..recipe.steps {
-        let step_seed = learner::mix(seed, u64::from(step));
-        let sampling = learner::sample(&*bench.engine, &bench.prompter, &lease, &questions, &recipe, step_seed);
-        let voted = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
-        watch.sampled(step, &voted, &lease).await?;
+        let sampling = sample(bench, (&questions, &held_back), &lease, &recipe, (seed, step));
+        let (voted, held) = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
+        watch.sampled(step, &voted, &held).await?;
         let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
         if let Some(metrics) = &metrics {
             check_gap(metrics.log_prob_gap)?;
@@ -99,10 +102,30 @@ pub async fn learn(
             lease = load(bench, &trainer).await?;
         }
         watch.updated(step + 1, metrics.as_ref()).await?;
+        let figures = |voted: &[Voted]| learner::vote_metrics(voted, recipe.reward_rule());
+        let held_back = (!held.is_empty()).then(|| figures(&held));
+        shown.push(Shown { votes: figures(&voted), held_back, update: metrics });
+        guard::alarm(&recipe.guard, &shown).map_or(Ok(()), |alarm| Err(LearnError::GivenUp(alarm)))?;
     }
     let trainer = trainer.ok_or(LearnError::Stopped)?;
     let (config, tensors) = trainer.snapshot().map_err(TrainError::from)?;
     Ok(Learnt { config, tensors, lease, trainer, updates })
+}
+
+/// Samples a step's training questions, and those held back, with the policy that `lease` holds. Each of the two has
+/// random numbers of its own, so that what is held back does not change what is learnt.
+pub async fn sample(
+    bench: &Workbench,
+    (questions, held_back): (&[String], &[String]),
+    lease: &Lease,
+    recipe: &Recipe,
+    (seed, step): (u64, u32),
+) -> Result<(Vec<Voted>, Vec<Voted>), LearnError> {
+    let draw = |questions, seed| {
+        let seed = learner::mix(seed, u64::from(step));
+        learner::sample(&*bench.engine, &bench.prompter, lease, questions, recipe, seed)
+    };
+    Ok((draw(questions, seed).await?, draw(held_back, !seed).await?))
 }
 
 /// Makes the policy resident as it is now, under the version that it would be saved with.

@@ -28,7 +28,6 @@ use crate::{
         format::{self, FormatError},
         registry::{Registry, RegistryError},
     },
-    engine::handle::Lease,
     store::{
         Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, StoreError,
     },
@@ -253,6 +252,11 @@ impl Inner {
             Err(Failure::Learn(LearnError::Cancelled)) => {
                 (RoundState::Cancelled, Some("the operator cancelled it".into()))
             }
+            // A verdict on the policy, as the gate's is: nothing is broken, and nobody needs to repair anything.
+            Err(Failure::Learn(LearnError::GivenUp(alarm))) => {
+                self.metrics.rounds_given_up_total.with_label_values(&[alarm.rule.name()]).inc();
+                (RoundState::Rejected, Some(alarm.to_string()))
+            }
             Err(failure) => (RoundState::Failed, Some(failure.to_string())),
         };
         match state {
@@ -317,8 +321,15 @@ impl Inner {
             return Ok(Some("every question is too long to be sampled with so many votes".into()));
         }
         let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
-        let plan = Plan { questions: texts(trained), lease: lease.clone(), start, recipe: self.recipe.clone(), seed };
-        let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default() };
+        let plan = Plan {
+            questions: texts(trained),
+            held_back: if self.recipe.guard.enabled { texts(held) } else { Vec::new() },
+            lease: lease.clone(),
+            start,
+            recipe: self.recipe.clone(),
+            seed,
+        };
+        let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default(), held_back: None };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
         if learnt.updates == 0 {
             return Ok(Some("no question could teach anything: votes were tied, weak or of one mind".into()));
@@ -458,6 +469,7 @@ struct Recorder<'a> {
     trained: &'a [Question],
     /// Of the last sampling.
     votes: VoteMetrics,
+    held_back: Option<VoteMetrics>,
 }
 
 fn watch_error(error: StoreError) -> LearnError {
@@ -466,9 +478,12 @@ fn watch_error(error: StoreError) -> LearnError {
 
 #[async_trait]
 impl Watch for Recorder<'_> {
-    async fn sampled(&mut self, updates: u32, voted: &[Voted], _lease: &Lease) -> Result<(), LearnError> {
-        self.votes = learner::vote_metrics(voted, self.inner.recipe.reward_rule());
-        self.inner.metrics.unknown_answers_total.inc_by(self.votes.unknown as u64);
+    async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
+        let rule = self.inner.recipe.reward_rule();
+        self.votes = learner::vote_metrics(voted, rule);
+        self.held_back = (!held_back.is_empty()).then(|| learner::vote_metrics(held_back, rule));
+        let unknown = self.votes.unknown + self.held_back.map_or(0, |votes| votes.unknown);
+        self.inner.metrics.unknown_answers_total.inc_by(unknown as u64);
         // The first sampling is the live version's; the candidate meets the held-back questions at the gate.
         if updates > 0 {
             return self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error);
@@ -496,7 +511,7 @@ impl Watch for Recorder<'_> {
         let step = RoundStep {
             round_id: self.round.id,
             step: updates,
-            metrics: json!({ "votes": self.votes, "update": metrics }),
+            metrics: json!({ "votes": self.votes, "held_back": self.held_back, "update": metrics }),
         };
         inner.patiently(|| inner.store.record_step(&step)).await.map_err(watch_error)?;
         let last = updates == inner.recipe.steps;

@@ -28,7 +28,6 @@ use crate::{
     adapters::format,
     app::open_workbench,
     config::{Flag, Settings},
-    engine::handle::Lease,
     grading::{Answer, AnswerKind, Class, Verdict},
 };
 
@@ -190,7 +189,6 @@ struct Reporter<'a> {
     recipe: &'a Recipe,
     train: &'a QuestionSet,
     heldout: Option<&'a QuestionSet>,
-    seed: u64,
     json: bool,
     bar: ProgressBar,
     started: Instant,
@@ -203,19 +201,9 @@ impl Reporter<'_> {
         self.bench.prompter.reading().kind
     }
 
-    async fn sample(&self, set: &QuestionSet, lease: &Lease, seed: u64) -> Result<Vec<Voted>, LearnError> {
-        learner::sample(&*self.bench.engine, &self.bench.prompter, lease, &set.questions, self.recipe, seed).await
-    }
-
-    async fn report(&mut self, step: u32, voted: &[Voted], lease: &Lease) -> Result<(), LearnError> {
-        let heldout = match self.heldout {
-            None => None,
-            Some(set) => {
-                let seed = learner::mix(!self.seed, u64::from(step));
-                Some(measure(&self.sample(set, lease, seed).await?, set.gold.as_deref(), self.kind(), self.recipe))
-            }
-        };
-        let train = measure(voted, self.train.gold.as_deref(), self.kind(), self.recipe);
+    fn report(&mut self, step: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
+        let measured = |set: &QuestionSet, voted| measure(voted, set.gold.as_deref(), self.kind(), self.recipe);
+        let (train, heldout) = (measured(self.train, voted), self.heldout.map(|set| measured(set, held_back)));
         let row = Row {
             step,
             maj_at_n: train.maj_at_n,
@@ -239,8 +227,8 @@ impl Reporter<'_> {
 
 #[async_trait]
 impl Watch for Reporter<'_> {
-    async fn sampled(&mut self, updates: u32, voted: &[Voted], lease: &Lease) -> Result<(), LearnError> {
-        self.report(updates, voted, lease).await
+    async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
+        self.report(updates, voted, held_back)
     }
 
     async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
@@ -314,7 +302,6 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         recipe: &recipe,
         train: &train,
         heldout: heldout.as_ref(),
-        seed: args.seed,
         json: args.json,
         bar: step_bar(recipe.steps),
         started: Instant::now(),
@@ -323,6 +310,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
     };
     let plan = Plan {
         questions: train.questions.clone(),
+        held_back: heldout.as_ref().map(|set| set.questions.clone()).unwrap_or_default(),
         lease: bench.engine.base(),
         start: None,
         recipe: recipe.clone(),
@@ -330,8 +318,9 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
     };
     let cancel = CancellationToken::new();
     let learnt = round::learn(&bench, plan, &mut reporter, &cancel).await?;
-    let last = reporter.sample(&train, &learnt.lease, learner::mix(args.seed, u64::from(recipe.steps))).await?;
-    reporter.report(recipe.steps, &last, &learnt.lease).await?;
+    let sets = (&train.questions[..], heldout.as_ref().map_or(&[][..], |set| &set.questions));
+    let (last, held_back) = round::sample(&bench, sets, &learnt.lease, &recipe, (args.seed, recipe.steps)).await?;
+    reporter.report(recipe.steps, &last, &held_back)?;
     reporter.bar.finish_and_clear();
     let files = format::encode(&learnt.config, &learnt.tensors, &bench.engine.info().name)?;
     let version = files.version.clone();

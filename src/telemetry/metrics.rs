@@ -141,6 +141,8 @@ metrics! {
     adapter_info: IntGaugeVec, labels &["version", "alias"];
     /// Rounds that ended, by outcome: `promoted`, `rejected`, `cancelled` or `failed`.
     rounds_total: IntCounterVec, labels &["outcome"];
+    /// Rounds that were given up before their last step, by the rule of the guard that was broken.
+    rounds_given_up_total: IntCounterVec, labels &["rule"];
     /// Whether this server runs a round.
     round_in_progress: IntGauge;
     /// Mean majority ratio of the last step of a round.

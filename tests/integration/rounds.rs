@@ -120,6 +120,7 @@ impl Place {
         let learning = &mut settings.learning;
         (learning.steps, learning.votes, learning.max_tokens) = (2, 8, Some(8));
         (learning.learning_rate, learning.min_majority_ratio) = (0.01, 0.0);
+        learning.guard.enabled = false;
         let gate = &mut learning.gate;
         (gate.held_back, gate.max_kl, gate.max_agreement_drop, gate.max_answer_rate_drop) = (0.5, 1000.0, 1.0, 1.0);
         settings
@@ -278,6 +279,26 @@ async fn the_files_of_a_rejected_candidate_are_removed_and_its_record_stays() {
     assert_eq!((&record["on_disk"], &record["round_id"]), (&json!(false), &shown["round"]["id"]));
     let (status, refused) = server.activate(&version).await;
     assert_eq!((status, &refused["error"]["code"]), (409, &json!("files_removed")));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_breaks_a_rule_of_the_guard_is_rejected_with_the_reason_and_counted() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    (settings.learning.guard.enabled, settings.learning.guard.max_gradient_norm) = (true, 1e-6);
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    let shown = server.round().await;
+    let (round, step) = (&shown["round"], &shown["steps"][0]);
+    assert_eq!((&round["state"], &round["step"]), (&json!("rejected"), &json!(1)), "{shown}");
+    let reason = round["reason"].as_str().unwrap();
+    assert!(reason.starts_with("given up after step 1: the gradient's norm is "), "{reason}");
+    assert_eq!(round["candidate_version"], Value::Null);
+    assert_eq!(step["metrics"]["held_back"]["questions"], 4, "{step}");
+    assert_eq!(server.live().await, "base");
+    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("ttrl_rounds_given_up_total{rule=\"gradient-norm\"} 1"), "{metrics}");
     server.stop().await;
 }
 

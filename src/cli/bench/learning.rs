@@ -13,6 +13,7 @@ use super::{Numbers, Report};
 use crate::{
     adaptation::{
         batch::{Drawn, Graded},
+        guard::GuardRules,
         learner::{self, LearnError, Voted},
         recipe::Recipe,
         round::{self, Plan, Watch, Workbench},
@@ -20,7 +21,7 @@ use crate::{
     },
     cli::ModelFlags,
     config::Flag,
-    engine::handle::{FinishReason, Group, Lease, Rollout, Timings, Version},
+    engine::handle::{FinishReason, Group, Rollout, Timings, Version},
 };
 
 /// The template that the sums of `bench round` are made for.
@@ -104,7 +105,7 @@ impl Stopwatch {
 
 #[async_trait]
 impl Watch for Stopwatch {
-    async fn sampled(&mut self, _updates: u32, voted: &[Voted], _lease: &Lease) -> Result<(), LearnError> {
+    async fn sampled(&mut self, _updates: u32, voted: &[Voted], _held_back: &[Voted]) -> Result<(), LearnError> {
         let rollouts = voted.iter().flat_map(|voted| &voted.group.rollouts);
         self.sampled = (self.lap(), rollouts.map(|rollout| rollout.tokens.len()).sum());
         Ok(())
@@ -129,7 +130,16 @@ pub async fn round(bench: &Workbench, recipe: &Recipe, args: &RoundArgs) -> anyh
     for question in &questions {
         learner::check(&*bench.engine, &bench.prompter, question, recipe)?;
     }
-    let plan = Plan { questions, lease: bench.engine.base(), start: None, recipe: recipe.clone(), seed: args.seed };
+    // What is measured is the time of all steps, wherever they lead.
+    let recipe = Recipe { guard: GuardRules { enabled: false, ..recipe.guard.clone() }, ..recipe.clone() };
+    let plan = Plan {
+        questions,
+        held_back: Vec::new(),
+        lease: bench.engine.base(),
+        start: None,
+        recipe: recipe.clone(),
+        seed: args.seed,
+    };
     let started = Instant::now();
     let mut watch = Stopwatch { last: started, sampled: (Duration::ZERO, 0), steps: vec![] };
     round::learn(bench, plan, &mut watch, &CancellationToken::new()).await?;
