@@ -93,8 +93,8 @@ impl Answering {
         Self { engine, registry, store, prompter, defaults, metrics }
     }
 
-    /// Answers a question and stores both. Dropping the future gives up its place in the engine.
-    pub async fn ask(&self, ask: Ask) -> Result<(Question, Answer), AskError> {
+    /// Answers a question of a client and stores both. Dropping the future gives up its place in the engine.
+    pub async fn ask(&self, ask: Ask, client: Option<String>) -> Result<(Question, Answer), AskError> {
         let started = Instant::now();
         let created_at = Utc::now();
         let plan = self.plan(&ask)?;
@@ -110,6 +110,7 @@ impl Answering {
             id: Uuid::now_v7(),
             text: ask.question,
             learn: ask.learn.unwrap_or(true),
+            client,
             metadata: ask.metadata,
             created_at,
         };

@@ -1,7 +1,8 @@
 //! Learning from unlabelled questions: TTRL (arXiv 2504.16084) with GRPO (arXiv 2402.03300) on a LoRA adapter.
 //!
 //! [`learner`] makes one step, [`round`] a round of them, [`rounds`] runs rounds on a live server. [`vote`],
-//! [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`] and [`schedule`] are pure.
+//! [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`],
+//! [`selection`] and [`schedule`] are pure.
 
 pub mod advantage;
 pub mod batch;
@@ -14,5 +15,6 @@ pub mod recipe;
 pub mod round;
 pub mod rounds;
 pub mod schedule;
+pub mod selection;
 pub mod trainer;
 pub mod vote;

@@ -9,6 +9,7 @@ use crate::{
         guard::GuardRules,
         learning_rate::Decay,
         loss::{Kl, KlReference, LossConfig},
+        selection::SelectionRules,
         vote::{Reward, RewardRule},
     },
     adapters::gate::GateRules,
@@ -47,6 +48,8 @@ pub struct Recipe {
     pub steps: u32,
     /// The most questions of a round; all of them take part in every step.
     pub questions: u32,
+    /// Which ones.
+    pub selection: SelectionRules,
     /// Rollouts of each question in each step; the majority among them is the pseudo-label.
     pub votes: u32,
     /// How many of a question's rollouts are trained on, the first ones; unset, or beyond `votes`, all of them. Every
@@ -107,6 +110,7 @@ impl Default for Recipe {
             preset: Preset::Default,
             steps: 10,
             questions: 40,
+            selection: SelectionRules::default(),
             votes: 16,
             train_rollouts: None,
             temperature: 0.8,
@@ -205,6 +209,12 @@ impl Recipe {
         share("gate.max_agreement_drop", self.gate.max_agreement_drop)?;
         share("gate.max_answer_rate_drop", self.gate.max_answer_rate_drop)?;
         within("gate.max_kl", self.gate.max_kl, 0.0, 1e3)?;
+        share("selection.max_client_share", self.selection.max_client_share)?;
+        share("selection.settled_ratio", self.selection.settled_ratio)?;
+        // A candidate brings no more of its past.
+        within("selection.settled_rounds", self.selection.settled_rounds as f64, 0.0, 6.0)?;
+        share("selection.max_flip_rate", self.selection.max_flip_rate)?;
+        within("selection.rest", self.selection.rest as f64, 0.0, 6.0)?;
         self.validate_guard()
     }
 

@@ -1,6 +1,7 @@
 //! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ use crate::{
         learner::{self, LearnError, VoteMetrics, Voted},
         recipe::Recipe,
         round::{self, Exam, Examined, Plan, Watch, Workbench},
+        selection::{self, Selection},
         trainer::UpdateMetrics,
     },
     adapters::{
@@ -29,7 +31,8 @@ use crate::{
         registry::{Registry, RegistryError},
     },
     store::{
-        Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, StoreError,
+        Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
+        SharedStore, StoreError,
     },
     telemetry::Metrics,
 };
@@ -182,11 +185,11 @@ impl Inner {
         if let Some((other, _)) = &*self.running() {
             return Err(is_running(*other));
         }
-        let questions = self.store.learnable(self.recipe.questions).await?;
-        if questions.is_empty() {
+        let candidates = self.store.learnable(self.recipe.questions * selection::CANDIDATES_FOR_EACH).await?;
+        if candidates.is_empty() {
             return Err(RoundError::NothingToLearn);
         }
-        let round = self.describe(trigger, &questions);
+        let round = self.describe(trigger, candidates.len());
         let cancel = self.stopping.child_token();
         self.claim(round.id, &cancel)?;
         if let Err(error) = self.store.create_round(&round, &self.owner, LEASE_SECONDS).await {
@@ -198,7 +201,7 @@ impl Inner {
         }
         self.metrics.round_in_progress.set(1);
         let span = info_span!("round", id = %round.id);
-        self.tasks.spawn(self.clone().run(round.clone(), questions, cancel).instrument(span));
+        self.tasks.spawn(self.clone().run(round.clone(), candidates, cancel).instrument(span));
         Ok(round)
     }
 
@@ -212,14 +215,15 @@ impl Inner {
         Ok(())
     }
 
-    fn describe(&self, trigger: RoundTrigger, questions: &[Question]) -> Round {
+    fn describe(&self, trigger: RoundTrigger, candidates: usize) -> Round {
+        let questions = candidates.min(self.recipe.questions as usize);
         Round {
             id: Uuid::now_v7(),
             state: RoundState::Queued,
             trigger,
             recipe: json!(self.recipe),
-            questions: questions.len() as u32,
-            held_back: held_back(questions.len(), self.recipe.gate.held_back) as u32,
+            questions: questions as u32,
+            held_back: held_back(questions, self.recipe.gate.held_back) as u32,
             step: 0,
             steps: self.recipe.steps,
             parent_version: self.registry.live().version().clone(),
@@ -233,13 +237,13 @@ impl Inner {
     }
 
     /// Runs a round to its end and writes down how it ended.
-    async fn run(self: Arc<Self>, round: Round, questions: Vec<Question>, cancel: CancellationToken) {
-        info!(questions = questions.len(), parent = %round.parent_version, "the round begins");
+    async fn run(self: Arc<Self>, round: Round, candidates: Vec<Candidate>, cancel: CancellationToken) {
+        info!(candidates = candidates.len(), parent = %round.parent_version, "the round begins");
         let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_alive(round.id, cancel.clone())));
         // A task of its own: if it panics, the round has failed, and the next one can begin. On a thread of its own:
         // what it does between its waits (encoding questions, counting votes, hashing adapters) takes longer than
         // requests should wait for a worker.
-        let driving = self.clone().drive(round.clone(), questions, cancel).in_current_span();
+        let driving = self.clone().drive(round.clone(), candidates, cancel).in_current_span();
         let runtime = Handle::current();
         let outcome = tokio::task::spawn_blocking(move || runtime.block_on(driving))
             .await
@@ -298,7 +302,7 @@ impl Inner {
     async fn drive(
         self: Arc<Self>,
         round: Round,
-        questions: Vec<Question>,
+        candidates: Vec<Candidate>,
         cancel: CancellationToken,
     ) -> Result<Option<String>, Failure> {
         let (round, cancel) = (&round, &cancel);
@@ -308,7 +312,7 @@ impl Inner {
             false => Some(self.registry.adapter(&round.parent_version).await?),
         };
         let seed = round.id.as_u64_pair().1;
-        let questions = self.choose(round, questions, seed).await?;
+        let (questions, set_aside) = self.choose(round, candidates, seed).await?;
         let (held, trained) = questions.split_at(held_back(questions.len(), self.recipe.gate.held_back));
         let chosen = RoundUpdate {
             state: Some(RoundState::Sampling),
@@ -318,7 +322,7 @@ impl Inner {
         };
         self.update(round.id, chosen).await?;
         if questions.is_empty() {
-            return Ok(Some("every question is too long to be sampled with so many votes".into()));
+            return Ok(Some(format!("nothing is left to learn from now: {}", told(&set_aside))));
         }
         let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         let plan = Plan {
@@ -368,20 +372,33 @@ impl Inner {
         }
     }
 
-    /// The questions that can be sampled, in an order that is the round's own: which of them are held back must not
-    /// depend on when they were asked. The others are written down as seen, so that they do not come again and again.
-    async fn choose(&self, round: &Round, questions: Vec<Question>, seed: u64) -> Result<Vec<Question>, StoreError> {
-        let servable = |question: &Question| {
+    /// The questions that the round takes, in an order that is its own: which of them are held back must not depend on
+    /// when they were asked. Those that are passed over are written down as seen, so that they do not come again and
+    /// again, and counted.
+    async fn choose(
+        &self,
+        round: &Round,
+        candidates: Vec<Candidate>,
+        seed: u64,
+    ) -> Result<(Vec<Question>, BTreeMap<SetAside, usize>), StoreError> {
+        let Recipe { selection: rules, questions: limit, .. } = &self.recipe;
+        let kind = self.bench.prompter.reading().kind;
+        let fits = |question: &Question| {
             learner::check(&*self.bench.engine, &self.bench.prompter, &question.text, &self.recipe).is_ok()
         };
-        let (mut chosen, refused): (Vec<Question>, Vec<Question>) = questions.into_iter().partition(servable);
-        if !refused.is_empty() {
-            warn!(questions = refused.len(), "some questions are too long to be sampled with so many votes");
-            let rows: Vec<RoundQuestion> = refused.iter().map(|question| unseen(round.id, question)).collect();
+        let Selection { mut chosen, set_aside } = selection::select(rules, candidates, *limit as usize, kind, fits);
+        let mut counts = BTreeMap::new();
+        let mut rows = Vec::with_capacity(set_aside.len());
+        for (question, reason) in &set_aside {
+            *counts.entry(*reason).or_default() += 1;
+            rows.push(RoundQuestion { set_aside: Some(*reason), ..unseen(round.id, question) });
+        }
+        if !rows.is_empty() {
+            info!(reasons = told(&counts), "some questions are passed over");
             self.patiently(|| self.store.record_round_questions(&rows)).await?;
         }
         chosen.sort_by_key(|question| learner::mix(seed, question.id.as_u64_pair().1));
-        Ok(chosen)
+        Ok((chosen, counts))
     }
 
     async fn update(&self, id: Uuid, update: RoundUpdate) -> Result<(), StoreError> {
@@ -426,6 +443,7 @@ impl Inner {
                 before_ratio: Some(before.tally.majority_ratio()),
                 after_answer: majority(after),
                 after_ratio: Some(after.tally.majority_ratio()),
+                set_aside: None,
             });
         }
         self.patiently(|| self.store.record_round_questions(&rows)).await?;
@@ -444,6 +462,16 @@ fn held_back(questions: usize, share: f64) -> usize {
     if held < MIN_HELD_BACK { 0 } else { held }
 }
 
+/// Why questions were passed over, and how many of them, for the operator.
+fn told(set_aside: &BTreeMap<SetAside, usize>) -> String {
+    let each = set_aside.iter().map(|(reason, count)| match reason {
+        SetAside::TooLong => format!("{count} too long to be sampled with so many votes"),
+        SetAside::Settled => format!("{count} settled, with one sure answer in the last rounds"),
+        SetAside::Flips => format!("{count} with another majority from round to round"),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// The row of a question that nothing is known of yet.
 fn unseen(round_id: Uuid, question: &Question) -> RoundQuestion {
     RoundQuestion {
@@ -455,6 +483,7 @@ fn unseen(round_id: Uuid, question: &Question) -> RoundQuestion {
         before_ratio: None,
         after_answer: None,
         after_ratio: None,
+        set_aside: None,
     }
 }
 

@@ -418,7 +418,7 @@ mod tests {
                 tokenizer::Tokenizer,
             },
         },
-        store::{AdapterUse, Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, Store},
+        store::{AdapterUse, Answer, Candidate, Question, Round, RoundQuestion, RoundStep, RoundUpdate, Store},
     };
 
     /// Counts what it loads and what is still held; a lease's weights are the name of its version.
@@ -583,7 +583,7 @@ mod tests {
         ping() -> ();
         record_answer(&Question, &Answer) -> ();
         answer(Uuid) -> Option<(Question, Answer)>;
-        learnable(u32) -> Vec<Question>;
+        learnable(u32) -> Vec<Candidate>;
         questions_since_last_round() -> u64;
         last_round_at() -> Option<DateTime<Utc>>;
         create_round(&Round, &str, u32) -> ();

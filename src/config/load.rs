@@ -220,6 +220,7 @@ mod tests {
             ("modle = 'x'", "no setting `modle`"),
             ("[engine]\ncache = 1", "no setting `engine.cache`"),
             ("[engine]\ncache_tokens = true\nmax_waiting = []", "engine.max_waiting"),
+            ("[server]\nclient_header = 'x y'", "server.client_header is \"x y\", it must be the name of a header"),
             ("[answer]\nvotes = 0", "answer.votes is 0, it must be from 1 to 64"),
             ("model = ", "line 1"),
         ] {

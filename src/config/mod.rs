@@ -82,6 +82,9 @@ pub struct ServerSettings {
     pub idle_timeout_seconds: u64,
     /// Connections at a time; more wait until one is closed.
     pub max_connections: usize,
+    /// A header that tells clients apart, set by a proxy that clients cannot pass by (`x-real-ip`, say, or the one with
+    /// their keys). Unset, it is their address.
+    pub client_header: Option<String>,
     /// How long a stop waits for requests that are being answered.
     pub shutdown_deadline_seconds: u64,
 }
@@ -95,6 +98,7 @@ impl Default for ServerSettings {
             idle_timeout_seconds: 30,
             // Half of the files that many systems allow a process.
             max_connections: 512,
+            client_header: None,
             shutdown_deadline_seconds: 30,
         }
     }
@@ -275,6 +279,13 @@ impl Settings {
         within("server.idle_timeout_seconds", server.idle_timeout_seconds as f64, 1.0, 3600.0)?;
         within("server.max_connections", server.max_connections as f64, 1.0, 100_000.0)?;
         within("server.shutdown_deadline_seconds", server.shutdown_deadline_seconds as f64, 0.0, 3600.0)?;
+        if let Some(name) = &server.client_header
+            && (name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
+        {
+            return Err(format!(
+                "server.client_header is {name:?}, it must be the name of a header, such as `x-real-ip`"
+            ));
+        }
         within("engine.cache_tokens", engine.cache_tokens as f64, 256.0, 1e8)?;
         within("engine.max_waiting", engine.max_waiting as f64, 1.0, 100_000.0)?;
         within("engine.background_share", engine.background_share, 0.01, 1.0)?;

@@ -1,9 +1,19 @@
 //! The connections of clients, each within bounds: how many there are, how long a head may take, and how large it is.
 
-use std::{io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::Router;
-use hyper::server::conn::http1;
+use axum::{Router, extract::Request};
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -22,6 +32,10 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// How long no connection is taken after the system refused one, which has no files or no memory left.
 const REFUSAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// Whose connection a request came on.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
 /// Serves connections until `shutdown` is cancelled, then takes no more and finishes what is being answered.
 pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSettings, shutdown: CancellationToken) {
     let mut http = http1::Builder::new();
@@ -35,9 +49,13 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
     loop {
         let place = shutdown.run_until_cancelled(places.clone().acquire_owned()).await;
         let Some(Ok(place)) = place else { break };
-        let Some(stream) = shutdown.run_until_cancelled(accept(&listener)).await else { break };
+        let Some((stream, address)) = shutdown.run_until_cancelled(accept(&listener)).await else { break };
         bound_writes(&stream, Duration::from_secs(settings.idle_timeout_seconds));
-        let service = TowerToHyperService::new(router.clone());
+        let router = TowerToHyperService::new(router.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(address.ip()));
+            router.call(request)
+        });
         let connection = http.serve_connection(TokioIo::new(stream), service);
         let shutdown = shutdown.clone();
         connections.spawn(async move {
@@ -63,13 +81,13 @@ pub async fn serve(listener: TcpListener, router: Router, settings: &ServerSetti
 }
 
 /// The next connection.
-async fn accept(listener: &TcpListener) -> TcpStream {
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 // A token of a stream must not wait for the acknowledgement of the one before.
                 let _ = stream.set_nodelay(true);
-                return stream;
+                return (stream, address);
             }
             Err(error) if is_of_client(&error) => {}
             Err(error) => {

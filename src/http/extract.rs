@@ -1,16 +1,19 @@
 //! What is read from a request, refused in our own words.
 
+use std::{convert::Infallible, net::IpAddr, sync::Arc};
+
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
-    http::{StatusCode, request::Parts},
+    extract::{FromRef, FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, request::Parts},
     response::IntoResponse,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
+use sha2::{Digest, Sha256};
 
-use super::error::ApiError;
-use crate::engine::sampling::ensure;
+use super::{AppState, connections::Peer, error::ApiError};
+use crate::{config::ServerSettings, engine::sampling::ensure};
 
 /// A JSON object from the body, whatever its media type is said to be: `curl -d` says it is a form. No body counts
 /// as an empty object.
@@ -52,6 +55,44 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             ApiError::new(StatusCode::BAD_REQUEST, "malformed_json", format!("the body is not valid JSON: {error}"))
         }
     })
+}
+
+/// Who asks, as a fingerprint: of the header that `server.client_header` names, else of the peer's address. What is
+/// stored tells clients apart and does not say who they are; whoever can guess an address can still check it.
+pub struct Client(pub Option<String>);
+
+impl FromRef<AppState> for Arc<ServerSettings> {
+    fn from_ref(state: &AppState) -> Self {
+        state.settings.clone()
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Client
+where
+    Arc<ServerSettings>: FromRef<S>,
+{
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
+        let settings = Arc::<ServerSettings>::from_ref(state);
+        let peer = parts.extensions.get().map(|Peer(address)| *address);
+        Ok(Self(identity(&parts.headers, settings.client_header.as_deref(), peer).map(|who| fingerprint(&who))))
+    }
+}
+
+/// What tells one client from another. The holder of an IPv6 address has all of its network (RFC 6177), 64 bits.
+fn identity(headers: &HeaderMap, header: Option<&str>, peer: Option<IpAddr>) -> Option<String> {
+    let named = header.and_then(|name| headers.get(name)).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    named.map(|value| format!("header {value}")).or_else(|| {
+        Some(match peer?.to_canonical() {
+            IpAddr::V4(address) => format!("address {address}"),
+            IpAddr::V6(address) => format!("network {:x?}", &address.segments()[..4]),
+        })
+    })
+}
+
+fn fingerprint(who: &str) -> String {
+    Sha256::digest(who).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The parameters behind the `?`.
@@ -103,8 +144,24 @@ pub fn parse_id<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, ApiEr
 
 #[cfg(test)]
 mod tests {
+    use axum::http::header::AUTHORIZATION;
+
     use super::*;
     use crate::answering::Ask;
+
+    #[test]
+    fn clients_are_told_apart_by_the_header_that_the_operator_names_or_by_address() {
+        let headers = HeaderMap::from_iter([(AUTHORIZATION, "Bearer a".parse().unwrap())]);
+        let of = |header, peer: &str| identity(&headers, header, peer.parse().ok());
+        assert_eq!(of(Some("authorization"), "10.0.0.1").as_deref(), Some("header Bearer a"));
+        assert_eq!(of(Some("x-real-ip"), "10.0.0.1").as_deref(), Some("address 10.0.0.1"));
+        assert_eq!(of(None, "10.0.0.1"), of(None, "::ffff:10.0.0.1"));
+        assert_ne!(of(None, "10.0.0.1"), of(None, "10.0.0.2"));
+        assert_eq!(of(None, "2001:db8:1:2::1"), of(None, "2001:db8:1:2:3:4:5:6"));
+        assert_ne!(of(None, "2001:db8:1:2::1"), of(None, "2001:db8:1:3::1"));
+        assert_eq!(of(None, "unknown"), None);
+        assert_eq!((fingerprint("a").len(), fingerprint("a") == fingerprint("b")), (16, false));
+    }
 
     fn refusal(body: &[u8]) -> (u16, &'static str, String) {
         let error = parse::<Ask>(body).unwrap_err();

@@ -65,7 +65,7 @@ fn check_postgres(address: &str) -> Result<(), StoreError> {
 }
 
 /// The names of all migrations. The first has the number 1, and both databases have the same ones.
-const MIGRATIONS: [&str; 2] = ["initial", "adapters belong to a model"];
+const MIGRATIONS: [&str; 3] = ["initial", "adapters belong to a model", "who asked and what was passed over"];
 
 /// What each migration does in one database.
 pub(super) type Scripts = [&'static str; MIGRATIONS.len()];

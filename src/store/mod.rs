@@ -35,10 +35,26 @@ pub struct Question {
     pub text: String,
     /// Whether rounds may learn from it.
     pub learn: bool,
+    /// Who asked, as a fingerprint that tells clients apart; `None` if that is not known, as in rows of older versions.
+    #[serde(default)]
+    pub client: Option<String>,
     /// What the client sent along, returned as it came.
     pub metadata: Option<Value>,
     pub created_at: DateTime<Utc>,
 }
+
+/// A question that a round may take: the newest with its text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub question: Question,
+    /// Who asked the text first.
+    pub client: Option<String>,
+    /// What the last rounds saw of the text, newest first, at most [`SEEN_ROUNDS`].
+    pub seen: Vec<RoundQuestion>,
+}
+
+/// How much of a candidate's past is told.
+pub const SEEN_ROUNDS: u32 = 12;
 
 /// One entry of a histogram of votes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -178,6 +194,20 @@ pub struct RoundQuestion {
     pub before_ratio: Option<f64>,
     pub after_answer: Option<String>,
     pub after_ratio: Option<f64>,
+    /// Why it was passed over when its turn came; `None` if it took part.
+    pub set_aside: Option<SetAside>,
+}
+
+/// Why a round passes a question over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SetAside {
+    /// It is too long to be sampled with so many votes.
+    TooLong,
+    /// The last rounds were sure of one and the same answer.
+    Settled,
+    /// Its majority was another one from round to round.
+    Flips,
 }
 
 /// The model that an adapter was made for, or that has a live version.
@@ -264,8 +294,9 @@ pub trait Store: Send + Sync {
     async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError>;
 
     /// Up to `limit` questions to learn from, one for each distinct text (its newest), never those with
-    /// `learn: false`: first those that were in the fewest rounds, then the newest.
-    async fn learnable(&self, limit: u32) -> Result<Vec<Question>, StoreError>;
+    /// `learn: false`. Clients take turns; among a client's, those come first that no round has seen, newest first, then
+    /// those that rounds have not seen for longest.
+    async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError>;
 
     /// How many questions with `learn: true` were asked since the last round was created (since ever, if none was).
     async fn questions_since_last_round(&self) -> Result<u64, StoreError>;

@@ -9,9 +9,9 @@ use super::{
 };
 use crate::engine::handle::Version;
 
-/// What makes two questions the same text: SHA-256 of the text without the white space around it.
+/// What makes two questions the same text: SHA-256 of its words, with one space between each and the next.
 pub(super) fn text_hash(text: &str) -> [u8; 32] {
-    Sha256::digest(text.trim().as_bytes()).into()
+    Sha256::digest(text.split_whitespace().collect::<Vec<_>>().join(" ")).into()
 }
 
 fn corrupt(error: impl ToString) -> StoreError {
@@ -36,6 +36,7 @@ pub(super) fn question(row: &impl Columns) -> Result<Question, StoreError> {
         id: row.uuid("question_id")?,
         text: row.text("question_text")?,
         learn: row.boolean("learn")?,
+        client: row.maybe_text("client")?,
         metadata: row.maybe_json("metadata")?,
         created_at: row.time("asked_at")?,
     })
@@ -93,6 +94,7 @@ pub(super) fn round_question(row: &impl Columns) -> Result<RoundQuestion, StoreE
         before_ratio: row.maybe_float("before_ratio")?,
         after_answer: row.maybe_text("after_answer")?,
         after_ratio: row.maybe_float("after_ratio")?,
+        set_aside: row.maybe_text("set_aside")?.map(word).transpose()?,
     })
 }
 

@@ -18,8 +18,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store,
-    StoreError,
+    AdapterRecord, AdapterUse, Answer, Candidate, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore,
+    Store, StoreError,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -226,7 +226,7 @@ impl Store for Spooled {
         self.inner.answer(id).await
     }
 
-    async fn learnable(&self, limit: u32) -> Result<Vec<Question>, StoreError> {
+    async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError> {
         self.inner.learnable(limit).await
     }
 

@@ -7,8 +7,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, Store,
-    StoreError,
+    AdapterRecord, AdapterUse, Answer, Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate,
+    SEEN_ROUNDS, Store, StoreError,
     driver::{Arg, Columns, Driver, args},
     rows,
 };
@@ -18,7 +18,7 @@ use crate::engine::handle::Version;
 /// `learnable`, which reads an index of all questions: a second for a million.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// PostgreSQL takes 65,535 arguments in a statement and SQLite 32,766; a row has nine.
+/// PostgreSQL takes 65,535 arguments in a statement and SQLite 32,766; a row has ten.
 const ROWS_PER_STATEMENT: usize = 1000;
 
 /// Newest first; ids of rounds made in the same microsecond decide.
@@ -30,17 +30,37 @@ const ADAPTERS: &str = "SELECT * FROM adapters
     WHERE $2 IS NULL OR (created_at, version) < (SELECT created_at, version FROM adapters WHERE version = $2)
     ORDER BY created_at DESC, version DESC LIMIT $1";
 
-/// How often a text was in a round counts for all questions with that text.
-const LEARNABLE: &str = "WITH newest AS (
-        SELECT id, text_hash, ROW_NUMBER() OVER (PARTITION BY text_hash ORDER BY created_at DESC, id DESC) AS place
+/// A text belongs to who asked it first: whoever asks it again takes nothing from its place. `turn` is its place among
+/// its client's, so that one client's many questions leave room for all others' first ones. A row for each round of a
+/// text, at most `$2`, or one without a round.
+const LEARNABLE: &str = "WITH texts AS (
+        SELECT id, text_hash, created_at,
+            FIRST_VALUE(client) OVER (PARTITION BY text_hash ORDER BY created_at, id) AS first_client,
+            ROW_NUMBER() OVER (PARTITION BY text_hash ORDER BY created_at DESC, id DESC) AS place
         FROM questions WHERE learn
     ), seen AS (
-        SELECT text_hash, COUNT(DISTINCT round_id) AS rounds FROM round_questions GROUP BY text_hash
+        SELECT s.*, r.created_at AS seen_at,
+            ROW_NUMBER() OVER (PARTITION BY s.text_hash ORDER BY r.created_at DESC, r.id DESC) AS back
+        FROM round_questions s JOIN rounds r ON r.id = s.round_id
+    ), turns AS (
+        SELECT texts.id, texts.text_hash, texts.first_client, last.seen_at, ROW_NUMBER() OVER (
+                PARTITION BY texts.first_client
+                ORDER BY last.seen_at IS NOT NULL, last.seen_at, texts.created_at DESC, texts.id DESC
+            ) AS turn
+        FROM texts LEFT JOIN seen last ON last.text_hash = texts.text_hash AND last.back = 1
+        WHERE texts.place = 1
+    ), chosen AS (
+        SELECT turns.*, ROW_NUMBER() OVER (
+                ORDER BY turns.turn, turns.seen_at IS NOT NULL, turns.seen_at, q.created_at DESC, q.id DESC
+            ) AS place
+        FROM turns JOIN questions q ON q.id = turns.id
     )
-    SELECT q.id AS question_id, q.text AS question_text, q.learn, q.metadata, q.created_at AS asked_at
-    FROM newest JOIN questions q ON q.id = newest.id LEFT JOIN seen ON seen.text_hash = newest.text_hash
-    WHERE newest.place = 1
-    ORDER BY COALESCE(seen.rounds, 0), q.created_at DESC, q.id DESC LIMIT $1";
+    SELECT q.id AS question_id, q.text AS question_text, q.learn, q.client, q.metadata, q.created_at AS asked_at,
+        chosen.first_client, s.round_id, s.text, s.held_back, s.before_answer, s.before_ratio, s.after_answer,
+        s.after_ratio, s.set_aside
+    FROM chosen JOIN questions q ON q.id = chosen.id
+        LEFT JOIN seen s ON s.text_hash = chosen.text_hash AND s.back <= $2
+    WHERE chosen.place <= $1 ORDER BY chosen.place, s.back";
 
 /// Names are looked at whatever their model: the files of all models are in one folder.
 const ADAPTER_USE: &str = "SELECT a.*,
@@ -153,8 +173,8 @@ async fn within_deadline<T>(work: impl Future<Output = Result<T, StoreError>> + 
 }
 
 fn question_args(question: &Question) -> Vec<Arg> {
-    let Question { id, text, learn, metadata, created_at } = question;
-    args![*id, text.as_str(), rows::text_hash(text), *learn, metadata.as_ref(), *created_at]
+    let Question { id, text, learn, client, metadata, created_at } = question;
+    args![*id, text.as_str(), rows::text_hash(text), *learn, client.as_deref(), metadata.as_ref(), *created_at]
 }
 
 fn answer_args(a: &Answer) -> Result<Vec<Arg>, StoreError> {
@@ -174,10 +194,14 @@ fn round_args(r: &Round, owner: &str, lease_expires_at: DateTime<Utc>) -> Result
     Ok(args)
 }
 
-fn round_question_args(q: &RoundQuestion) -> Vec<Arg> {
+fn round_question_args(q: &RoundQuestion) -> Result<Vec<Arg>, StoreError> {
     let mut args = args![q.round_id, q.question_id, q.text.as_str(), rows::text_hash(&q.text), q.held_back];
     args.extend(args![q.before_answer.as_deref(), q.before_ratio, q.after_answer.as_deref(), q.after_ratio]);
-    args
+    args.push(match &q.set_aside {
+        Some(reason) => Arg::word(reason)?,
+        None => Arg::Text(None),
+    });
+    Ok(args)
 }
 
 /// `($1, $2), ($3, $4)` for two rows of two columns.
@@ -196,8 +220,8 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn record_answer(&self, question: &Question, answer: &Answer) -> Result<(), StoreError> {
-        const QUESTION: &str = "INSERT INTO questions (id, text, text_hash, learn, metadata, created_at)
-            VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+        const QUESTION: &str = "INSERT INTO questions (id, text, text_hash, learn, client, metadata, created_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
         const ANSWER: &str = "INSERT INTO answers (id, question_id, adapter_version, answer, text, votes, samples,
                 majority_ratio, prompt_tokens, completion_tokens, timings, parameters, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING";
@@ -211,13 +235,23 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError> {
-        const SQL: &str = "SELECT a.*, q.text AS question_text, q.learn, q.metadata, q.created_at AS asked_at
+        const SQL: &str = "SELECT a.*, q.text AS question_text, q.learn, q.client, q.metadata, q.created_at AS asked_at
             FROM answers a JOIN questions q ON q.id = a.question_id WHERE a.id = $1";
         self.one(SQL, args![id], |row| Ok((rows::question(row)?, rows::answer(row)?))).await
     }
 
-    async fn learnable(&self, limit: u32) -> Result<Vec<Question>, StoreError> {
-        self.all(LEARNABLE, args![limit], rows::question).await
+    async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError> {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for row in self.fetch(LEARNABLE, args![limit, SEEN_ROUNDS]).await? {
+            let question = rows::question(&row)?;
+            if candidates.last().is_none_or(|last| last.question.id != question.id) {
+                candidates.push(Candidate { question, client: row.maybe_text("first_client")?, seen: Vec::new() });
+            }
+            if let (Some(candidate), Some(_)) = (candidates.last_mut(), row.maybe_uuid("round_id")?) {
+                candidate.seen.push(rows::round_question(&row)?);
+            }
+        }
+        Ok(candidates)
     }
 
     async fn questions_since_last_round(&self) -> Result<u64, StoreError> {
@@ -327,15 +361,16 @@ impl<D: Driver> Store for SqlStore<D> {
         within_deadline(async {
             let mut tx = self.driver.begin().await?;
             for rows in rows.chunks(ROWS_PER_STATEMENT) {
-                let args: Vec<_> = rows.iter().flat_map(|row| round_question_args(row)).collect();
+                let args = rows.iter().map(|row| round_question_args(row)).collect::<Result<Vec<_>, _>>()?.concat();
                 let values = placeholders(rows.len(), args.len() / rows.len());
                 let sql = format!(
                     "INSERT INTO round_questions (round_id, question_id, text, text_hash, held_back, before_answer,
-                         before_ratio, after_answer, after_ratio)
+                         before_ratio, after_answer, after_ratio, set_aside)
                      VALUES {values} ON CONFLICT (round_id, question_id) DO UPDATE SET
                          text = excluded.text, text_hash = excluded.text_hash, held_back = excluded.held_back,
                          before_answer = excluded.before_answer, before_ratio = excluded.before_ratio,
-                         after_answer = excluded.after_answer, after_ratio = excluded.after_ratio"
+                         after_answer = excluded.after_answer, after_ratio = excluded.after_ratio,
+                         set_aside = excluded.set_aside"
                 );
                 D::fetch_in(&mut tx, sql, args).await?;
             }

@@ -259,6 +259,61 @@ async fn a_round_with_the_default_template_learns_from_boxed_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_that_are_settled_are_passed_over_and_a_round_of_nothing_else_says_so() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    // One round's majority is enough, however weak.
+    let selection = &mut settings.learning.selection;
+    (selection.settled_rounds, selection.settled_ratio, selection.rest) = (1, 0.0, 1);
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    assert_eq!(server.round().await["round"]["state"], "promoted");
+    server.ask("9 + 9").await;
+    let shown = server.round().await;
+    assert_eq!((&shown["round"]["questions"], &shown["round"]["state"]), (&json!(1), &json!("promoted")), "{shown}");
+    let aside = |shown: &Value| {
+        let rows = shown["questions"].as_array().unwrap();
+        rows.iter().filter(|row| row["set_aside"] == "settled").count()
+    };
+    assert_eq!(aside(&shown), 8, "{shown}");
+
+    // Once is enough here: now they are sampled again, but not the one that was new.
+    let shown = server.round().await;
+    assert_eq!((&shown["round"]["questions"], aside(&shown)), (&json!(8), 1), "{shown}");
+    let shown = server.round().await;
+    let reason = shown["round"]["reason"].as_str().unwrap();
+    assert_eq!((&shown["round"]["state"], aside(&shown)), (&json!("rejected"), 8), "{shown}");
+    assert!(reason.starts_with("nothing is left to learn from now: 8 settled"), "{reason}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_client_with_many_questions_takes_no_more_than_its_share_of_a_round() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    settings.server.client_header = Some("x-client".into());
+    settings.learning.questions = 8;
+    let server = Running::start(settings).await;
+    let ask = async |client: &str, question: String| {
+        let request = server.client.post(format!("{}/v1/answer", server.url)).header("x-client", client);
+        let response = request.body(json!({ "question": question }).to_string()).send().await.unwrap();
+        assert_eq!(response.status(), 200);
+    };
+    for number in 0..3 {
+        ask("few", format!("{number} + 1")).await;
+    }
+    for number in 0..30 {
+        ask("many", format!("7 + {number}")).await;
+        ask("many", "7  +\t7".into()).await;
+    }
+    let shown = server.round().await;
+    let rows = shown["questions"].as_array().unwrap();
+    let of_many = rows.iter().filter(|row| row["text"].as_str().unwrap().starts_with('7')).count();
+    assert_eq!((rows.len(), of_many), (7, 4), "{shown}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_files_of_a_rejected_candidate_are_removed_and_its_record_stays() {
     let place = Place::new();
     let mut settings = place.settings("tiny");

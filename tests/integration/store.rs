@@ -17,8 +17,8 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, AdapterUse, Answer, LIVE, ModelId, Question, Round, RoundQuestion, RoundState, RoundStep,
-        RoundTrigger, RoundUpdate, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, Candidate, LIVE, ModelId, Question, Round, RoundQuestion, RoundState,
+        RoundStep, RoundTrigger, RoundUpdate, SetAside, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -80,7 +80,9 @@ on_both! {
     an_answer_comes_back_as_it_was_given
     any_text_and_any_json_comes_back_as_it_was_given
     a_repeated_answer_changes_nothing
-    a_text_is_learned_once_those_seen_least_first_then_the_newest
+    a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them
+    the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_come_first
+    clients_take_turns_and_a_text_is_its_first_askers
     questions_are_counted_since_the_last_round
     a_round_walks_through_its_states
     a_round_obeys_only_its_owner
@@ -111,7 +113,7 @@ fn hash(digit: char) -> Version {
 }
 
 fn question(text: &str, created_at: DateTime<Utc>) -> Question {
-    Question { id: Uuid::now_v7(), text: text.into(), learn: true, metadata: None, created_at }
+    Question { id: Uuid::now_v7(), text: text.into(), learn: true, client: None, metadata: None, created_at }
 }
 
 fn answer_to(question: &Question) -> Answer {
@@ -172,11 +174,12 @@ fn round_question(round: &Round, text: &str) -> RoundQuestion {
         before_ratio: Some(0.5),
         after_answer: None,
         after_ratio: None,
+        set_aside: None,
     }
 }
 
-fn texts(questions: &[Question]) -> Vec<&str> {
-    questions.iter().map(|q| q.text.as_str()).collect()
+fn texts(candidates: &[Candidate]) -> Vec<&str> {
+    candidates.iter().map(|candidate| candidate.question.text.as_str()).collect()
 }
 
 #[track_caller]
@@ -204,7 +207,7 @@ async fn an_answer_comes_back_as_it_was_given(place: Place) {
 
     // What is finer than a microsecond is cut off.
     let fine = ask(&*store, "now?", now() + TimeDelta::nanoseconds(999)).await;
-    let kept = store.learnable(1).await.unwrap().remove(0);
+    let kept = store.learnable(1).await.unwrap().remove(0).question;
     assert_eq!(kept.created_at, fine.created_at.trunc_subsecs(6));
 }
 
@@ -244,30 +247,73 @@ async fn a_repeated_answer_changes_nothing(place: Place) {
     assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
 }
 
-async fn a_text_is_learned_once_those_seen_least_first_then_the_newest(place: Place) {
+async fn a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them(place: Place) {
     let store = place.open().await;
     let at = |second: i64| now() - TimeDelta::seconds(1_000 - second);
     ask(&*store, "one", at(1)).await;
-    ask(&*store, "two", at(2)).await;
+    ask(&*store, "t w  o", at(2)).await;
     let newest_one = ask(&*store, " one\n", at(3)).await;
     ask(&*store, "three", at(4)).await;
     let private = Question { learn: false, ..question("private", at(5)) };
     store.record_answer(&private, &answer_to(&private)).await.unwrap();
     // The same text, asked in private later, is still learned from where it was asked openly.
-    let private_two = Question { learn: false, ..question("two", at(6)) };
+    let private_two = Question { learn: false, ..question("t w o", at(6)) };
     store.record_answer(&private_two, &answer_to(&private_two)).await.unwrap();
 
     let all = store.learnable(10).await.unwrap();
-    assert_eq!(texts(&all), ["three", " one\n", "two"]);
-    assert_eq!(all[1], newest_one);
+    assert_eq!(texts(&all), ["three", " one\n", "t w  o"]);
+    assert_eq!(all[1].question, newest_one);
     assert_eq!(texts(&store.learnable(2).await.unwrap()), ["three", " one\n"]);
 
     // What counts is the text, under whichever id it was in a round.
     let round = round();
     store.create_round(&round, "a", 60).await.unwrap();
-    let rows = [round_question(&round, "three"), round_question(&round, "three"), round_question(&round, "one")];
+    let rows = [round_question(&round, "three"), round_question(&round, "one")];
     store.record_round_questions(&rows).await.unwrap();
-    assert_eq!(texts(&store.learnable(10).await.unwrap()), ["two", "three", " one\n"]);
+    let all = store.learnable(10).await.unwrap();
+    assert_eq!(texts(&all), ["t w  o", "three", " one\n"]);
+    let seen = |candidate: &Candidate| candidate.seen.iter().map(|row| row.before_ratio).collect::<Vec<_>>();
+    assert_eq!(all.iter().map(seen).collect::<Vec<_>>(), [vec![], vec![Some(0.5)], vec![Some(0.5)]]);
+}
+
+async fn the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_come_first(place: Place) {
+    let store = place.open().await;
+    let asked = now() - TimeDelta::seconds(1_000);
+    for text in ["one", "two"] {
+        ask(&*store, text, asked).await;
+    }
+    for (number, text) in ["one", "two", "two", "one", "two"].into_iter().enumerate() {
+        let round = Round { created_at: now() - TimeDelta::seconds(100 - number as i64), ..round() };
+        store.create_round(&round, "a", 60).await.unwrap();
+        let row = RoundQuestion { before_ratio: Some(number as f64), ..round_question(&round, text) };
+        store.record_round_questions(&[row]).await.unwrap();
+        store.update_round(round.id, "a", to(RoundState::Failed)).await.unwrap();
+    }
+    let all = store.learnable(10).await.unwrap();
+    assert_eq!(texts(&all), ["one", "two"]);
+    let seen: Vec<_> = all[1].seen.iter().map(|row| (row.text.as_str(), row.before_ratio)).collect();
+    assert_eq!(seen, [("two", Some(4.0)), ("two", Some(2.0)), ("two", Some(1.0))]);
+}
+
+async fn clients_take_turns_and_a_text_is_its_first_askers(place: Place) {
+    let store = place.open().await;
+    let ask = async |text: &str, client: Option<&str>, second: i64| {
+        let asked = now() - TimeDelta::seconds(1_000 - second);
+        let question = Question { client: client.map(str::to_owned), ..question(text, asked) };
+        store.record_answer(&question, &answer_to(&question)).await.unwrap();
+    };
+    ask("a1", Some("a"), 1).await;
+    ask("a2", Some("a"), 2).await;
+    for number in 0..5 {
+        ask(&format!("b{number}"), Some("b"), 10 + number).await;
+    }
+    ask("a1", Some("b"), 20).await;
+    ask("c", None, 3).await;
+    let all = store.learnable(5).await.unwrap();
+    assert_eq!(texts(&all), ["b4", "a1", "c", "b3", "a2"]);
+    let clients: Vec<_> = all.iter().map(|candidate| candidate.client.as_deref()).collect();
+    assert_eq!(clients, [Some("b"), Some("a"), None, Some("b"), Some("a")]);
+    assert_eq!(all[1].question.client.as_deref(), Some("b"));
 }
 
 async fn questions_are_counted_since_the_last_round(place: Place) {
@@ -466,6 +512,7 @@ async fn the_questions_of_a_round_are_replaced_by_key(place: Place) {
         before_ratio: None,
         after_answer: Some("fünf \0".into()),
         after_ratio: Some(0.125),
+        set_aside: Some(SetAside::TooLong),
         ..rows[7].clone()
     };
     let first = RoundQuestion { after_ratio: Some(1.0), ..rows[7].clone() };
@@ -695,7 +742,8 @@ async fn a_server_that_goes_away_is_an_error_in_time_and_is_used_again_when_it_i
     assert!(since.elapsed() < 3 * BOUND);
     server.start_again().await;
     let after = ask(&*store, "after", now()).await;
-    assert_eq!(store.learnable(10).await.unwrap(), [after, before]);
+    let kept = store.learnable(10).await.unwrap().into_iter().map(|candidate| candidate.question);
+    assert_eq!(kept.collect::<Vec<_>>(), [after, before]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::{
     AppState,
     error::ApiError,
-    extract::{Body, parse_id},
+    extract::{Body, Client, parse_id},
 };
 use crate::{
     answering::Ask,
@@ -17,8 +17,12 @@ use crate::{
 };
 
 /// `POST /v1/answer`
-pub async fn ask(State(state): State<AppState>, Body(ask): Body<Ask>) -> Result<Json<Value>, ApiError> {
-    let (question, answer) = state.answering.ask(ask).await?;
+pub async fn ask(
+    State(state): State<AppState>,
+    Client(client): Client,
+    Body(ask): Body<Ask>,
+) -> Result<Json<Value>, ApiError> {
+    let (question, answer) = state.answering.ask(ask, client).await?;
     Ok(Json(view(&question, &answer)))
 }
 
