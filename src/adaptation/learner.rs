@@ -62,6 +62,30 @@ impl From<TrainError> for LearnError {
 pub struct Voted {
     pub group: Group,
     pub tally: Tally,
+    pub labels: Labels,
+}
+
+/// What the rollouts of a question are rewarded by.
+#[derive(Clone, Debug, Default)]
+pub enum Labels {
+    /// Their own votes.
+    #[default]
+    Own,
+    /// These.
+    Votes(Tally),
+    /// Nothing: a control, by which nothing can be learnt.
+    Random,
+}
+
+impl Voted {
+    /// What each rollout earns; `None` if the question abstains.
+    fn rewards(&self, rule: RewardRule) -> Option<Vec<f64>> {
+        match &self.labels {
+            Labels::Own => vote::rewards(&self.tally, &self.tally, rule),
+            Labels::Votes(labels) => vote::rewards(&self.tally, labels, rule),
+            Labels::Random => Some(vote::random_rewards(self.tally.total)),
+        }
+    }
 }
 
 /// What rollouts say without labels; shares are over all rollouts, means over questions.
@@ -89,7 +113,7 @@ pub fn vote_metrics(voted: &[Voted], rule: RewardRule) -> VoteMetrics {
     let rollouts: usize = voted.iter().map(|voted| voted.tally.total).sum();
     let tokens: usize = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
     let silent: usize = voted.iter().map(|voted| voted.tally.no_answer()).sum();
-    let rewards: Vec<_> = voted.iter().map(|voted| vote::rewards(&voted.tally, rule)).collect();
+    let rewards: Vec<_> = voted.iter().map(|voted| voted.rewards(rule)).collect();
     let over = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
     VoteMetrics {
         questions: voted.len(),
@@ -103,7 +127,7 @@ pub fn vote_metrics(voted: &[Voted], rule: RewardRule) -> VoteMetrics {
     }
 }
 
-/// Samples every question's votes with one adapter version.
+/// Samples every question's votes with one adapter version: all at once, or in waves until their leader is sure.
 pub async fn sample(
     engine: &dyn Engine,
     prompter: &Prompter,
@@ -112,16 +136,47 @@ pub async fn sample(
     recipe: &Recipe,
     seed: u64,
 ) -> Result<Vec<Voted>, LearnError> {
-    if questions.is_empty() {
-        return Ok(Vec::new());
+    let mut voted: Vec<Option<Voted>> = questions.iter().map(|_| None).collect();
+    for (wave, votes) in waves(recipe).enumerate() {
+        let open = |voted: &Option<Voted>| {
+            let sure = |voted: &Voted| recipe.stop_confidence.is_some_and(|sure| vote::is_sure(&voted.tally, sure));
+            !voted.as_ref().is_some_and(sure)
+        };
+        let open: Vec<usize> = (0..questions.len()).filter(|&index| open(&voted[index])).collect();
+        if open.is_empty() {
+            break;
+        }
+        let seed = if wave == 0 { seed } else { mix(!seed, wave as u64) };
+        let request = |&index: &usize| {
+            let request = request(prompter, lease, &questions[index], recipe, mix(seed, index as u64))?;
+            Ok(GenerateRequest { samples: votes, ..request })
+        };
+        let requests = open.iter().map(request).collect::<Result<Vec<_>, PrompterError>>()?;
+        for (index, group) in open.into_iter().zip(engine.generate(requests).await?) {
+            let group = match voted[index].take() {
+                None => group,
+                Some(Voted { group: mut before, .. }) => {
+                    before.rollouts.extend(group.rollouts);
+                    before
+                }
+            };
+            voted[index] = Some(Voted { tally: prompter.tally(&group), group, labels: Labels::Own });
+        }
     }
-    let requests = questions.iter().enumerate();
-    let requests = requests
-        .map(|(index, question)| request(prompter, lease, question, recipe, mix(seed, index as u64)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let groups = engine.generate(requests).await?;
-    Ok(groups.into_iter().map(|group| Voted { tally: prompter.tally(&group), group }).collect())
+    Ok(voted.into_iter().flatten().collect())
 }
+
+/// How many votes of a question are drawn at a time: all, unless sampling may stop earlier.
+fn waves(recipe: &Recipe) -> impl Iterator<Item = usize> {
+    let votes = recipe.votes as usize;
+    let wave = if recipe.stop_confidence.is_some() { votes.div_ceil(WAVES).max(SMALLEST_WAVE) } else { votes };
+    (0..votes).step_by(wave).map(move |drawn| wave.min(votes - drawn))
+}
+
+/// A wave has to wait for its longest response, so there are few of them. Four equal votes are the fewest that are sure
+/// at 0.95.
+const WAVES: usize = 4;
+const SMALLEST_WAVE: usize = 4;
 
 fn request(
     prompter: &Prompter,
@@ -183,7 +238,7 @@ pub async fn update(
 /// The rollouts of a question that are trained on, with what the votes of all of them make them earn; `None` if the
 /// question abstains.
 fn grade(voted: &Voted, recipe: &Recipe) -> Option<Graded> {
-    let mut rewards = vote::rewards(&voted.tally, recipe.reward_rule())?;
+    let mut rewards = voted.rewards(recipe.reward_rule())?;
     let mut group = voted.group.clone();
     rewards.truncate(recipe.trained_rollouts());
     group.rollouts.truncate(recipe.trained_rollouts());
@@ -251,7 +306,11 @@ mod tests {
             rollouts: answers.iter().map(rollout).collect(),
             timings: Timings::default(),
         };
-        Voted { group, tally: Tally::count(answers.iter().map(|answer| Some((*answer).to_owned()))) }
+        Voted {
+            group,
+            tally: Tally::count(answers.iter().map(|answer| Some((*answer).to_owned()))),
+            labels: Labels::Own,
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
         learning_rate::Decay,
         loss::{Kl, KlReference, LossConfig},
         selection::SelectionRules,
-        vote::{Reward, RewardRule},
+        vote::{Reward, RewardRule, Teacher},
     },
     adapters::gate::GateRules,
     engine::model::lora::Targets,
@@ -55,6 +55,9 @@ pub struct Recipe {
     /// How many of a question's rollouts are trained on, the first ones; unset, or beyond `votes`, all of them. Every
     /// one votes.
     pub train_rollouts: Option<u32>,
+    /// Sampling of a question stops after a part of its votes if the leader would stay ahead with this probability
+    /// (Adaptive-Consistency, arXiv 2305.11860); unset, all are drawn.
+    pub stop_confidence: Option<f64>,
     /// Sampling temperature of the rollouts, above 0: a policy gradient needs samples that differ.
     pub temperature: f64,
     /// The most tokens of a rollout; unset, what the prompt template says.
@@ -64,6 +67,7 @@ pub struct Recipe {
     /// ones then become unanimous before the other questions have taught better.
     pub reward: Reward,
     pub advantage: Advantage,
+    pub teacher: Teacher,
     /// A majority with a smaller share of all rollouts is not trained on, and neither is a tie, or one that leads the
     /// second answer by less than `min_margin` of all (as in SCRL, arXiv 2603.19880).
     pub min_majority_ratio: f64,
@@ -113,10 +117,12 @@ impl Default for Recipe {
             selection: SelectionRules::default(),
             votes: 16,
             train_rollouts: None,
+            stop_confidence: None,
             temperature: 0.8,
             max_tokens: None,
             reward: Reward::Share,
             advantage: Advantage::MeanOnly,
+            teacher: Teacher::Policy,
             min_majority_ratio: 0.2,
             min_margin: 0.0,
             learning_rate: 1.6e-4,
@@ -185,6 +191,9 @@ impl Recipe {
         if let Some(rollouts) = self.train_rollouts {
             // The advantage of a single rollout is 0.
             within("train_rollouts", f64::from(rollouts), 2.0, 256.0)?;
+        }
+        if let Some(confidence) = self.stop_confidence {
+            within("stop_confidence", confidence, 0.5, 1.0)?;
         }
         within("temperature", self.temperature, 0.01, 5.0)?;
         if let Some(tokens) = self.max_tokens {

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     adaptation::{
         guard::{self, Shown},
-        learner::{self, LearnError, Voted},
+        learner::{self, Labels, LearnError, Voted},
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
-        vote::RewardRule,
+        vote::{RewardRule, Teacher},
     },
     adapters::{
         format,
@@ -27,6 +27,7 @@ use crate::{
         },
         turnstile::Turnstile,
     },
+    grading::Tally,
     prompter::Prompter,
 };
 
@@ -39,6 +40,15 @@ pub struct Workbench {
     pub turnstile: Arc<Turnstile>,
 }
 
+/// What rollouts are rewarded by instead of votes, to see how far votes carry.
+#[derive(Clone, Debug)]
+pub enum Control {
+    /// The right answers, as a vote for each question: what could be learnt at best.
+    Labels(Vec<Tally>),
+    /// Chance: what changes without anything to learn.
+    Random,
+}
+
 /// What a round is to do.
 pub struct Plan {
     pub questions: Vec<String>,
@@ -48,6 +58,8 @@ pub struct Plan {
     pub lease: Lease,
     pub start: Option<Adapter>,
     pub recipe: Recipe,
+    /// For experiments; the rounds of a server have none.
+    pub control: Option<Control>,
     /// Fixes every rollout and the adapter's first values.
     pub seed: u64,
 }
@@ -85,15 +97,26 @@ pub async fn learn(
     watch: &mut dyn Watch,
     cancel: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
-    let Plan { questions, held_back, mut lease, start, mut recipe, seed } = plan;
+    let Plan { questions, held_back, mut lease, start, mut recipe, control, seed } = plan;
     // From here on the recipe says what the template would have said.
     recipe.max_tokens = Some(bench.prompter.sampling(recipe.temperature as f32, recipe.max_tokens).max_tokens);
     let trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
     let mut trainer = Some(trainer);
     let (mut updates, mut shown) = (0, Vec::new());
+    let mut labels: Option<Vec<Labels>> = control.map(|control| match control {
+        Control::Labels(right) => right.into_iter().map(Labels::Votes).collect(),
+        Control::Random => vec![Labels::Random; questions.len()],
+    });
     for step in 0..recipe.steps {
         let sampling = sample(bench, (&questions, &held_back), &lease, &recipe, (seed, step));
-        let (voted, held) = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
+        let (mut voted, held) = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
+        if recipe.teacher == Teacher::Start && labels.is_none() {
+            // The first step samples the version that the round starts from.
+            labels = Some(voted.iter().map(|voted| Labels::Votes(voted.tally.clone())).collect());
+        }
+        for (voted, labels) in voted.iter_mut().zip(labels.iter().flatten()) {
+            voted.labels = labels.clone();
+        }
         watch.sampled(step, &voted, &held).await?;
         let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
         if let Some(metrics) = &metrics {

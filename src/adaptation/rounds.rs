@@ -331,6 +331,7 @@ impl Inner {
             lease: lease.clone(),
             start,
             recipe: self.recipe.clone(),
+            control: None,
             seed,
         };
         let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default(), held_back: None };

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use async_trait::async_trait;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -22,20 +22,20 @@ use crate::{
     adaptation::{
         learner::{self, LearnError, VoteMetrics, Voted},
         recipe::Recipe,
-        round::{self, Plan, Watch, Workbench},
+        round::{self, Control, Plan, Watch, Workbench},
         trainer::UpdateMetrics,
     },
     adapters::format,
     app::open_workbench,
     config::{Flag, Settings},
-    grading::{Answer, AnswerKind, Class, Verdict},
+    grading::{Answer, AnswerKind, Class, Tally, Verdict},
 };
 
 /// Learn from a file of questions, without a server
 #[derive(Args, Debug)]
 #[command(after_help = "\
 A file of questions has one JSON object a line: {\"question\": \"38 + 9 =\", \"answer\": \"47\"}. Answers are optional;
-with --labels they are compared in the table, and never learnt from.
+with --labels they are compared in the table, and learnt from only with `--control labels`.
 
 Examples:
   ttrl learn --questions sums.jsonl --steps 5
@@ -52,6 +52,9 @@ pub struct LearnArgs {
     /// Compare with the answers in the files
     #[arg(long)]
     pub labels: bool,
+    /// Reward something else than votes, to compare with: `labels` (the answers in the file), or `random`
+    #[arg(long, value_name = "REWARD")]
+    control: Option<ControlReward>,
     /// Everything random follows from it
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -83,6 +86,13 @@ pub struct LearnArgs {
     model: ModelFlags,
 }
 
+/// What is rewarded instead of votes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ControlReward {
+    Labels,
+    Random,
+}
+
 impl LearnArgs {
     pub(super) fn flags(&self) -> Vec<Flag> {
         let mut flags = given([
@@ -111,7 +121,30 @@ struct Line {
 /// Questions, and their answers if those are to be compared.
 struct QuestionSet {
     questions: Vec<String>,
-    gold: Option<Vec<Answer>>,
+    gold: Option<Gold>,
+}
+
+/// The answers of a set's questions.
+#[derive(Default)]
+struct Gold {
+    texts: Vec<String>,
+    answers: Vec<Answer>,
+}
+
+impl QuestionSet {
+    fn answers(&self) -> Option<&[Answer]> {
+        self.gold.as_ref().map(|gold| &gold.answers[..])
+    }
+
+    /// What is rewarded instead of votes.
+    fn control(&self, reward: ControlReward, kind: AnswerKind) -> anyhow::Result<Control> {
+        if reward == ControlReward::Random {
+            return Ok(Control::Random);
+        }
+        let gold = self.gold.as_ref().context("--control labels needs --labels, and answers in the file")?;
+        let one_vote = |answer: &String| Tally::count_as(kind, [Some(answer.clone())]);
+        Ok(Control::Labels(gold.texts.iter().map(one_vote).collect()))
+    }
 }
 
 fn read_questions(path: &Path, labels: bool, kind: AnswerKind) -> anyhow::Result<QuestionSet> {
@@ -119,7 +152,7 @@ fn read_questions(path: &Path, labels: bool, kind: AnswerKind) -> anyhow::Result
     let bytes = fs::metadata(path).with_context(|| format!("cannot read the questions in {name}"))?.len();
     ensure!(bytes <= MAX_FILE_BYTES, "{name} has {bytes} bytes, more than the {MAX_FILE_BYTES} that are read");
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the questions in {name}"))?;
-    let (mut questions, mut gold) = (Vec::new(), Vec::new());
+    let (mut questions, mut gold) = (Vec::new(), Gold::default());
     for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let place = || format!("{name}, line {}", number + 1);
         let line: Line = serde_json::from_str(line)
@@ -128,7 +161,10 @@ fn read_questions(path: &Path, labels: bool, kind: AnswerKind) -> anyhow::Result
         if labels {
             let answer = line.answer.with_context(|| format!("{}: --labels needs an answer", place()))?;
             let gold_answer = Answer::read(&answer, kind);
-            gold.push(gold_answer.with_context(|| format!("{}: the answer {answer:?} is not understood", place()))?);
+            let understood =
+                gold_answer.with_context(|| format!("{}: the answer {answer:?} is not understood", place()))?;
+            gold.answers.push(understood);
+            gold.texts.push(answer);
         }
         questions.push(line.question);
     }
@@ -202,7 +238,7 @@ impl Reporter<'_> {
     }
 
     fn report(&mut self, step: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
-        let measured = |set: &QuestionSet, voted| measure(voted, set.gold.as_deref(), self.kind(), self.recipe);
+        let measured = |set: &QuestionSet, voted| measure(voted, set.answers(), self.kind(), self.recipe);
         let (train, heldout) = (measured(self.train, voted), self.heldout.map(|set| measured(set, held_back)));
         let row = Row {
             step,
@@ -308,12 +344,15 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         update: None,
         rows: Vec::new(),
     };
+    let kind = bench.prompter.reading().kind;
+    let control = args.control.map(|reward| train.control(reward, kind)).transpose()?;
     let plan = Plan {
         questions: train.questions.clone(),
         held_back: heldout.as_ref().map(|set| set.questions.clone()).unwrap_or_default(),
         lease: bench.engine.base(),
         start: None,
         recipe: recipe.clone(),
+        control,
         seed: args.seed,
     };
     let cancel = CancellationToken::new();

@@ -48,6 +48,41 @@ fn three_steps_without_a_label_make_answers_better_on_questions_that_were_never_
     assert!(folders[0].join("adapter_config.json").is_file() && folders[0].join("adapter_model.safetensors").is_file());
 }
 
+/// The rows of one step on the sums, with settings of the environment.
+fn one_step(flags: &[&str], variables: &[(&str, &str)]) -> Vec<Value> {
+    let run = ttrl()
+        .args(["learn", "--labels", "--json", "--steps", "1", "--votes", "16", "--prompt-template", "additions-8shot"])
+        .args(["--model".as_ref(), default_model().as_os_str()])
+        .args(["--questions".as_ref(), fixture("additions-train.jsonl").as_os_str()])
+        .args(flags)
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn controls_reward_right_answers_or_chance_and_the_starts_votes_stay_the_labels() {
+    let figure = |row: &Value, name: &str| row["train"][name].as_f64().unwrap();
+    for row in one_step(&["--control", "labels"], &[]) {
+        assert_eq!(figure(&row, "reward"), figure(&row, "pass_at_1"), "{row}");
+    }
+    let by_chance = one_step(&["--control", "random"], &[]);
+    assert_eq!((figure(&by_chance[0], "reward"), figure(&by_chance[0], "abstained")), (0.5, 0.0));
+
+    let own = one_step(&[], &[]);
+    let of_start = one_step(&[], &[("TTRL_LEARNING__TEACHER", "start")]);
+    assert_eq!(own[0]["train"], of_start[0]["train"], "the first step's votes are the labels of both");
+    assert_eq!(figure(&own[1], "pass_at_1"), figure(&of_start[1], "pass_at_1"), "so their first update is the same");
+    assert_ne!(figure(&own[1], "reward"), figure(&of_start[1], "reward"), "and then the labels are those of the start");
+
+    let sure = one_step(&[], &[("TTRL_LEARNING__STOP_CONFIDENCE", "0.95")]);
+    assert!(figure(&sure[0], "tokens") < 0.9 * figure(&own[0], "tokens"), "{}\n{}", sure[0], own[0]);
+    let gap = figure(&sure[0], "maj_at_n") - figure(&own[0], "maj_at_n");
+    assert!(gap.abs() < 0.11, "majorities that are sure are hardly others: {gap}");
+}
+
 #[test]
 fn what_could_never_work_is_told_at_the_start() {
     let folder = tempfile::tempdir().unwrap();

@@ -310,10 +310,10 @@ async fn clients_take_turns_and_a_text_is_its_first_askers(place: Place) {
     ask("a1", Some("b"), 20).await;
     ask("c", None, 3).await;
     let all = store.learnable(5).await.unwrap();
-    assert_eq!(texts(&all), ["b4", "a1", "c", "b3", "a2"]);
+    assert_eq!(texts(&all), ["a1", "b4", "c", "b3", "a2"]);
     let clients: Vec<_> = all.iter().map(|candidate| candidate.client.as_deref()).collect();
-    assert_eq!(clients, [Some("b"), Some("a"), None, Some("b"), Some("a")]);
-    assert_eq!(all[1].question.client.as_deref(), Some("b"));
+    assert_eq!(clients, [Some("a"), Some("b"), None, Some("b"), Some("a")]);
+    assert_eq!(all[0].question.client.as_deref(), Some("b"), "who asked it last");
 }
 
 async fn questions_are_counted_since_the_last_round(place: Place) {

@@ -138,6 +138,7 @@ pub async fn round(bench: &Workbench, recipe: &Recipe, args: &RoundArgs) -> anyh
         lease: bench.engine.base(),
         start: None,
         recipe: recipe.clone(),
+        control: None,
         seed: args.seed,
     };
     let started = Instant::now();
