@@ -84,6 +84,8 @@ pub struct Learnt {
     pub trainer: Trainer,
     /// How many updates were made; without any, the policy is what it was.
     pub updates: u32,
+    /// What the training questions were rewarded by, if not by their own votes.
+    pub labels: Option<Vec<Labels>>,
 }
 
 /// Runs the steps of a round.
@@ -114,9 +116,7 @@ pub async fn learn(
             // The first step samples the version that the round starts from.
             labels = Some(voted.iter().map(|voted| Labels::Votes(voted.tally.clone())).collect());
         }
-        for (voted, labels) in voted.iter_mut().zip(labels.iter().flatten()) {
-            voted.labels = labels.clone();
-        }
+        label(&mut voted, labels.as_deref());
         watch.sampled(step, &voted, &held).await?;
         let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
         if let Some(metrics) = &metrics {
@@ -132,7 +132,7 @@ pub async fn learn(
     }
     let trainer = trainer.ok_or(LearnError::Stopped)?;
     let (config, tensors) = trainer.snapshot().map_err(TrainError::from)?;
-    Ok(Learnt { config, tensors, lease, trainer, updates })
+    Ok(Learnt { config, tensors, lease, trainer, updates, labels })
 }
 
 /// Samples a step's training questions, and those held back, with the policy that `lease` holds. Each of the two has
@@ -149,6 +149,13 @@ pub async fn sample(
         learner::sample(&*bench.engine, &bench.prompter, lease, questions, recipe, seed)
     };
     Ok((draw(questions, seed).await?, draw(held_back, !seed).await?))
+}
+
+/// Has the training questions, in the order of the plan, rewarded by these labels.
+pub fn label(voted: &mut [Voted], labels: Option<&[Labels]>) {
+    for (voted, labels) in voted.iter_mut().zip(labels.into_iter().flatten()) {
+        voted.labels = labels.clone();
+    }
 }
 
 /// Makes the policy resident as it is now, under the version that it would be saved with.

@@ -358,7 +358,8 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
     let cancel = CancellationToken::new();
     let learnt = round::learn(&bench, plan, &mut reporter, &cancel).await?;
     let sets = (&train.questions[..], heldout.as_ref().map_or(&[][..], |set| &set.questions));
-    let (last, held_back) = round::sample(&bench, sets, &learnt.lease, &recipe, (args.seed, recipe.steps)).await?;
+    let (mut last, held_back) = round::sample(&bench, sets, &learnt.lease, &recipe, (args.seed, recipe.steps)).await?;
+    round::label(&mut last, learnt.labels.as_deref());
     reporter.report(recipe.steps, &last, &held_back)?;
     reporter.bar.finish_and_clear();
     let files = format::encode(&learnt.config, &learnt.tensors, &bench.engine.info().name)?;
