@@ -40,6 +40,7 @@ use crate::{
         thread::{EngineOptions, LocalEngine},
         turnstile::Turnstile,
     },
+    evaluation::Evaluations,
     http::{self, AppState},
     prompt::{PromptError, PromptTemplate},
     prompter::{Prompter, PrompterError},
@@ -193,6 +194,7 @@ impl Server {
         answering.check_defaults().map_err(AppError::Defaults)?;
         let recipe = settings.learning.clone();
         let rounds = Rounds::new(bench, store.clone(), registry.clone(), recipe, metrics.clone());
+        let evaluations = Arc::new(Evaluations::new(rounds.evaluator(), registry.clone(), store.clone()));
         let schedule = Schedule {
             every_questions: settings.schedule.every_questions,
             every_minutes: settings.schedule.every_minutes,
@@ -203,6 +205,7 @@ impl Server {
             completing,
             engine,
             registry,
+            evaluations,
             rounds: Arc::new(rounds.clone()),
             store,
             metrics,
@@ -226,21 +229,21 @@ impl Server {
         self.state.registry.live().version().to_string()
     }
 
-    /// Serves until `shutdown` is cancelled; then ends the round that runs, finishes the requests that are under way,
+    /// Serves until `shutdown` is cancelled; then ends the work in the background, finishes the requests that are under way,
     /// and returns.
     pub async fn run(self, shutdown: CancellationToken) {
         let chores =
             tokio::spawn(chores(self.state.clone(), self.rounds.clone(), self.schedule, shutdown.child_token()));
-        let rounds = self.rounds.clone();
+        let (rounds, evaluations) = (self.rounds.clone(), self.state.evaluations.clone());
         let stopping = shutdown.clone();
-        let stop_rounds = tokio::spawn(async move {
+        let stop_work = tokio::spawn(async move {
             stopping.cancelled().await;
-            rounds.stop().await;
+            tokio::join!(rounds.stop(), evaluations.stop());
         });
         http::serve(self.listener, self.state, shutdown.clone(), self.deadline).await;
         shutdown.cancel();
         // A panic in one of these is logged by its own span; the server is ending anyway.
-        let _ = tokio::join!(chores, stop_rounds);
+        let _ = tokio::join!(chores, stop_work);
     }
 }
 

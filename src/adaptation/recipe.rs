@@ -218,6 +218,7 @@ impl Recipe {
         share("gate.max_agreement_drop", self.gate.max_agreement_drop)?;
         share("gate.max_answer_rate_drop", self.gate.max_answer_rate_drop)?;
         within("gate.max_kl", self.gate.max_kl, 0.0, 1e3)?;
+        within("gate.evaluation_samples", f64::from(self.gate.evaluation_samples), 1.0, 256.0)?;
         share("selection.max_client_share", self.selection.max_client_share)?;
         share("selection.settled_ratio", self.selection.settled_ratio)?;
         // A candidate brings no more of its past.

@@ -30,6 +30,7 @@ use crate::{
         format::{self, FormatError},
         registry::{Registry, RegistryError},
     },
+    evaluation::Evaluator,
     store::{
         Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
         SharedStore, StoreError,
@@ -90,6 +91,8 @@ struct Inner {
     store: SharedStore,
     registry: Arc<Registry>,
     recipe: Recipe,
+    /// Puts evaluation sets to versions as rounds put their questions.
+    evaluator: Arc<Evaluator>,
     metrics: Arc<Metrics>,
     /// Tells this server from others on the same database.
     owner: String,
@@ -108,11 +111,19 @@ impl Rounds {
         recipe: Recipe,
         metrics: Arc<Metrics>,
     ) -> Self {
+        let evaluator = Evaluator {
+            engine: bench.engine.clone(),
+            prompter: bench.prompter.clone(),
+            samples: recipe.gate.evaluation_samples as usize,
+            temperature: recipe.temperature as f32,
+            max_tokens: recipe.max_tokens,
+        };
         Self(Arc::new(Inner {
             bench,
             store,
             registry,
             recipe,
+            evaluator: Arc::new(evaluator),
             metrics,
             owner: Uuid::now_v7().to_string(),
             running: Mutex::default(),
@@ -120,6 +131,11 @@ impl Rounds {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
+    }
+
+    /// Puts evaluation sets to versions as the gate of a round does.
+    pub fn evaluator(&self) -> Arc<Evaluator> {
+        self.0.evaluator.clone()
     }
 
     /// Creates a round over the questions that were logged and starts it in the background.

@@ -18,11 +18,19 @@ pub struct GateRules {
     pub max_answer_rate_drop: f64,
     /// The largest mean divergence from the base model, in nats a token.
     pub max_kl: f64,
+    /// Samples of each question of an evaluation set; their majority is right or wrong.
+    pub evaluation_samples: u32,
 }
 
 impl Default for GateRules {
     fn default() -> Self {
-        Self { held_back: 0.2, max_agreement_drop: 0.05, max_answer_rate_drop: 0.05, max_kl: 2.0 }
+        Self {
+            held_back: 0.2,
+            max_agreement_drop: 0.05,
+            max_answer_rate_drop: 0.05,
+            max_kl: 2.0,
+            evaluation_samples: 8,
+        }
     }
 }
 

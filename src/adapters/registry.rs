@@ -418,7 +418,10 @@ mod tests {
                 tokenizer::Tokenizer,
             },
         },
-        store::{AdapterUse, Answer, Candidate, Question, Round, RoundQuestion, RoundStep, RoundUpdate, Store},
+        store::{
+            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
+            RoundQuestion, RoundStep, RoundUpdate, Store,
+        },
     };
 
     /// Counts what it loads and what is still held; a lease's weights are the name of its version.
@@ -519,6 +522,25 @@ mod tests {
         uses: Mutex<BTreeMap<Version, Vec<AdapterUse>>>,
         adapters: Mutex<BTreeMap<Version, AdapterRecord>>,
         aliases: Mutex<BTreeMap<(String, String), Version>>,
+    }
+
+    #[async_trait]
+    impl EvaluationStore for FakeStore {
+        async fn put_evaluation_set(&self, _: &EvaluationSet) -> Result<(), StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn evaluation_set(&self, _: &str) -> Result<Option<EvaluationSet>, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn evaluation_sets(&self) -> Result<Vec<EvaluationSummary>, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn remove_evaluation_set(&self, _: &str) -> Result<bool, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
     }
 
     macro_rules! not_asked {

@@ -93,6 +93,10 @@ impl Client {
         self.send(self.http.request(Method::POST, format!("{}{path}", self.base)).json(body)).await
     }
 
+    pub async fn delete(&self, path: &str) -> anyhow::Result<Value> {
+        self.send(self.http.request(Method::DELETE, format!("{}{path}", self.base))).await
+    }
+
     /// What is there as text.
     pub async fn get_text(&self, path: &str) -> anyhow::Result<String> {
         let response = self.respond(self.http.request(Method::GET, format!("{}{path}", self.base))).await?;

@@ -6,17 +6,18 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use async_trait::async_trait;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ModelFlags, given,
     model::{progress_bar, show},
     print,
+    questions::QuestionSet,
 };
 use crate::{
     adaptation::{
@@ -28,7 +29,7 @@ use crate::{
     adapters::format,
     app::open_workbench,
     config::{Flag, Settings},
-    grading::{Answer, AnswerKind, Class, Tally, Verdict},
+    grading::{Answer, AnswerKind, Tally},
 };
 
 /// Learn from a file of questions, without a server
@@ -108,68 +109,14 @@ impl LearnArgs {
     }
 }
 
-/// The longest file of questions that is read, in bytes: more would not be learnt from in a day.
-const MAX_FILE_BYTES: u64 = 64 << 20;
-
-/// One line of a file of questions.
-#[derive(Deserialize)]
-struct Line {
-    question: String,
-    answer: Option<String>,
-}
-
-/// Questions, and their answers if those are to be compared.
-struct QuestionSet {
-    questions: Vec<String>,
-    gold: Option<Gold>,
-}
-
-/// The answers of a set's questions.
-#[derive(Default)]
-struct Gold {
-    texts: Vec<String>,
-    answers: Vec<Answer>,
-}
-
-impl QuestionSet {
-    fn answers(&self) -> Option<&[Answer]> {
-        self.gold.as_ref().map(|gold| &gold.answers[..])
+/// What is rewarded instead of votes.
+fn control_of(set: &QuestionSet, reward: ControlReward, kind: AnswerKind) -> anyhow::Result<Control> {
+    if reward == ControlReward::Random {
+        return Ok(Control::Random);
     }
-
-    /// What is rewarded instead of votes.
-    fn control(&self, reward: ControlReward, kind: AnswerKind) -> anyhow::Result<Control> {
-        if reward == ControlReward::Random {
-            return Ok(Control::Random);
-        }
-        let gold = self.gold.as_ref().context("--control labels needs --labels, and answers in the file")?;
-        let one_vote = |answer: &String| Tally::count_as(kind, [Some(answer.clone())]);
-        Ok(Control::Labels(gold.texts.iter().map(one_vote).collect()))
-    }
-}
-
-fn read_questions(path: &Path, labels: bool, kind: AnswerKind) -> anyhow::Result<QuestionSet> {
-    let name = path.display();
-    let bytes = fs::metadata(path).with_context(|| format!("cannot read the questions in {name}"))?.len();
-    ensure!(bytes <= MAX_FILE_BYTES, "{name} has {bytes} bytes, more than the {MAX_FILE_BYTES} that are read");
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the questions in {name}"))?;
-    let (mut questions, mut gold) = (Vec::new(), Gold::default());
-    for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = || format!("{name}, line {}", number + 1);
-        let line: Line = serde_json::from_str(line)
-            .with_context(|| format!("{}: expected {{\"question\": \"...\", \"answer\": \"...\"}}", place()))?;
-        ensure!(!line.question.trim().is_empty(), "{}: the question is empty", place());
-        if labels {
-            let answer = line.answer.with_context(|| format!("{}: --labels needs an answer", place()))?;
-            let gold_answer = Answer::read(&answer, kind);
-            let understood =
-                gold_answer.with_context(|| format!("{}: the answer {answer:?} is not understood", place()))?;
-            gold.answers.push(understood);
-            gold.texts.push(answer);
-        }
-        questions.push(line.question);
-    }
-    ensure!(!questions.is_empty(), "{name} has no questions");
-    Ok(QuestionSet { questions, gold: labels.then_some(gold) })
+    let gold = set.gold.as_ref().context("--control labels needs --labels, and answers in the file")?;
+    let one_vote = |answer: &String| Tally::count_as(kind, [Some(answer.clone())]);
+    Ok(Control::Labels(gold.texts.iter().map(one_vote).collect()))
 }
 
 /// What a sampling of a set of questions shows.
@@ -185,19 +132,16 @@ struct Measured {
 }
 
 fn measure(voted: &[Voted], gold: Option<&[Answer]>, kind: AnswerKind, recipe: &Recipe) -> Measured {
-    let is_right = |class: &&Class, gold: &Answer| {
-        class.key == gold.key || Verdict::of(Some(gold), Answer::read(&class.answer, kind).as_ref()) == Verdict::Equal
-    };
     let mean = |of: &dyn Fn(&Voted, &Answer) -> f64| {
         gold.map(|gold| voted.iter().zip(gold).map(|(voted, gold)| of(voted, gold)).sum::<f64>() / gold.len() as f64)
     };
     Measured {
         pass_at_1: mean(&|voted, gold| {
-            let right = voted.tally.classes.iter().find(|class| is_right(class, gold));
+            let right = voted.tally.classes.iter().find(|class| class.means(gold, kind));
             right.map_or(0.0, |class| class.votes() as f64 / voted.tally.total as f64)
         }),
         maj_at_n: mean(&|voted, gold| {
-            f64::from(u8::from(voted.tally.majority().is_some_and(|class| is_right(&class, gold))))
+            f64::from(u8::from(voted.tally.majority().is_some_and(|class| class.means(gold, kind))))
         }),
         votes: learner::vote_metrics(voted, recipe.reward_rule()),
     }
@@ -315,7 +259,7 @@ fn table_row(row: &Row) -> String {
 }
 
 pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<()> {
-    let read = |path: &Path| read_questions(path, args.labels, settings.grading.kind);
+    let read = |path: &Path| QuestionSet::read(path, args.labels, settings.grading.kind);
     let train = read(&args.questions)?;
     let heldout = args.heldout.as_deref().map(read).transpose()?;
     if let Some(folder) = &args.output {
@@ -345,7 +289,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         rows: Vec::new(),
     };
     let kind = bench.prompter.reading().kind;
-    let control = args.control.map(|reward| train.control(reward, kind)).transpose()?;
+    let control = args.control.map(|reward| control_of(&train, reward, kind)).transpose()?;
     let plan = Plan {
         questions: train.questions.clone(),
         held_back: heldout.as_ref().map(|set| set.questions.clone()).unwrap_or_default(),
@@ -403,36 +347,4 @@ fn before_and_after(rows: &[Row]) -> String {
         }
     }
     lines.join("\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(text: &str) -> tempfile::NamedTempFile {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), text).unwrap();
-        file
-    }
-
-    fn refusal(text: &str, labels: bool) -> String {
-        format!("{:#}", read_questions(file(text).path(), labels, AnswerKind::Auto).err().unwrap())
-    }
-
-    #[test]
-    fn answers_are_read_only_when_they_are_to_be_compared() {
-        let text = "{\"question\": \"1 + 1 =\", \"answer\": \"2\"}\n\n{\"question\": \"2 + 2 =\"}\n";
-        let set = read_questions(file(text).path(), false, AnswerKind::Auto).unwrap();
-        assert_eq!((set.questions.len(), set.gold.is_none()), (2, true));
-        assert!(refusal(text, true).contains("line 3: --labels needs an answer"));
-    }
-
-    #[test]
-    fn a_file_that_is_not_understood_is_refused_with_the_line() {
-        assert!(refusal("{\"question\": \"a\"}\nnot json\n", false).contains("line 2: expected {\"question\""));
-        assert!(refusal("{\"question\": \" \"}", false).contains("line 1: the question is empty"));
-        assert!(refusal("\n", false).contains("has no questions"));
-        let missing = read_questions(Path::new("/no/such/file"), false, AnswerKind::Auto).err().unwrap();
-        assert!(missing.to_string().contains("cannot read the questions in /no/such/file"));
-    }
 }

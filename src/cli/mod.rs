@@ -5,9 +5,11 @@ mod ask;
 mod bench;
 mod client;
 mod config;
+mod eval;
 mod grade;
 mod learn;
 mod model;
+mod questions;
 mod round;
 mod serve;
 
@@ -54,6 +56,7 @@ enum Command {
     Ask(ask::AskArgs),
     Grade(grade::GradeArgs),
     Round(round::RoundArgs),
+    Eval(eval::EvalArgs),
     Adapter(adapter::AdapterArgs),
     Config(config::ConfigArgs),
     Model(model::ModelArgs),
@@ -106,6 +109,7 @@ impl Command {
             Self::Serve(args) => args.flags(),
             Self::Learn(args) => args.flags(),
             Self::Round(args) => args.flags(),
+            Self::Eval(args) => args.flags(),
             Self::Adapter(args) => args.flags(),
             Self::Config(args) => args.flags(),
             Self::Model(args) => args.flags(),
@@ -121,6 +125,7 @@ impl Command {
             Self::Ask(args) => ask::run(args, settings).await,
             Self::Grade(args) => grade::run(&args),
             Self::Round(args) => round::run(args, settings).await,
+            Self::Eval(args) => eval::run(args, settings).await,
             Self::Adapter(args) => adapter::run(args, settings).await,
             Self::Config(args) => config::run(args, settings).await,
             Self::Model(args) => model::run(args, settings).await,

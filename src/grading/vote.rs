@@ -38,6 +38,11 @@ impl Class {
     pub fn votes(&self) -> usize {
         self.members.len()
     }
+
+    /// Whether its answer is the same as `gold`, where answers of a kind are expected.
+    pub fn means(&self, gold: &Answer, kind: AnswerKind) -> bool {
+        self.key == gold.key || Verdict::of(Some(gold), Answer::read(&self.answer, kind).as_ref()) == Verdict::Equal
+    }
 }
 
 /// The answers to one question, counted.

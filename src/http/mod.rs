@@ -29,6 +29,7 @@ use crate::{
     completing::Completing,
     config::{OperatorKey, ServerSettings},
     engine::handle::Engine,
+    evaluation::Evaluations,
     store::spool::Spooled,
     telemetry::Metrics,
 };
@@ -41,6 +42,7 @@ pub struct AppState {
     pub engine: Arc<dyn Engine>,
     pub registry: Arc<Registry>,
     pub rounds: Arc<dyn RoundControl>,
+    pub evaluations: Arc<Evaluations>,
     pub store: Arc<Spooled>,
     pub metrics: Arc<Metrics>,
     pub operator_key: OperatorKey,

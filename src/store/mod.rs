@@ -1,4 +1,4 @@
-//! What is remembered: questions, answers, rounds and adapters, in PostgreSQL or in an embedded SQLite file.
+//! What is remembered: questions, answers, rounds, adapters and evaluation sets, in PostgreSQL or in an embedded SQLite file.
 //!
 //! sqlx is used in this room only; everything else sees the trait and its rows. [`connect()`] opens a database,
 //! [`spool::Spooled`] keeps answers on the local disk while it is away.
@@ -8,6 +8,7 @@
 mod connect;
 mod driver;
 mod errors;
+mod evaluation;
 mod postgres;
 mod rows;
 pub mod spool;
@@ -16,6 +17,7 @@ mod sql;
 mod sqlite;
 
 pub use connect::connect;
+pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 
 use std::{fmt, sync::Arc};
 
@@ -284,7 +286,7 @@ pub const UNKNOWN_MODEL: &str = "";
 
 /// Everything the program remembers. Every method is one transaction.
 #[async_trait]
-pub trait Store: Send + Sync {
+pub trait Store: EvaluationStore {
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -294,8 +296,8 @@ pub trait Store: Send + Sync {
     async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError>;
 
     /// Up to `limit` questions to learn from, one for each distinct text (its newest), never those with
-    /// `learn: false`. Clients take turns; among a client's, those come first that no round has seen, newest first, then
-    /// those that rounds have not seen for longest.
+    /// `learn: false`, nor those of an evaluation set. Clients take turns; among a client's, those come first that no round
+    /// has seen, newest first, then those that rounds have not seen for longest.
     async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError>;
 
     /// How many questions with `learn: true` were asked since the last round was created (since ever, if none was).

@@ -18,8 +18,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Candidate, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore,
-    Store, StoreError,
+    AdapterRecord, AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
+    RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -195,6 +195,25 @@ impl Spooled {
 
 fn unusable(error: io::Error) -> StoreError {
     StoreError::Unavailable(format!("the spool on the local disk cannot be used ({error})"))
+}
+
+#[async_trait]
+impl EvaluationStore for Spooled {
+    async fn put_evaluation_set(&self, set: &EvaluationSet) -> Result<(), StoreError> {
+        self.inner.put_evaluation_set(set).await
+    }
+
+    async fn evaluation_set(&self, name: &str) -> Result<Option<EvaluationSet>, StoreError> {
+        self.inner.evaluation_set(name).await
+    }
+
+    async fn evaluation_sets(&self) -> Result<Vec<EvaluationSummary>, StoreError> {
+        self.inner.evaluation_sets().await
+    }
+
+    async fn remove_evaluation_set(&self, name: &str) -> Result<bool, StoreError> {
+        self.inner.remove_evaluation_set(name).await
+    }
 }
 
 #[async_trait]

@@ -1,5 +1,7 @@
 //! The store in SQL. The statements are common to both databases; what they do differently is in [`Driver`].
 
+mod evaluation;
+
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use async_trait::async_trait;
@@ -37,7 +39,8 @@ const LEARNABLE: &str = "WITH texts AS (
         SELECT id, text_hash, created_at,
             FIRST_VALUE(client) OVER (PARTITION BY text_hash ORDER BY created_at, id) AS first_client,
             ROW_NUMBER() OVER (PARTITION BY text_hash ORDER BY created_at DESC, id DESC) AS place
-        FROM questions WHERE learn
+        FROM questions q WHERE learn
+            AND NOT EXISTS (SELECT 1 FROM evaluation_items e WHERE e.text_hash = q.text_hash)
     ), seen AS (
         SELECT s.*, r.created_at AS seen_at,
             ROW_NUMBER() OVER (PARTITION BY s.text_hash ORDER BY r.created_at DESC, r.id DESC) AS back

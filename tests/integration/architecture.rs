@@ -8,21 +8,34 @@ use std::{
 
 /// Each room with the rooms that it may use, itself left out.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("adaptation", &["adapters", "engine", "grading", "prompter", "store", "telemetry"]),
+    ("adaptation", &["adapters", "engine", "evaluation", "grading", "prompter", "store", "telemetry"]),
     ("adapters", &["engine", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
     ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
     ("completing", &["adapters", "config", "engine", "prompter", "telemetry"]),
     ("config", &["adaptation", "grading"]),
     ("engine", &["web"]),
+    ("evaluation", &["adapters", "engine", "grading", "prompter", "statistics", "store"]),
     ("grading", &[]),
     (
         "http",
-        &["adaptation", "adapters", "answering", "completing", "config", "engine", "prompter", "store", "telemetry"],
+        &[
+            "adaptation",
+            "adapters",
+            "answering",
+            "completing",
+            "config",
+            "engine",
+            "evaluation",
+            "prompter",
+            "store",
+            "telemetry",
+        ],
     ),
     ("prompt", &["engine", "grading"]),
     ("prompter", &["engine", "grading", "prompt"]),
     ("shutdown", &[]),
+    ("statistics", &[]),
     ("store", &["engine"]),
     ("telemetry", &["config", "engine"]),
     ("web", &[]),
@@ -41,6 +54,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("Completing::new(", &["src/app.rs"]),
     ("Rounds::new(", &["src/app.rs"]),
     ("store::connect(", &["src/app.rs"]),
+    // Labels never leak: of what learns, only the gate of a round sees them.
+    ("evaluation::", &["src/evaluation/", "src/adaptation/rounds", "src/http/", "src/store/", "src/app.rs"]),
+    ("evaluation_set", &["src/evaluation/", "src/adaptation/rounds", "src/http/", "src/store/"]),
 ];
 
 /// What the pure files must not know.
@@ -50,6 +66,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/adaptation/loss.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/vote.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/schedule.rs", &["tokio", "candle", "store", "async "]),
+    ("src/statistics.rs", &["tokio", "candle", "async "]),
     ("src/adapters/gate.rs", &["tokio", "candle", "store::", "async "]),
     ("src/engine/prefix_tree.rs", &["tokio", "candle", "async "]),
     ("src/engine/response.rs", &["tokio", "candle", "async "]),

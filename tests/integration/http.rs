@@ -30,6 +30,7 @@ use ttrl::{
         },
         model::{chat_template::ChatTemplate, lora::Adapter, tokenizer::Tokenizer},
     },
+    evaluation::{Evaluations, Evaluator},
     http::{AppState, RoundControl, Scope, scopes, serve},
     prompt::PromptTemplate,
     prompter::Prompter,
@@ -43,7 +44,7 @@ use uuid::Uuid;
 
 use crate::support::postgres::Server as Postgres;
 
-const KEY: &str = "ttrl_0123456789abcdef";
+pub(crate) const KEY: &str = "ttrl_0123456789abcdef";
 const OWNER: &str = "test";
 
 /// What the engine does next, until told otherwise.
@@ -271,6 +272,14 @@ impl<E: Engine + 'static> Server<E> {
         let prompter = Arc::new(Prompter::new(dynamic.clone(), template, chat).unwrap());
         let metrics = Arc::new(Metrics::new().unwrap());
         let defaults = AnswerSettings { votes: 4, max_question_chars: 60, ..AnswerSettings::default() };
+        let evaluator = Evaluator {
+            engine: dynamic.clone(),
+            prompter: prompter.clone(),
+            samples: 4,
+            temperature: 0.8,
+            max_tokens: None,
+        };
+        let evaluations = Evaluations::new(Arc::new(evaluator), registry.clone(), store.clone());
         let answering = Answering::new(
             dynamic.clone(),
             registry.clone(),
@@ -287,6 +296,7 @@ impl<E: Engine + 'static> Server<E> {
             engine: dynamic,
             registry: registry.clone(),
             rounds: Arc::new(Ledger(store.clone())),
+            evaluations: Arc::new(evaluations),
             store: store.clone(),
             metrics,
             operator_key: OperatorKey::new(KEY),
@@ -350,6 +360,13 @@ async fn every_route_is_open_to_whom_it_says() {
         ("GET /v1/rounds", Operator),
         ("GET /v1/rounds/{id}", Operator),
         ("POST /v1/rounds/{id}/cancel", Operator),
+        ("POST /v1/evals", Operator),
+        ("GET /v1/evals", Operator),
+        ("GET /v1/evals/{name}", Operator),
+        ("DELETE /v1/evals/{name}", Operator),
+        ("POST /v1/evals/{name}/runs", Operator),
+        ("GET /v1/evals/{name}/runs", Operator),
+        ("GET /v1/evals/{name}/runs/{id}", Operator),
         ("GET /v1/adapters", Operator),
         ("GET /v1/adapters/{version}", Operator),
         ("POST /v1/adapters/{version}/activate", Operator),
@@ -364,7 +381,8 @@ async fn every_route_is_open_to_whom_it_says() {
 
     let server = Server::start().await;
     for (method, path, scope) in table {
-        let path = path.replace("{id}", &Uuid::now_v7().to_string()).replace("{version}", "base");
+        let path =
+            path.replace("{id}", &Uuid::now_v7().to_string()).replace("{version}", "base").replace("{name}", "x");
         let keys = [None, Some("wrong"), Some("ttrl_0123456789abcdee"), Some(KEY)];
         for key in keys {
             let request = server.request(method.clone(), &path);

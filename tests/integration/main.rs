@@ -3,6 +3,7 @@
 mod architecture;
 mod bench;
 mod engine;
+mod evals;
 mod families;
 mod grading;
 mod http;

@@ -17,8 +17,9 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, AdapterUse, Answer, Candidate, LIVE, ModelId, Question, Round, RoundQuestion, RoundState,
-        RoundStep, RoundTrigger, RoundUpdate, SetAside, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE, ModelId,
+        Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside, SharedStore, Store,
+        StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -83,6 +84,8 @@ on_both! {
     a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them
     the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_come_first
     clients_take_turns_and_a_text_is_its_first_askers
+    an_evaluation_set_comes_back_as_it_was_given_and_may_be_replaced_and_removed
+    a_question_of_an_evaluation_set_is_never_learned_from
     questions_are_counted_since_the_last_round
     a_round_walks_through_its_states
     a_round_obeys_only_its_owner
@@ -314,6 +317,44 @@ async fn clients_take_turns_and_a_text_is_its_first_askers(place: Place) {
     let clients: Vec<_> = all.iter().map(|candidate| candidate.client.as_deref()).collect();
     assert_eq!(clients, [Some("a"), Some("b"), None, Some("b"), Some("a")]);
     assert_eq!(all[0].question.client.as_deref(), Some("b"), "who asked it last");
+}
+
+fn evaluation_set(name: &str, questions: &[&str]) -> EvaluationSet {
+    let item = |question: &&str| EvaluationItem { question: (*question).into(), answer: "7".into() };
+    EvaluationSet { name: name.into(), created_at: now(), items: questions.iter().map(item).collect() }
+}
+
+async fn an_evaluation_set_comes_back_as_it_was_given_and_may_be_replaced_and_removed(place: Place) {
+    let store = place.open().await;
+    assert_eq!(store.evaluation_set("sums").await.unwrap(), None);
+    let many: Vec<String> = (0..2100).map(|number| format!("{number} + \0 =")).collect();
+    let many = evaluation_set("sums", &many.iter().map(String::as_str).collect::<Vec<_>>());
+    let other = evaluation_set("other", &["3 + 4 ="]);
+    for set in [&many, &other] {
+        store.put_evaluation_set(set).await.unwrap();
+    }
+    assert_eq!(store.evaluation_set("sums").await.unwrap().as_ref(), Some(&many));
+    let summary =
+        |set: &EvaluationSet, items| EvaluationSummary { name: set.name.clone(), created_at: set.created_at, items };
+    assert_eq!(store.evaluation_sets().await.unwrap(), [summary(&other, 1), summary(&many, 2100)]);
+
+    let replaced = evaluation_set("sums", &["5 + 2 =", "1 + 6 ="]);
+    store.put_evaluation_set(&replaced).await.unwrap();
+    assert_eq!(store.evaluation_set("sums").await.unwrap(), Some(replaced));
+    assert!(store.remove_evaluation_set("sums").await.unwrap());
+    assert!(!store.remove_evaluation_set("sums").await.unwrap());
+    assert_eq!(store.evaluation_sets().await.unwrap(), [summary(&other, 1)]);
+}
+
+async fn a_question_of_an_evaluation_set_is_never_learned_from(place: Place) {
+    let store = place.open().await;
+    for text in ["3 + 4 =", "  3 +\n4  =", "3+4 ="] {
+        ask(&*store, text, now()).await;
+    }
+    store.put_evaluation_set(&evaluation_set("sums", &["3  + 4 =\t"])).await.unwrap();
+    assert_eq!(texts(&store.learnable(10).await.unwrap()), ["3+4 ="]);
+    store.remove_evaluation_set("sums").await.unwrap();
+    assert_eq!(store.learnable(10).await.unwrap().len(), 2);
 }
 
 async fn questions_are_counted_since_the_last_round(place: Place) {

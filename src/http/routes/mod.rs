@@ -2,6 +2,7 @@
 
 pub mod adapters;
 pub mod answers;
+pub mod evals;
 pub mod rounds;
 pub mod system;
 
@@ -46,6 +47,13 @@ pub fn table() -> Vec<Route> {
         get(Operator, "/v1/rounds", rounds::list),
         get(Operator, "/v1/rounds/{id}", rounds::read),
         post(Operator, "/v1/rounds/{id}/cancel", rounds::cancel),
+        post(Operator, "/v1/evals", evals::put),
+        get(Operator, "/v1/evals", evals::list),
+        get(Operator, "/v1/evals/{name}", evals::read),
+        delete(Operator, "/v1/evals/{name}", evals::remove),
+        post(Operator, "/v1/evals/{name}/runs", evals::start),
+        get(Operator, "/v1/evals/{name}/runs", evals::runs),
+        get(Operator, "/v1/evals/{name}/runs/{id}", evals::run),
         get(Operator, "/v1/adapters", adapters::list),
         get(Operator, "/v1/adapters/{version}", adapters::read),
         post(Operator, "/v1/adapters/{version}/activate", adapters::activate),
@@ -69,4 +77,8 @@ fn get<H: Handler<T, AppState>, T: 'static>(scope: Scope, path: &'static str, ha
 
 fn post<H: Handler<T, AppState>, T: 'static>(scope: Scope, path: &'static str, handler: H) -> Route {
     Route { method: Method::POST, path, scope, handler: on(MethodFilter::POST, handler) }
+}
+
+fn delete<H: Handler<T, AppState>, T: 'static>(scope: Scope, path: &'static str, handler: H) -> Route {
+    Route { method: Method::DELETE, path, scope, handler: on(MethodFilter::DELETE, handler) }
 }
