@@ -64,9 +64,29 @@ function showAnswer(result) {
   at("result").hidden = false;
 }
 
-const ENDED = ["promoted", "rejected", "cancelled", "failed"];
+// Of these nothing moves by itself.
+const ENDED = ["held", "promoted", "rejected", "cancelled", "failed"];
 const REFRESH_MS = 2000;
 let again;
+
+/** What a person may do about a round that is held. */
+function decision(round) {
+  const cell = document.createElement("span");
+  cell.append(round.stale ? "held, stale " : "held ");
+  for (const verb of round.stale ? ["reject"] : ["promote", "reject"]) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = verb;
+    button.addEventListener("click", () => {
+      guarded(button, async () => {
+        await call("POST", `v1/rounds/${round.id}/${verb}`);
+        await showLearning();
+      });
+    });
+    cell.append(button, " ");
+  }
+  return cell;
+}
 
 async function showLearning() {
   const [adapters, rounds] = await Promise.all([call("GET", "v1/adapters"), call("GET", "v1/rounds?limit=10")]);
@@ -74,7 +94,7 @@ async function showLearning() {
   const lines = rounds.rounds.map((round) => {
     const result = round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
     const started = new Date(round.created_at).toLocaleString();
-    return row([started, round.state, `${round.step} of ${round.steps}`, String(round.questions), result]);
+    return row([started, round.state === "held" ? decision(round) : round.state, `${round.step} of ${round.steps}`, String(round.questions), result]);
   });
   at("rounds").replaceChildren(...(lines.length ? lines : [row(["No round yet", "", "", "", ""])]));
   at("learning").hidden = false;

@@ -14,3 +14,7 @@ CREATE TABLE evaluation_items (
     PRIMARY KEY (set_name, place)
 );
 CREATE INDEX evaluation_items_by_text ON evaluation_items (text_hash);
+
+-- A round that waits for a person has not ended, and the next one may begin.
+DROP INDEX rounds_one_active;
+CREATE UNIQUE INDEX rounds_one_active ON rounds ((finished_at IS NULL)) WHERE finished_at IS NULL AND state <> 'held';

@@ -214,18 +214,26 @@ impl Recipe {
         within("lora_rank", self.lora_rank as f64, 1.0, 512.0)?;
         within("lora_alpha", self.lora_alpha, 1e-3, 1e4)?;
         within("micro_batch_tokens", self.micro_batch_tokens as f64, 16.0, 1e6)?;
-        within("gate.held_back", self.gate.held_back, 0.0, 0.9)?;
-        share("gate.max_agreement_drop", self.gate.max_agreement_drop)?;
-        share("gate.max_answer_rate_drop", self.gate.max_answer_rate_drop)?;
-        within("gate.max_kl", self.gate.max_kl, 0.0, 1e3)?;
-        within("gate.evaluation_samples", f64::from(self.gate.evaluation_samples), 1.0, 256.0)?;
         share("selection.max_client_share", self.selection.max_client_share)?;
         share("selection.settled_ratio", self.selection.settled_ratio)?;
         // A candidate brings no more of its past.
         within("selection.settled_rounds", self.selection.settled_rounds as f64, 0.0, 6.0)?;
         share("selection.max_flip_rate", self.selection.max_flip_rate)?;
         within("selection.rest", self.selection.rest as f64, 0.0, 6.0)?;
+        self.validate_gate()?;
         self.validate_guard()
+    }
+
+    fn validate_gate(&self) -> Result<(), String> {
+        let gate = &self.gate;
+        within("gate.held_back", gate.held_back, 0.0, 0.9)?;
+        within("gate.max_agreement_drop", gate.max_agreement_drop, 0.0, 1.0)?;
+        within("gate.max_answer_rate_drop", gate.max_answer_rate_drop, 0.0, 1.0)?;
+        within("gate.max_length_ratio", gate.max_length_ratio, 1.0, 1e6)?;
+        within("gate.max_kl", gate.max_kl, 0.0, 1e3)?;
+        within("gate.evaluation_samples", f64::from(gate.evaluation_samples), 1.0, 256.0)?;
+        within("gate.max_accuracy_drop", gate.max_accuracy_drop, 0.0, 1.0)?;
+        within("gate.confidence", gate.confidence, 0.5, 0.9999)
     }
 
     fn validate_guard(&self) -> Result<(), String> {

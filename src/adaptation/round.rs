@@ -16,7 +16,7 @@ use crate::{
     },
     adapters::{
         format,
-        gate::{self, Figures, Verdict},
+        gate::{self, Figures},
         probe::MAX_LOG_PROB_GAP,
     },
     engine::{
@@ -177,9 +177,9 @@ pub struct Exam<'a> {
     pub seed: u64,
 }
 
-/// The gate's verdict, with the votes of both versions.
+/// What both versions showed, with their votes.
 pub struct Examined {
-    pub verdict: Verdict,
+    pub shown: gate::Shown,
     pub live: Vec<Voted>,
     pub candidate: Vec<Voted>,
 }
@@ -203,8 +203,9 @@ pub async fn examine(
     let Assessment { kl, log_prob_gap } = assessment;
     check_gap(log_prob_gap)?;
     let (live_figures, candidate_figures) = (figures(&live), figures(&candidate));
-    let verdict = gate::judge(&recipe.gate, (questions.len(), held_back), live_figures, candidate_figures, kl);
-    Ok(Examined { verdict, live, candidate })
+    let shown =
+        gate::Shown { questions: questions.len(), held_back, live: live_figures, candidate: candidate_figures, kl };
+    Ok(Examined { shown, live, candidate })
 }
 
 /// What the gate looks at.

@@ -1,5 +1,7 @@
 //! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time.
 
+mod judgement;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -22,14 +24,16 @@ use crate::{
     adaptation::{
         learner::{self, LearnError, VoteMetrics, Voted},
         recipe::Recipe,
-        round::{self, Exam, Examined, Plan, Watch, Workbench},
+        round::{self, Plan, Watch, Workbench},
         selection::{self, Selection},
         trainer::UpdateMetrics,
     },
     adapters::{
         format::{self, FormatError},
+        gate::Decision,
         registry::{Registry, RegistryError},
     },
+    engine::handle::Version,
     evaluation::Evaluator,
     store::{
         Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
@@ -61,8 +65,16 @@ pub enum RoundError {
     NothingToLearn,
     #[error("there is no round {0}")]
     Missing(Uuid),
+    /// What a held candidate was compared with is not live any more.
+    #[error(
+        "round {id} is stale: its candidate was compared with version {parent}, and {live} is live now; reject it, or \
+         activate {parent} first"
+    )]
+    Stale { id: Uuid, parent: Version, live: Version },
     #[error("the server is stopping")]
     Stopping,
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -99,6 +111,8 @@ struct Inner {
     running: Mutex<Option<(Uuid, CancellationToken)>>,
     /// Held while a round is created, and while orphans are looked for: a round that is just being created is none.
     starting: tokio::sync::Mutex<()>,
+    /// Held while a person's decision is carried out: of two, the second finds that the round does not wait any more.
+    deciding: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -128,6 +142,7 @@ impl Rounds {
             owner: Uuid::now_v7().to_string(),
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            deciding: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
@@ -164,6 +179,9 @@ impl Rounds {
             None => Err(RoundError::Missing(id)),
             Some(round) if round.state.is_final() => {
                 Err(RoundError::Conflict(format!("round {id} has ended: nothing is left to cancel")))
+            }
+            Some(round) if round.state == RoundState::Held => {
+                Err(RoundError::Conflict(format!("round {id} waits for a person: promote or reject it")))
             }
             Some(_) => Err(RoundError::Conflict(format!("round {id} runs on another server: cancel it there"))),
         }
@@ -266,8 +284,7 @@ impl Inner {
             .unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
         drop(heartbeat);
         let (state, reason) = match outcome {
-            Ok(None) => (RoundState::Promoted, None),
-            Ok(Some(reason)) => (RoundState::Rejected, Some(reason)),
+            Ok(ending) => ending,
             Err(_) if self.stopping.is_cancelled() => (RoundState::Cancelled, Some("the server was stopped".into())),
             Err(Failure::Learn(LearnError::Cancelled)) => {
                 (RoundState::Cancelled, Some("the operator cancelled it".into()))
@@ -314,13 +331,13 @@ impl Inner {
         }
     }
 
-    /// The round itself; `Some` says why the candidate was rejected.
+    /// The round itself: how it ended, and why if it was not promoted.
     async fn drive(
         self: Arc<Self>,
         round: Round,
         candidates: Vec<Candidate>,
         cancel: CancellationToken,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<(RoundState, Option<String>), Failure> {
         let (round, cancel) = (&round, &cancel);
         let lease = self.registry.lease(&round.parent_version).await?;
         let start = match round.parent_version.is_base() {
@@ -338,7 +355,7 @@ impl Inner {
         };
         self.update(round.id, chosen).await?;
         if questions.is_empty() {
-            return Ok(Some(format!("nothing is left to learn from now: {}", told(&set_aside))));
+            return Ok(rejected(format!("nothing is left to learn from now: {}", told(&set_aside))));
         }
         let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         let plan = Plan {
@@ -353,28 +370,17 @@ impl Inner {
         let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default(), held_back: None };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
         if learnt.updates == 0 {
-            return Ok(Some("no question could teach anything: votes were tied, weak or of one mind".into()));
+            return Ok(rejected("no question could teach anything: votes were tied, weak or of one mind"));
         }
         let base_model = self.bench.engine.info().name.clone();
         let files = format::encode(&learnt.config, &learnt.tensors, &base_model)?;
         let parent = round.parent_version.clone();
         let version = self.registry.add(files, parent, Some(round.id)).await?;
-        let update = RoundUpdate {
-            state: Some(RoundState::Evaluating),
-            candidate_version: Some(version.clone()),
-            ..RoundUpdate::default()
-        };
-        self.update(round.id, update).await?;
-
-        // The candidate as it was saved, not as it was trained: what is examined is what may go live.
-        let candidate = self.registry.lease(&version).await?;
-        let asked = if held.is_empty() { trained } else { held };
-        let exam = Exam { questions: &texts(asked), held_back: !held.is_empty(), seed: learner::mix(seed, u64::MAX) };
-        let leases = (&lease, &candidate);
-        let examined = round::examine(&self.bench, leases, learnt.trainer, exam, &self.recipe, cancel).await?;
-        self.record_exam(round, asked, &examined).await?;
-        if !examined.verdict.promote {
-            return Ok(Some(examined.verdict.reasons.join("; ")));
+        let verdict = self.judge(round, (trained, held), (&version, learnt.trainer), cancel).await?;
+        match verdict.decision {
+            Decision::Reject => return Ok(rejected(verdict.reasons.join("; "))),
+            Decision::Hold => return Ok((RoundState::Held, Some(verdict.reasons.join("; ")))),
+            Decision::Promote => {}
         }
         if cancel.is_cancelled() {
             return Err(LearnError::Cancelled.into());
@@ -382,9 +388,9 @@ impl Inner {
         match self.registry.activate(Some(&round.parent_version), &version).await {
             Ok(previous) => {
                 info!(%previous, live = %version, "the candidate is live");
-                Ok(None)
+                Ok((RoundState::Promoted, None))
             }
-            Err(error @ RegistryError::Conflict { .. }) => Ok(Some(error.to_string())),
+            Err(error @ RegistryError::Conflict { .. }) => Ok(rejected(error.to_string())),
             Err(error) => Err(error.into()),
         }
     }
@@ -447,26 +453,10 @@ impl Inner {
         let update = RoundUpdate { state: Some(state), ..RoundUpdate::default() };
         self.update(round.id, update).await
     }
+}
 
-    async fn record_exam(&self, round: &Round, asked: &[Question], examined: &Examined) -> Result<(), StoreError> {
-        let mut rows = Vec::with_capacity(asked.len());
-        for ((question, before), after) in asked.iter().zip(&examined.live).zip(&examined.candidate) {
-            rows.push(RoundQuestion {
-                round_id: round.id,
-                question_id: question.id,
-                text: question.text.clone(),
-                held_back: examined.verdict.held_back,
-                before_answer: majority(before),
-                before_ratio: Some(before.tally.majority_ratio()),
-                after_answer: majority(after),
-                after_ratio: Some(after.tally.majority_ratio()),
-                set_aside: None,
-            });
-        }
-        self.patiently(|| self.store.record_round_questions(&rows)).await?;
-        let update = RoundUpdate { verdict: Some(json!(examined.verdict)), ..RoundUpdate::default() };
-        self.update(round.id, update).await
-    }
+fn rejected(reason: impl Into<String>) -> (RoundState, Option<String>) {
+    (RoundState::Rejected, Some(reason.into()))
 }
 
 fn is_running(id: Uuid) -> RoundError {

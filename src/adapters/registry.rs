@@ -420,7 +420,7 @@ mod tests {
         },
         store::{
             AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-            RoundQuestion, RoundStep, RoundUpdate, Store,
+            RoundQuestion, RoundState, RoundStep, RoundUpdate, Store,
         },
     };
 
@@ -611,6 +611,7 @@ mod tests {
         create_round(&Round, &str, u32) -> ();
         heartbeat(Uuid, &str, u32) -> ();
         update_round(Uuid, &str, RoundUpdate) -> ();
+        decide_round(Uuid, RoundState, Option<&str>) -> ();
         fail_orphans(&str, &str) -> u64;
         round(Uuid) -> Option<Round>;
         rounds(u32, Option<Uuid>) -> Vec<Round>;

@@ -16,13 +16,13 @@ use crate::config::{Flag, Settings};
 /// How often a round is looked at while it is watched.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Start, watch and cancel rounds of learning
+/// Start, watch, cancel and decide about rounds of learning
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   ttrl round start --watch
   ttrl round list
-  ttrl round cancel 0198c0de-0000-7000-8000-000000000000")]
+  ttrl round promote 0198c0de-0000-7000-8000-000000000000")]
 pub struct RoundArgs {
     #[command(subcommand)]
     command: RoundCommand,
@@ -52,7 +52,13 @@ enum RoundCommand {
     /// Cancel a running round
     #[command(after_help = "Example:\n  ttrl round cancel 0198c0de-0000-7000-8000-000000000000")]
     Cancel { id: Uuid },
-    /// Follow a round until it has ended
+    /// Make the candidate of a held round live
+    #[command(after_help = "Example:\n  ttrl round promote 0198c0de-0000-7000-8000-000000000000")]
+    Promote { id: Uuid },
+    /// Dismiss the candidate of a held round
+    #[command(after_help = "Example:\n  ttrl round reject 0198c0de-0000-7000-8000-000000000000")]
+    Reject { id: Uuid },
+    /// Follow a round until it has ended, or waits for a person
     #[command(after_help = "Examples:\n  ttrl round watch\n  ttrl round watch 0198c0de-0000-7000-8000-000000000000")]
     Watch {
         /// The round [default: the newest]
@@ -85,6 +91,12 @@ pub(super) async fn run(args: RoundArgs, settings: Settings) -> anyhow::Result<(
         }),
         RoundCommand::Cancel { id } => {
             show(&client.post(&format!("/v1/rounds/{id}/cancel"), &json!({})).await?, json, line)
+        }
+        RoundCommand::Promote { id } => {
+            show(&client.post(&format!("/v1/rounds/{id}/promote"), &json!({})).await?, json, line)
+        }
+        RoundCommand::Reject { id } => {
+            show(&client.post(&format!("/v1/rounds/{id}/reject"), &json!({})).await?, json, line)
         }
         RoundCommand::Watch { id: Some(id) } => follow(&client, id, json).await,
         RoundCommand::Watch { id: None } => {
@@ -141,7 +153,7 @@ fn line(entry: &Value) -> String {
     let mut line = format!(
         "{}  {:<10}  step {} of {}, {} questions",
         field("id"),
-        field("state"),
+        if entry["stale"] == true { "stale".into() } else { field("state") },
         field("step"),
         field("steps"),
         field("questions")

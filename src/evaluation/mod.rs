@@ -14,10 +14,11 @@ pub use runs::{Evaluations, Run, RunState, Score};
 pub use sets::{MAX_ITEMS, MAX_SETS, SetError};
 
 use crate::{
-    adapters::registry::RegistryError,
+    adapters::{gate::Compared, registry::RegistryError},
     engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority, Report},
     grading::Answer,
     prompter::Prompter,
+    statistics::Paired,
     store::{EvaluationItem, EvaluationSet, StoreError},
 };
 
@@ -78,6 +79,22 @@ impl Evaluator {
         }
         let mut groups = self.engine.generate(requests).await?.into_iter();
         Ok(golds.into_iter().map(|gold| Some(self.mark(&gold?, &groups.next()?))).collect())
+    }
+
+    /// What two versions get right of a set, with the same random numbers for both.
+    ///
+    /// # Errors
+    /// If the engine has stopped or fails.
+    pub async fn compare(
+        &self,
+        set: &EvaluationSet,
+        (live, candidate): (&Lease, &Lease),
+        seed: u64,
+    ) -> Result<Compared, EngineError> {
+        let (live, candidate) = (self.marks(set, live, seed).await?, self.marks(set, candidate, seed).await?);
+        let asked = live.iter().zip(&candidate).filter_map(|pair| Some(((*pair.0)?, (*pair.1)?)));
+        let counts = Paired::count(asked.map(|(live, candidate)| (live.majority, candidate.majority)));
+        Ok(Compared { set: set.name.clone(), counts, skipped: set.items.len() - counts.total() })
     }
 
     /// The request for an item, and its right answer.

@@ -8,8 +8,8 @@ use crate::store::EvaluationItem;
 /// The most sets: a gate asks them all, and a person reads what came of each.
 pub const MAX_SETS: usize = 20;
 
-/// The most items of a set. It tells a difference of two points in a hundred; more would make each gate take longer than
-/// the round before it.
+/// The most items of a set. They tell a fall of three points in a hundred where versions differ on a fifth of them
+/// (`docs/gate.md`); more would make a gate take longer than the round before it.
 pub const MAX_ITEMS: usize = 2000;
 
 /// The longest name, in characters; it is a part of addresses.

@@ -100,6 +100,8 @@ pub enum RoundState {
     Sampling,
     Training,
     Evaluating,
+    /// Its work is done, and a person decides about its candidate.
+    Held,
     Promoted,
     Rejected,
     Cancelled,
@@ -112,15 +114,20 @@ impl RoundState {
         matches!(self, Self::Promoted | Self::Rejected | Self::Cancelled | Self::Failed)
     }
 
-    /// Whether a round may go from this state to `next`.
+    /// Whether a server works on the round, or is about to. One that is held has not ended, but others may begin.
+    pub fn is_active(self) -> bool {
+        !self.is_final() && self != Self::Held
+    }
+
+    /// Whether the server that works on a round may take it from this state to `next`.
     pub fn may_become(self, next: Self) -> bool {
         use RoundState::*;
         match self {
             Queued => matches!(next, Sampling | Rejected | Cancelled | Failed),
             Sampling => matches!(next, Training | Evaluating | Rejected | Cancelled | Failed),
             Training => matches!(next, Sampling | Evaluating | Rejected | Cancelled | Failed),
-            Evaluating => matches!(next, Promoted | Rejected | Cancelled | Failed),
-            Promoted | Rejected | Cancelled | Failed => false,
+            Evaluating => matches!(next, Held | Promoted | Rejected | Cancelled | Failed),
+            Held | Promoted | Rejected | Cancelled | Failed => false,
         }
     }
 }
@@ -154,7 +161,7 @@ pub struct Round {
     pub candidate_version: Option<Version>,
     /// The gate's verdict with its figures.
     pub verdict: Option<Value>,
-    /// Why it failed, was rejected or was cancelled, for the operator.
+    /// Why it failed, is held, was rejected or was cancelled, for the operator.
     pub reason: Option<String>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
@@ -251,11 +258,11 @@ pub struct AdapterRecord {
 /// Who needs the files of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterUse {
-    /// It is live for some model, or a round that has not ended starts from it or made it.
+    /// It is live for some model, or a round that is active starts from it or made it.
     Needed,
-    /// It went live once, or was not made by a round: someone may want to go back to it.
+    /// It went live once, waits for a person, or was not made by a round: someone may want it.
     Spare,
-    /// Its round ended without promoting it.
+    /// Its round ended without promoting it, or holding it for a person.
     Dismissed,
 }
 
@@ -306,8 +313,8 @@ pub trait Store: EvaluationStore {
     /// When the newest round was created.
     async fn last_round_at(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
-    /// Creates a round in state `queued`, owned by `owner` for `lease_seconds`. A conflict if another round that has
-    /// not ended holds a lease that has not run out; one whose lease has run out is marked failed first.
+    /// Creates a round in state `queued`, owned by `owner` for `lease_seconds`. A conflict if another round that is
+    /// active holds a lease that has not run out; one whose lease has run out is marked failed first.
     async fn create_round(&self, round: &Round, owner: &str, lease_seconds: u32) -> Result<(), StoreError>;
 
     /// Prolongs the lease; a conflict if `owner` no longer holds it or the round has ended.
@@ -317,7 +324,10 @@ pub trait Store: EvaluationStore {
     /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends.
     async fn update_round(&self, id: Uuid, owner: &str, update: RoundUpdate) -> Result<(), StoreError>;
 
-    /// Marks as failed, with `reason`, every round that has not ended and whose lease has run out or is held by
+    /// Ends a held round as promoted or rejected; a conflict if it is not held.
+    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError>;
+
+    /// Marks as failed, with `reason`, every round that is active and whose lease has run out or is held by
     /// `owner`; returns how many.
     async fn fail_orphans(&self, owner: &str, reason: &str) -> Result<u64, StoreError>;
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     AdapterRecord, AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-    RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
+    RoundQuestion, RoundState, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -267,6 +267,10 @@ impl Store for Spooled {
 
     async fn update_round(&self, id: Uuid, owner: &str, update: RoundUpdate) -> Result<(), StoreError> {
         self.inner.update_round(id, owner, update).await
+    }
+
+    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
+        self.inner.decide_round(id, state, reason).await
     }
 
     async fn fail_orphans(&self, owner: &str, reason: &str) -> Result<u64, StoreError> {

@@ -68,7 +68,7 @@ const LEARNABLE: &str = "WITH texts AS (
 /// Names are looked at whatever their model: the files of all models are in one folder.
 const ADAPTER_USE: &str = "SELECT a.*,
         EXISTS (SELECT 1 FROM aliases WHERE version = a.version) OR EXISTS (
-            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL
+            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND r.state <> 'held'
                 AND (r.id = a.round_id OR r.parent_version = a.version OR r.candidate_version = a.version)
         ) AS needed,
         EXISTS (
@@ -102,7 +102,7 @@ impl<D: Driver> Rounds<D> {
             return Err(StoreError::Missing { what: "round", id: id.to_string() });
         };
         let round = rows::round(row)?;
-        if round.state.is_final() {
+        if !round.state.is_active() {
             return Err(StoreError::Conflict(format!("round {id} has ended")));
         }
         if !row.boolean("is_owner")? {
@@ -117,7 +117,7 @@ impl<D: Driver> Rounds<D> {
             "UPDATE rounds SET finished_at = $2,
                 state = CASE WHEN candidate_version IN (SELECT version FROM aliases) THEN 'promoted' ELSE 'failed' END,
                 reason = CASE WHEN candidate_version IN (SELECT version FROM aliases) THEN NULL ELSE $1 END
-             WHERE finished_at IS NULL AND ({which}) RETURNING id"
+             WHERE finished_at IS NULL AND state <> 'held' AND ({which}) RETURNING id"
         );
         let failed = self.fetch(&sql, args![reason, self.now, owner]).await?;
         Ok(failed.len() as u64)
@@ -273,7 +273,7 @@ impl<D: Driver> Store for SqlStore<D> {
         const SQL: &str = "INSERT INTO rounds (id, state, started_by, recipe, questions, held_back, step, steps,
                 parent_version, candidate_version, verdict, reason, created_at, owner, lease_expires_at)
             VALUES ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
-        const ACTIVE: &str = "SELECT id FROM rounds WHERE finished_at IS NULL";
+        const ACTIVE: &str = "SELECT id FROM rounds WHERE finished_at IS NULL AND state <> 'held'";
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
             rounds.fail("lease_expires_at <= $2", "the server that ran it stopped", None).await?;
@@ -319,6 +319,22 @@ impl<D: Driver> Store for SqlStore<D> {
             args.extend(args![update.questions, update.held_back, update.step, update.candidate_version.as_ref()]);
             args.extend(args![update.verdict.as_ref(), update.reason.as_deref(), left_queue, ended]);
             rounds.fetch(SQL, args).await?;
+            rounds.commit().await
+        })
+        .await
+    }
+
+    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE rounds SET state = $2, finished_at = $3, reason = COALESCE($4, reason)
+            WHERE id = $1 AND state = 'held' RETURNING id";
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            let mut args = args![id];
+            args.push(Arg::word(&state)?);
+            args.extend(args![rounds.now, reason]);
+            if rounds.fetch(SQL, args).await?.is_empty() {
+                return Err(StoreError::Conflict(format!("round {id} is not held for a decision")));
+            }
             rounds.commit().await
         })
         .await

@@ -139,8 +139,10 @@ metrics! {
     spooled_records: IntGauge;
     /// The adapter versions that have a name; always 1.
     adapter_info: IntGaugeVec, labels &["version", "alias"];
-    /// Rounds that ended, by outcome: `promoted`, `rejected`, `cancelled` or `failed`.
+    /// Rounds whose work ended, by outcome: `promoted`, `held` for a person, `rejected`, `cancelled` or `failed`.
     rounds_total: IntCounterVec, labels &["outcome"];
+    /// Rounds that were held and that a person decided about: `promoted` or `rejected`.
+    rounds_decided_total: IntCounterVec, labels &["decision"];
     /// Rounds that were given up before their last step, by the rule of the guard that was broken.
     rounds_given_up_total: IntCounterVec, labels &["rule"];
     /// Whether this server runs a round.

@@ -9,7 +9,7 @@ use std::{
 /// Each room with the rooms that it may use, itself left out.
 const MAY_USE: &[(&str, &[&str])] = &[
     ("adaptation", &["adapters", "engine", "evaluation", "grading", "prompter", "store", "telemetry"]),
-    ("adapters", &["engine", "store"]),
+    ("adapters", &["engine", "statistics", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
     ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
     ("completing", &["adapters", "config", "engine", "prompter", "telemetry"]),

@@ -222,6 +222,14 @@ impl RoundControl for Ledger {
         let update = RoundUpdate { state: Some(RoundState::Cancelled), ..RoundUpdate::default() };
         self.0.update_round(id, OWNER, update).await.map_err(|_| RoundError::Missing(id))
     }
+
+    async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
+        Ok(self.0.decide_round(id, RoundState::Promoted, None).await?)
+    }
+
+    async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
+        Ok(self.0.decide_round(id, RoundState::Rejected, None).await?)
+    }
 }
 
 pub(crate) struct Server<E = Scripted> {
@@ -360,6 +368,8 @@ async fn every_route_is_open_to_whom_it_says() {
         ("GET /v1/rounds", Operator),
         ("GET /v1/rounds/{id}", Operator),
         ("POST /v1/rounds/{id}/cancel", Operator),
+        ("POST /v1/rounds/{id}/promote", Operator),
+        ("POST /v1/rounds/{id}/reject", Operator),
         ("POST /v1/evals", Operator),
         ("GET /v1/evals", Operator),
         ("GET /v1/evals/{name}", Operator),

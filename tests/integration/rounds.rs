@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ttrl::{
+    adapters::gate::Decision,
     app::Server,
     config::{Device, Settings},
 };
@@ -123,6 +124,7 @@ impl Place {
         learning.guard.enabled = false;
         let gate = &mut learning.gate;
         (gate.held_back, gate.max_kl, gate.max_agreement_drop, gate.max_answer_rate_drop) = (0.5, 1000.0, 1.0, 1.0);
+        gate.max_length_ratio = 1000.0;
         settings
     }
 }
@@ -193,6 +195,26 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("the round at {path} did not come so far");
+    }
+
+    async fn metrics(&self) -> String {
+        self.client.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Keeps eight labelled questions that no version gets right; one of them has been asked.
+    async fn label(&self) {
+        let items: Vec<Value> =
+            (0..8).map(|number| json!({"question": format!("{number}  + 3"), "answer": "9"})).collect();
+        let (status, set) = self.call(Method::POST, "/v1/evals", json!({"name": "sums", "items": items})).await;
+        assert_eq!(status, 200, "{set}");
+    }
+
+    /// Runs a round and returns its path and how it is shown while it waits for a person.
+    async fn held_round(&self) -> (String, Value) {
+        let path = self.begin().await;
+        let shown = self.wait(&path, |shown| ended(shown) || shown["round"]["state"] == "held").await;
+        assert_eq!(shown["round"]["state"], "held", "{shown}");
+        (path, shown)
     }
 
     async fn end(&self, path: &str) -> Value {
@@ -351,8 +373,82 @@ async fn a_round_that_breaks_a_rule_of_the_guard_is_rejected_with_the_reason_and
     assert_eq!(round["candidate_version"], Value::Null);
     assert_eq!(step["metrics"]["held_back"]["questions"], 4, "{step}");
     assert_eq!(server.live().await, "base");
-    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let metrics = server.metrics().await;
     assert!(metrics.contains("ttrl_rounds_given_up_total{rule=\"gradient-norm\"} 1"), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_candidate_of_which_labels_prove_nothing_waits_for_a_person_and_one_that_is_overtaken_is_stale() {
+    let place = Place::new();
+    let server = Running::start(place.settings("tiny")).await;
+    server.ask_all().await;
+    server.label().await;
+    let (first, shown) = server.held_round().await;
+    let round = &shown["round"];
+    assert_eq!((&round["questions"], &round["stale"], &round["finished_at"]), (&json!(7), &json!(false), &Value::Null));
+    let reason = round["reason"].as_str().unwrap();
+    assert!(reason.starts_with("the set sums does not prove that accuracy fell by at most 0.05"), "{reason}");
+    let tested = &round["verdict"]["evaluations"][0];
+    let counts = json!({"both": 0, "only_live": 0, "only_candidate": 0, "neither": 8});
+    assert_eq!((&tested["set"], &tested["counts"], &tested["outcome"]), (&json!("sums"), &counts, &json!("unsure")));
+    assert_eq!(server.live().await, "base");
+    let (status, refused) = server.call(Method::POST, &format!("{first}/cancel"), json!({})).await;
+    assert!(status == 409 && refused["error"]["message"].as_str().unwrap().contains("waits for a person"), "{refused}");
+
+    // The next one may begin, and its end tidies up.
+    let (second, other) = server.held_round().await;
+    assert!(place.adapter(&candidate(&shown)).exists() && place.adapter(&candidate(&other)).exists());
+    let decide = async |path: &str, verb: &str| server.call(Method::POST, &format!("{path}/{verb}"), json!({})).await;
+    let (status, promoted) = decide(&first, "promote").await;
+    assert_eq!((status, &promoted["state"]), (200, &json!("promoted")), "{promoted}");
+    assert_eq!(server.live().await, candidate(&shown));
+    assert_eq!(server.ask("1 + 2").await["adapter_version"], candidate(&shown));
+
+    assert_eq!(server.get(&second).await["round"]["stale"], true);
+    let (status, refused) = decide(&second, "promote").await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("stale")), "{refused}");
+    let (status, rejected) = decide(&second, "reject").await;
+    assert_eq!(
+        (status, &rejected["state"], &rejected["reason"]),
+        (200, &json!("rejected"), &json!("an operator rejected it"))
+    );
+    assert!(!place.adapter(&candidate(&other)).exists());
+    let (status, refused) = decide(&second, "promote").await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("conflict")), "{refused}");
+    let metrics = server.metrics().await;
+    for line in [
+        "ttrl_rounds_total{outcome=\"held\"} 2",
+        "ttrl_rounds_decided_total{decision=\"promoted\"} 1",
+        "ttrl_rounds_decided_total{decision=\"rejected\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_settings_decide_about_what_passes_and_a_held_round_outlives_its_server() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    settings.learning.gate.max_accuracy_drop = 1.0;
+    let server = Running::start(settings.clone()).await;
+    server.ask_all().await;
+    server.label().await;
+    let shown = server.round().await;
+    let verdict = &shown["round"]["verdict"];
+    assert_eq!((&verdict["decision"], &verdict["outcome"]), (&json!("promote"), &json!("passed")), "{shown}");
+    server.stop().await;
+
+    settings.learning.gate.when_passed = Decision::Hold;
+    let server = Running::start(settings.clone()).await;
+    let (path, shown) = server.held_round().await;
+    assert!(shown["round"]["reason"].as_str().unwrap().starts_with("it keeps to all rules"), "{shown}");
+    server.stop().await;
+    let server = Running::start(settings).await;
+    let (status, promoted) = server.call(Method::POST, &format!("{path}/promote"), json!({})).await;
+    assert_eq!((status, &promoted["state"]), (200, &json!("promoted")), "{promoted}");
+    assert_eq!(server.live().await, candidate(&shown));
     server.stop().await;
 }
 

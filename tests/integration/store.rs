@@ -93,6 +93,7 @@ on_both! {
     a_round_whose_lease_ran_out_gives_way
     orphans_are_those_of_the_owner_or_without_a_lease
     an_orphan_whose_candidate_is_live_was_promoted
+    a_held_round_waits_for_a_decision_while_others_run
     rounds_are_listed_newest_first_page_by_page
     steps_are_kept_in_order_and_replaced
     the_questions_of_a_round_are_replaced_by_key
@@ -500,6 +501,50 @@ async fn an_orphan_whose_candidate_is_live_was_promoted(place: Place) {
     let ended = store.round(cut_off.id).await.unwrap().unwrap();
     assert_eq!((ended.state, ended.reason), (RoundState::Promoted, None));
     assert!(ended.finished_at.is_some());
+}
+
+async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
+    use RoundState::*;
+    let store = place.open().await;
+    let mut ids = vec![];
+    for digit in ['7', '8'] {
+        let round = round();
+        store.create_round(&round, "a", 60).await.unwrap();
+        let adapter = AdapterRecord {
+            version: hash(digit),
+            model: None,
+            parent_version: Version::base(),
+            round_id: Some(round.id),
+            bytes: 1,
+            created_at: now(),
+        };
+        store.record_adapter(&adapter).await.unwrap();
+        store.update_round(round.id, "a", to(Sampling)).await.unwrap();
+        let made = RoundUpdate { candidate_version: Some(hash(digit)), ..to(Evaluating) };
+        store.update_round(round.id, "a", made).await.unwrap();
+        assert_conflict(store.decide_round(round.id, Promoted, None).await);
+        let held = RoundUpdate { reason: Some("too few labels".into()), ..to(Held) };
+        store.update_round(round.id, "a", held).await.unwrap();
+        ids.push(round.id);
+    }
+    // Nobody works on it any more, and it is no orphan.
+    assert_conflict(store.heartbeat(ids[0], "a", 60).await);
+    assert_conflict(store.update_round(ids[0], "a", to(Promoted)).await);
+    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 0);
+    let held = store.round(ids[0]).await.unwrap().unwrap();
+    assert_eq!((held.state, held.finished_at, held.reason.as_deref()), (Held, None, Some("too few labels")));
+    let said = async |digit| store.adapter_use(&hash(digit)).await.unwrap().unwrap().1;
+    assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Spare));
+
+    store.decide_round(ids[0], Promoted, None).await.unwrap();
+    store.decide_round(ids[1], Rejected, Some("no")).await.unwrap();
+    assert_conflict(store.decide_round(ids[1], Promoted, None).await);
+    for (id, state, reason) in [(ids[0], Promoted, "too few labels"), (ids[1], Rejected, "no")] {
+        let decided = store.round(id).await.unwrap().unwrap();
+        assert_eq!((decided.state, decided.reason.as_deref()), (state, Some(reason)));
+        assert!(decided.finished_at.is_some());
+    }
+    assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Dismissed));
 }
 
 async fn rounds_are_listed_newest_first_page_by_page(place: Place) {

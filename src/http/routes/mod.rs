@@ -47,6 +47,8 @@ pub fn table() -> Vec<Route> {
         get(Operator, "/v1/rounds", rounds::list),
         get(Operator, "/v1/rounds/{id}", rounds::read),
         post(Operator, "/v1/rounds/{id}/cancel", rounds::cancel),
+        post(Operator, "/v1/rounds/{id}/promote", rounds::promote),
+        post(Operator, "/v1/rounds/{id}/reject", rounds::reject),
         post(Operator, "/v1/evals", evals::put),
         get(Operator, "/v1/evals", evals::list),
         get(Operator, "/v1/evals/{name}", evals::read),

@@ -17,7 +17,7 @@ use super::super::{
 };
 use crate::{
     adaptation::rounds::{RoundError, Rounds},
-    store::{Round, RoundTrigger, Store},
+    store::{Round, RoundState, RoundTrigger, Store},
 };
 
 /// What the routes want from whoever runs rounds.
@@ -26,6 +26,10 @@ pub trait RoundControl: Send + Sync {
     async fn start(&self) -> Result<Round, RoundError>;
 
     async fn cancel(&self, id: Uuid) -> Result<(), RoundError>;
+
+    async fn promote(&self, id: Uuid) -> Result<(), RoundError>;
+
+    async fn reject(&self, id: Uuid) -> Result<(), RoundError>;
 }
 
 #[async_trait]
@@ -37,6 +41,14 @@ impl RoundControl for Rounds {
     async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
         Rounds::cancel(self, id).await
     }
+
+    async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
+        Rounds::promote(self, id).await
+    }
+
+    async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
+        Rounds::reject(self, id).await
+    }
 }
 
 impl From<RoundError> for ApiError {
@@ -45,6 +57,8 @@ impl From<RoundError> for ApiError {
             RoundError::Conflict(what) => Self::conflict(what),
             RoundError::NothingToLearn => Self::new(StatusCode::CONFLICT, "nothing_to_learn", error.to_string()),
             RoundError::Missing(id) => Self::not_found(format!("round {id}")),
+            RoundError::Stale { .. } => Self::new(StatusCode::CONFLICT, "stale", error.to_string()),
+            RoundError::Registry(error) => error.into(),
             RoundError::Store(error) => error.into(),
             RoundError::Stopping => Self::unavailable("stopping", error.to_string()),
         }
@@ -71,16 +85,18 @@ pub async fn list(
     State(state): State<AppState>,
     Parameters(page): Parameters<Page<Uuid>>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!({"rounds": state.store.rounds(page.limit(20)?, page.before).await?})))
+    let rounds = state.store.rounds(page.limit(20)?, page.before).await?;
+    let rounds: Vec<Value> = rounds.iter().map(|round| view(round, &state)).collect();
+    Ok(Json(json!({ "rounds": rounds })))
 }
 
 /// `GET /v1/rounds/{id}`
 pub async fn read(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let id = parse_id("round", &id)?;
-    let round = state.store.round(id).await?.ok_or_else(|| ApiError::not_found(format!("round {id}")))?;
+    let round = find(&state, id).await?;
     let (steps, results) = tokio::try_join!(state.store.steps(id), state.store.round_questions(id))?;
     let steps: Vec<Value> = steps.into_iter().map(|step| json!({"step": step.step, "metrics": step.metrics})).collect();
-    Ok(Json(json!({"round": round, "steps": steps, "questions": results})))
+    Ok(Json(json!({"round": view(&round, &state), "steps": steps, "questions": results})))
 }
 
 /// `POST /v1/rounds/{id}/cancel`: 202, since the round ends at its next step.
@@ -91,6 +107,42 @@ pub async fn cancel(
 ) -> Result<(StatusCode, Json<Round>), ApiError> {
     let id = parse_id("round", &id)?;
     state.rounds.cancel(id).await?;
-    let round = state.store.round(id).await?.ok_or_else(|| ApiError::not_found(format!("round {id}")))?;
-    Ok((StatusCode::ACCEPTED, Json(round)))
+    Ok((StatusCode::ACCEPTED, Json(find(&state, id).await?)))
+}
+
+/// `POST /v1/rounds/{id}/promote`: the candidate of a held round is live.
+pub async fn promote(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<Json<Round>, ApiError> {
+    let id = parse_id("round", &id)?;
+    state.rounds.promote(id).await?;
+    Ok(Json(find(&state, id).await?))
+}
+
+/// `POST /v1/rounds/{id}/reject`: the candidate of a held round is dismissed.
+pub async fn reject(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Body(Nothing {}): Body<Nothing>,
+) -> Result<Json<Round>, ApiError> {
+    let id = parse_id("round", &id)?;
+    state.rounds.reject(id).await?;
+    Ok(Json(find(&state, id).await?))
+}
+
+async fn find(state: &AppState, id: Uuid) -> Result<Round, ApiError> {
+    state.store.round(id).await?.ok_or_else(|| ApiError::not_found(format!("round {id}")))
+}
+
+/// A round; of one that is held, also whether it is `stale`: it cannot be promoted, since another version than the one
+/// that it was compared with is live.
+fn view(round: &Round, state: &AppState) -> Value {
+    let mut view = json!(round);
+    if round.state == RoundState::Held {
+        let live = state.registry.live().version().clone();
+        view["stale"] = json!(round.parent_version != live && round.candidate_version.as_ref() != Some(&live));
+    }
+    view
 }

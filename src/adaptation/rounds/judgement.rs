@@ -1,0 +1,157 @@
+//! What comes of a candidate: the gate, with its evaluation sets, and what a person decides about one that is held.
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{Failure, Inner, RoundError, Rounds, majority};
+use crate::{
+    adaptation::{
+        learner::{self, LearnError},
+        round::{self, Exam, Examined},
+        trainer::Trainer,
+    },
+    adapters::{
+        gate::{self, Compared, Verdict},
+        registry::RegistryError,
+    },
+    engine::handle::{Lease, Version},
+    store::{Question, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
+};
+
+impl Inner {
+    /// Lets the candidate of a round meet the live version that it began with, and writes down what came of it.
+    pub(super) async fn judge(
+        &self,
+        round: &Round,
+        (trained, held): (&[Question], &[Question]),
+        (version, trainer): (&Version, Trainer),
+        cancel: &CancellationToken,
+    ) -> Result<Verdict, Failure> {
+        let update = RoundUpdate {
+            state: Some(RoundState::Evaluating),
+            candidate_version: Some(version.clone()),
+            ..RoundUpdate::default()
+        };
+        self.update(round.id, update).await?;
+        let live = self.registry.lease(&round.parent_version).await?;
+        // The candidate as it was saved, not as it was trained: what is examined is what may go live.
+        let candidate = self.registry.lease(version).await?;
+        let (leases, seed) = ((&live, &candidate), round.id.as_u64_pair().1);
+        let asked = if held.is_empty() { trained } else { held };
+        let texts: Vec<String> = asked.iter().map(|question| question.text.clone()).collect();
+        let exam = Exam { questions: &texts, held_back: !held.is_empty(), seed: learner::mix(seed, u64::MAX) };
+        let examined = round::examine(&self.bench, leases, trainer, exam, &self.recipe, cancel).await?;
+        self.record_votes(round, asked, &examined).await?;
+        let compared = self.compare(leases, learner::mix(seed, u64::MAX - 1), cancel).await?;
+        let verdict = gate::judge(&self.recipe.gate, examined.shown, compared);
+        let update = RoundUpdate { verdict: Some(json!(verdict)), ..RoundUpdate::default() };
+        self.update(round.id, update).await?;
+        Ok(verdict)
+    }
+
+    async fn record_votes(&self, round: &Round, asked: &[Question], examined: &Examined) -> Result<(), StoreError> {
+        let mut rows = Vec::with_capacity(asked.len());
+        for ((question, before), after) in asked.iter().zip(&examined.live).zip(&examined.candidate) {
+            rows.push(RoundQuestion {
+                round_id: round.id,
+                question_id: question.id,
+                text: question.text.clone(),
+                held_back: examined.shown.held_back,
+                before_answer: majority(before),
+                before_ratio: Some(before.tally.majority_ratio()),
+                after_answer: majority(after),
+                after_ratio: Some(after.tally.majority_ratio()),
+                set_aside: None,
+            });
+        }
+        self.patiently(|| self.store.record_round_questions(&rows)).await
+    }
+
+    /// What both versions get right of every evaluation set, drawn with the same random numbers.
+    async fn compare(
+        &self,
+        leases: (&Lease, &Lease),
+        seed: u64,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<Compared>, Failure> {
+        let mut compared = Vec::new();
+        for summary in self.store.evaluation_sets().await? {
+            // Somebody may have removed it in this moment.
+            let Some(set) = self.store.evaluation_set(&summary.name).await? else { continue };
+            let comparing = self.evaluator.compare(&set, leases, seed);
+            let met = cancel.run_until_cancelled(comparing).await.ok_or(LearnError::Cancelled)?;
+            compared.push(met.map_err(LearnError::from)?);
+        }
+        Ok(compared)
+    }
+
+    /// The round, and what it made, if it waits for a person.
+    async fn held(&self, id: Uuid) -> Result<(Round, Version), RoundError> {
+        let round = self.store.round(id).await?.ok_or(RoundError::Missing(id))?;
+        match (round.state, round.candidate_version.clone()) {
+            (RoundState::Held, Some(candidate)) => Ok((round, candidate)),
+            (state, _) => {
+                Err(RoundError::Conflict(format!("round {id} waits for nobody's decision: it is {}", json!(state))))
+            }
+        }
+    }
+
+    async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
+        let _deciding = self.deciding.lock().await;
+        let (round, candidate) = self.held(id).await?;
+        // It is live already if a server died between the swap and its last word.
+        if *self.registry.live().version() != candidate {
+            match self.registry.activate(Some(&round.parent_version), &candidate).await {
+                Err(RegistryError::Conflict { expected, found }) => {
+                    return Err(RoundError::Stale { id, parent: expected, live: found });
+                }
+                activated => activated?,
+            };
+        }
+        self.decide(id, RoundState::Promoted, None).await?;
+        info!(%id, live = %candidate, "an operator promoted the candidate of a round");
+        Ok(())
+    }
+
+    async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
+        let _deciding = self.deciding.lock().await;
+        self.held(id).await?;
+        self.decide(id, RoundState::Rejected, Some("an operator rejected it")).await?;
+        info!(%id, "an operator rejected the candidate of a round");
+        if let Err(error) = self.registry.prune().await {
+            warn!(%error, "some files of adapters that nobody needs are still there");
+        }
+        Ok(())
+    }
+
+    async fn decide(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
+        self.store.decide_round(id, state, reason).await?;
+        let decision = json!(state);
+        self.metrics.rounds_decided_total.with_label_values(&[decision.as_str().unwrap_or_default()]).inc();
+        Ok(())
+    }
+}
+
+impl Rounds {
+    /// Makes the candidate of a round live that waits for a person.
+    ///
+    /// # Errors
+    /// If there is no such round, or it does not wait; [`RoundError::Stale`] if another version than the one that it
+    /// started from, and was compared with, is live.
+    pub async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
+        let inner = self.0.clone();
+        // A task of its own: a client that goes away must not leave a candidate that is live and waits.
+        tokio::spawn(async move { inner.promote(id).await }).await.map_err(|_| RoundError::Stopping)?
+    }
+
+    /// Dismisses the candidate of a round that waits for a person.
+    ///
+    /// # Errors
+    /// If there is no such round, or it does not wait.
+    pub async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
+        let inner = self.0.clone();
+        tokio::spawn(async move { inner.reject(id).await }).await.map_err(|_| RoundError::Stopping)?
+    }
+}
