@@ -367,7 +367,8 @@ impl Inner {
             control: None,
             seed,
         };
-        let mut watch = Recorder { inner: &self, round, trained, votes: VoteMetrics::default(), held_back: None };
+        let votes = VoteMetrics::default();
+        let mut watch = Recorder { inner: &self, round, trained, votes, held_back: None, since: Instant::now() };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
         if learnt.updates == 0 {
             return Ok(rejected("no question could teach anything: votes were tied, weak or of one mind"));
@@ -506,6 +507,8 @@ struct Recorder<'a> {
     /// Of the last sampling.
     votes: VoteMetrics,
     held_back: Option<VoteMetrics>,
+    /// When the step began.
+    since: Instant,
 }
 
 fn watch_error(error: StoreError) -> LearnError {
@@ -547,8 +550,10 @@ impl Watch for Recorder<'_> {
         let step = RoundStep {
             round_id: self.round.id,
             step: updates,
-            metrics: json!({ "votes": self.votes, "held_back": self.held_back, "update": metrics }),
+            metrics: json!({ "votes": self.votes, "held_back": self.held_back, "update": metrics,
+                             "seconds": self.since.elapsed().as_secs_f64() }),
         };
+        self.since = Instant::now();
         inner.patiently(|| inner.store.record_step(&step)).await.map_err(watch_error)?;
         let last = updates == inner.recipe.steps;
         let update = RoundUpdate {

@@ -1,5 +1,7 @@
 //! `ttrl round`
 
+mod show;
+
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -46,7 +48,7 @@ enum RoundCommand {
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
-    /// Show a round with its steps
+    /// Show a round with its settings, steps, questions and the gate's verdict
     #[command(after_help = "Example:\n  ttrl round show 0198c0de-0000-7000-8000-000000000000")]
     Show { id: Uuid },
     /// Cancel a running round
@@ -83,12 +85,9 @@ pub(super) async fn run(args: RoundArgs, settings: Settings) -> anyhow::Result<(
         }
         RoundCommand::List { limit } => {
             let rounds = client.get(&format!("/v1/rounds?limit={limit}")).await?;
-            show(&rounds, json, |rounds| lines(rounds, "/rounds"))
+            show(&rounds, json, list)
         }
-        RoundCommand::Show { id } => show(&client.get(&format!("/v1/rounds/{id}")).await?, json, |detail| {
-            let round = detail.get("round").map(line).unwrap_or_default();
-            format!("{round}\n{}", lines(detail, "/steps"))
-        }),
+        RoundCommand::Show { id } => show(&client.get(&format!("/v1/rounds/{id}")).await?, json, show::page),
         RoundCommand::Cancel { id } => {
             show(&client.post(&format!("/v1/rounds/{id}/cancel"), &json!({})).await?, json, line)
         }
@@ -136,24 +135,20 @@ fn show(value: &Value, json: bool, render: impl FnOnce(&Value) -> String) -> any
     Ok(())
 }
 
-fn lines(value: &Value, pointer: &str) -> String {
-    let entries = value.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    match entries {
-        [] => "nothing yet".into(),
-        _ => entries.iter().map(line).collect::<Vec<_>>().join("\n"),
+fn list(rounds: &Value) -> String {
+    match rounds["rounds"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        [] => "no round yet; start one with `ttrl round start`".into(),
+        rounds => rounds.iter().map(line).collect::<Vec<_>>().join("\n"),
     }
 }
 
-/// A round or a step on one line.
-fn line(entry: &Value) -> String {
-    if let Some(metrics) = entry.get("metrics") {
-        return format!("step {}: {metrics}", text(entry, "/step"));
-    }
-    let field = |name: &str| text(entry, &format!("/{name}"));
+/// A round on one line.
+fn line(round: &Value) -> String {
+    let field = |name: &str| text(round, &format!("/{name}"));
     let mut line = format!(
         "{}  {:<10}  step {} of {}, {} questions",
         field("id"),
-        if entry["stale"] == true { "stale".into() } else { field("state") },
+        if round["stale"] == true { "stale".into() } else { field("state") },
         field("step"),
         field("steps"),
         field("questions")
@@ -174,7 +169,6 @@ mod tests {
     fn a_round_is_one_line() {
         let round = json!({"id": "x", "state": "rejected", "step": 3, "steps": 10, "questions": 40, "reason": "worse"});
         assert_eq!(line(&round), "x  rejected    step 3 of 10, 40 questions, because worse");
-        assert_eq!(line(&json!({"step": 1, "metrics": {"reward": 0.5}})), "step 1: {\"reward\":0.5}");
-        assert_eq!(lines(&json!({"rounds": []}), "/rounds"), "nothing yet");
+        assert!(list(&json!({"rounds": []})).starts_with("no round yet"));
     }
 }

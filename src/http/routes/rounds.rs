@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderName, StatusCode, header},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::super::{
@@ -16,7 +16,10 @@ use super::super::{
     extract::{Body, Page, Parameters, parse_id},
 };
 use crate::{
-    adaptation::rounds::{RoundError, Rounds},
+    adaptation::{
+        recipe::Recipe,
+        rounds::{RoundError, Rounds},
+    },
     store::{Round, RoundState, RoundTrigger, Store},
 };
 
@@ -96,7 +99,8 @@ pub async fn read(State(state): State<AppState>, Path(id): Path<String>) -> Resu
     let round = find(&state, id).await?;
     let (steps, results) = tokio::try_join!(state.store.steps(id), state.store.round_questions(id))?;
     let steps: Vec<Value> = steps.into_iter().map(|step| json!({"step": step.step, "metrics": step.metrics})).collect();
-    Ok(Json(json!({"round": view(&round, &state), "steps": steps, "questions": results})))
+    let changed = changed(&round.recipe, &json!(Recipe::default()));
+    Ok(Json(json!({"round": view(&round, &state), "settings": changed, "steps": steps, "questions": results})))
 }
 
 /// `POST /v1/rounds/{id}/cancel`: 202, since the round ends at its next step.
@@ -132,6 +136,22 @@ pub async fn reject(
     Ok(Json(find(&state, id).await?))
 }
 
+/// The settings of a recipe that differ from those of another, each under its name with dots.
+fn changed(recipe: &Value, other: &Value) -> Map<String, Value> {
+    let mut found = Map::new();
+    for (name, value) in recipe.as_object().into_iter().flatten() {
+        match &other[name] {
+            same if same == value => {}
+            table @ Value::Object(_) => {
+                let below = changed(value, table).into_iter();
+                found.extend(below.map(|(inner, value)| (format!("{name}.{inner}"), value)));
+            }
+            _ => drop(found.insert(name.clone(), value.clone())),
+        }
+    }
+    found
+}
+
 async fn find(state: &AppState, id: Uuid) -> Result<Round, ApiError> {
     state.store.round(id).await?.ok_or_else(|| ApiError::not_found(format!("round {id}")))
 }
@@ -145,4 +165,17 @@ fn view(round: &Round, state: &AppState) -> Value {
         view["stale"] = json!(round.parent_version != live && round.candidate_version.as_ref() != Some(&live));
     }
     view
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_differ_are_named_with_dots() {
+        let mut recipe = Recipe { steps: 2, max_tokens: Some(9), ..Recipe::default() };
+        recipe.gate.held_back = 0.5;
+        let changed = changed(&json!(recipe), &json!(Recipe::default()));
+        assert_eq!(Value::Object(changed), json!({"gate.held_back": 0.5, "max_tokens": 9, "steps": 2}));
+    }
 }
