@@ -32,6 +32,7 @@ const MIGRATIONS: Scripts = [
     include_str!("../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../migrations/sqlite/0002_adapters_belong_to_a_model.sql"),
     include_str!("../../migrations/sqlite/0003_who_asked_and_what_was_passed_over.sql"),
+    include_str!("../../migrations/sqlite/0004_rounds_are_resumed.sql"),
 ];
 
 /// How long a writer waits for another, and a caller for a connection. A write takes milliseconds, so this means that

@@ -143,6 +143,8 @@ metrics! {
     rounds_total: IntCounterVec, labels &["outcome"];
     /// Rounds that were given up before their last step, by the rule of the guard that was broken.
     rounds_given_up_total: IntCounterVec, labels &["rule"];
+    /// Rounds that this server went on with after they had been left unfinished.
+    rounds_resumed_total: IntCounter;
     /// Whether this server runs a round.
     round_in_progress: IntGauge;
     /// Mean majority ratio of the last step of a round.
