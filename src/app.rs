@@ -17,8 +17,9 @@ use tracing::{error, info, warn};
 
 use crate::{
     adaptation::{
+        checkpoint::CheckpointFolder,
         round::Workbench,
-        rounds::{RoundError, Rounds},
+        rounds::{RoundError, RoundOptions, Rounds},
         schedule::Schedule,
     },
     adapters::{
@@ -192,8 +193,12 @@ impl Server {
         let prompter = bench.prompter.clone();
         let completing = Arc::new(Completing::new(engine.clone(), registry.clone(), prompter, metrics.clone()));
         answering.check_defaults().map_err(AppError::Defaults)?;
-        let recipe = settings.learning.clone();
-        let rounds = Rounds::new(bench, store.clone(), registry.clone(), recipe, metrics.clone());
+        let options = RoundOptions {
+            recipe: settings.learning.clone(),
+            lease_seconds: settings.rounds.lease_seconds,
+            checkpoints: CheckpointFolder(settings.checkpoints_dir()),
+        };
+        let rounds = Rounds::new(bench, store.clone(), registry.clone(), options, metrics.clone());
         let evaluations = Arc::new(Evaluations::new(rounds.evaluator(), registry.clone(), store.clone()));
         let schedule = Schedule {
             every_questions: settings.schedule.every_questions,
@@ -229,7 +234,7 @@ impl Server {
         self.state.registry.live().version().to_string()
     }
 
-    /// Serves until `shutdown` is cancelled; then ends the work in the background, finishes the requests that are under way,
+    /// Serves until `shutdown` is cancelled; then interrupts the work in the background, finishes the requests that are under way,
     /// and returns.
     pub async fn run(self, shutdown: CancellationToken) {
         let chores =
@@ -285,7 +290,7 @@ async fn chore(
         info!(records = replayed.records, damaged = replayed.damaged, "answers from the spool are in the database");
     }
     replayed?;
-    rounds.fail_orphans().await?;
+    rounds.recover().await?;
     match state.registry.refresh().await {
         Ok(true) => info!(live = %state.registry.live().version(), "another server has changed the live version"),
         Ok(false) => {}
@@ -297,7 +302,7 @@ async fn chore(
     }
     let since = state.store.last_round_at().await?.unwrap_or(started);
     if schedule.is_due(state.store.questions_since_last_round().await?, since, Utc::now()) {
-        match rounds.start(RoundTrigger::Schedule).await {
+        match rounds.start(RoundTrigger::Schedule, None).await {
             Ok(_) | Err(RoundError::Conflict(_) | RoundError::NothingToLearn | RoundError::Stopping) => {}
             Err(RoundError::Store(error)) => return Err(error),
             Err(error) => error!(%error, "the scheduled round could not be started"),

@@ -87,7 +87,7 @@ impl Rule {
 }
 
 /// What one step showed, without labels: the votes before its update, and the update.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Shown {
     pub votes: VoteMetrics,
     /// Of the held-back questions, where there are any.

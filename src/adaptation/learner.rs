@@ -1,6 +1,6 @@
 //! One step of learning: sample, vote, reward, update. Rounds and offline runs share it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority, Report},
     grading::Tally,
     prompter::{Prompter, PrompterError},
+    store::StoreError,
 };
 
 /// Why a step was not made.
@@ -40,7 +41,9 @@ pub enum LearnError {
     /// The policy cannot be put into an adapter's files, as when a weight is not finite.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// A watcher could not do its part, such as storing progress.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A watcher could not do its part, such as showing progress.
     #[error("{0}")]
     Watch(String),
     #[error("the trainer stopped unexpectedly")]
@@ -89,7 +92,7 @@ impl Voted {
 }
 
 /// What rollouts say without labels; shares are over all rollouts, means over questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VoteMetrics {
     pub questions: usize,
     /// Mean share of the majority.

@@ -17,24 +17,53 @@ pub fn clip(gradients: &[Tensor], norm: f64, max_norm: f64) -> Result<Vec<Tensor
     gradients.iter().map(|gradient| gradient * scale).collect()
 }
 
-/// The optimizer's state.
+/// The optimizer, with the variables that it moves.
 pub struct AdamW {
     vars: Vec<Var>,
-    first: Vec<Tensor>,
-    second: Vec<Tensor>,
-    steps: i32,
+    moments: Moments,
     weight_decay: f64,
+}
+
+/// What the optimizer remembers of the gradients, one tensor for each variable, of the variable's shape.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    pub first: Vec<Tensor>,
+    pub second: Vec<Tensor>,
+    /// Updates that were made.
+    pub steps: i32,
 }
 
 impl AdamW {
     pub fn new(vars: Vec<Var>, weight_decay: f64) -> Result<Self> {
         let zeros = || vars.iter().map(|var| var.zeros_like()).collect::<Result<Vec<_>>>();
-        Ok(Self { first: zeros()?, second: zeros()?, vars, steps: 0, weight_decay })
+        let moments = Moments { first: zeros()?, second: zeros()?, steps: 0 };
+        Ok(Self { vars, moments, weight_decay })
     }
 
     /// The variables, in the order of the gradients that [`Self::step`] takes.
     pub fn vars(&self) -> &[Var] {
         &self.vars
+    }
+
+    pub fn moments(&self) -> &Moments {
+        &self.moments
+    }
+
+    /// Goes on from where an optimizer of the same variables was.
+    ///
+    /// # Errors
+    /// If a tensor does not have the shape of its variable.
+    pub fn restore(&mut self, values: &[Tensor], moments: Moments) -> Result<()> {
+        let shapes = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.dims().to_vec()).collect::<Vec<_>>();
+        let expected: Vec<_> = self.vars.iter().map(|var| var.dims().to_vec()).collect();
+        if [values, &moments.first, &moments.second].iter().any(|tensors| shapes(tensors) != expected) {
+            bail!("the tensors are not those of the variables");
+        }
+        for (var, value) in self.vars.iter().zip(values) {
+            var.set(value)?;
+        }
+        self.moments = moments;
+        Ok(())
     }
 
     /// Updates every variable by its gradient.
@@ -45,18 +74,19 @@ impl AdamW {
         if gradients.len() != self.vars.len() {
             bail!("{} gradients for {} variables", gradients.len(), self.vars.len());
         }
-        self.steps += 1;
-        let first_correction = 1.0 - BETA_1.powi(self.steps);
-        let second_correction = 1.0 - BETA_2.powi(self.steps);
+        let moments = &mut self.moments;
+        moments.steps += 1;
+        let first_correction = 1.0 - BETA_1.powi(moments.steps);
+        let second_correction = 1.0 - BETA_2.powi(moments.steps);
         for (index, (var, gradient)) in self.vars.iter().zip(gradients).enumerate() {
-            let first = ((&self.first[index] * BETA_1)? + (gradient * (1.0 - BETA_1))?)?;
-            let second = ((&self.second[index] * BETA_2)? + (gradient.sqr()? * (1.0 - BETA_2))?)?;
+            let first = ((&moments.first[index] * BETA_1)? + (gradient * (1.0 - BETA_1))?)?;
+            let second = ((&moments.second[index] * BETA_2)? + (gradient.sqr()? * (1.0 - BETA_2))?)?;
             let denominator = ((&second / second_correction)?.sqrt()? + EPSILON)?;
             let update = ((&first / first_correction)? / denominator)?;
             let decayed = (var.as_tensor() * (1.0 - learning_rate * self.weight_decay))?;
             var.set(&(decayed - (update * learning_rate)?)?)?;
-            self.first[index] = first;
-            self.second[index] = second;
+            moments.first[index] = first;
+            moments.second[index] = second;
         }
         Ok(())
     }

@@ -1,13 +1,16 @@
 //! One round: some steps of learning from a set of questions. The server and `ttrl learn` run the same one.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use candle_core::Tensor;
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
 
 use crate::{
     adaptation::{
+        checkpoint::{self, Checkpoint, Progress},
         guard::{self, Shown},
         learner::{self, Labels, LearnError, Voted},
         recipe::Recipe,
@@ -62,6 +65,28 @@ pub struct Plan {
     pub control: Option<Control>,
     /// Fixes every rollout and the adapter's first values.
     pub seed: u64,
+    /// Where it is kept after each step how far the round has come; a file that is there is gone on from.
+    pub checkpoint: Option<PathBuf>,
+}
+
+impl Plan {
+    /// Stands for everything that the steps depend on: two plans with the same one learn the same, on one kind of CPU.
+    fn digest(&self, bench: &Workbench) -> Result<String, LearnError> {
+        let Self { questions, held_back, lease, recipe, seed, .. } = self;
+        let prompter = &bench.prompter;
+        let sampling = prompter.sampling(recipe.temperature as f32, recipe.max_tokens);
+        let reading = (prompter.template().extraction(), prompter.reading());
+        let model = &bench.engine.info().fingerprint;
+        let mut hash = Sha256::new();
+        hash.update(format!("{model} {} {seed} {recipe:?} {sampling:?} {reading:?}", lease.version()));
+        for questions in [questions, held_back] {
+            hash.update(format!("\n{}", questions.len()));
+            for question in questions {
+                hash.update(format!("\n{:?}", prompter.encode(question)?));
+            }
+        }
+        Ok(checkpoint::hex(&hash.finalize()))
+    }
 }
 
 /// Sees a round as it goes on.
@@ -88,51 +113,97 @@ pub struct Learnt {
     pub labels: Option<Vec<Labels>>,
 }
 
-/// Runs the steps of a round.
+/// Runs the steps of a round, or the rest of them if it was begun before: where it stands is kept after each step that
+/// the guard let pass, and the end is the same however often it is gone on with.
 ///
 /// # Errors
 /// Whatever ends it early; [`LearnError::Cancelled`] if `cancel` is triggered, [`LearnError::GivenUp`] if a step broke
 /// a rule of the guard. The last policy has no step of its own: it is the gate's to judge.
 pub async fn learn(
     bench: &Workbench,
-    plan: Plan,
+    mut plan: Plan,
     watch: &mut dyn Watch,
     cancel: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
-    let Plan { questions, held_back, mut lease, start, mut recipe, control, seed } = plan;
     // From here on the recipe says what the template would have said.
-    recipe.max_tokens = Some(bench.prompter.sampling(recipe.temperature as f32, recipe.max_tokens).max_tokens);
-    let trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
+    let sampling = bench.prompter.sampling(plan.recipe.temperature as f32, plan.recipe.max_tokens);
+    plan.recipe.max_tokens = Some(sampling.max_tokens);
+    let checkpoint = match plan.checkpoint.take() {
+        Some(path) => Some(Checkpoint::new(path, plan.digest(bench)?)),
+        None => None,
+    };
+    let Plan { questions, held_back, mut lease, start, recipe, control, seed, .. } = plan;
+    let mut trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), start.as_ref(), &recipe, seed)?;
+    let mut progress = go_on(checkpoint.as_ref(), &mut trainer)?;
+    // From before the first step on: who has the file can go on, whatever the round's row says when the server is killed.
+    keep(checkpoint.as_ref(), &progress, Some(&trainer));
     let mut trainer = Some(trainer);
-    let (mut updates, mut shown) = (0, Vec::new());
     let mut labels: Option<Vec<Labels>> = control.map(|control| match control {
         Control::Labels(right) => right.into_iter().map(Labels::Votes).collect(),
         Control::Random => vec![Labels::Random; questions.len()],
     });
-    for step in 0..recipe.steps {
+    if progress.step > 0 && recipe.teacher == Teacher::Start && labels.is_none() {
+        // What the first step had, once more: it is the same.
+        let first = sample(bench, (&questions, &[]), &lease, &recipe, (seed, 0));
+        labels = Some(own_votes(&cancel.run_until_cancelled(first).await.ok_or(LearnError::Cancelled)??.0));
+    }
+    if progress.updates > 0 {
+        lease = load(bench, &trainer).await?;
+    }
+    while progress.step < recipe.steps {
+        let step = progress.step;
         let sampling = sample(bench, (&questions, &held_back), &lease, &recipe, (seed, step));
         let (mut voted, held) = cancel.run_until_cancelled(sampling).await.ok_or(LearnError::Cancelled)??;
         if recipe.teacher == Teacher::Start && labels.is_none() {
             // The first step samples the version that the round starts from.
-            labels = Some(voted.iter().map(|voted| Labels::Votes(voted.tally.clone())).collect());
+            labels = Some(own_votes(&voted));
         }
         label(&mut voted, labels.as_deref());
         watch.sampled(step, &voted, &held).await?;
         let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
+        progress.step += 1;
         if let Some(metrics) = &metrics {
             check_gap(metrics.log_prob_gap)?;
-            updates += 1;
+            progress.updates += 1;
             lease = load(bench, &trainer).await?;
         }
-        watch.updated(step + 1, metrics.as_ref()).await?;
+        watch.updated(progress.step, metrics.as_ref()).await?;
         let figures = |voted: &[Voted]| learner::vote_metrics(voted, recipe.reward_rule());
         let held_back = (!held.is_empty()).then(|| figures(&held));
-        shown.push(Shown { votes: figures(&voted), held_back, update: metrics });
-        guard::alarm(&recipe.guard, &shown).map_or(Ok(()), |alarm| Err(LearnError::GivenUp(alarm)))?;
+        progress.shown.push(Shown { votes: figures(&voted), held_back, update: metrics });
+        guard::alarm(&recipe.guard, &progress.shown).map_or(Ok(()), |alarm| Err(LearnError::GivenUp(alarm)))?;
+        keep(checkpoint.as_ref(), &progress, trainer.as_ref());
     }
     let trainer = trainer.ok_or(LearnError::Stopped)?;
     let (config, tensors) = trainer.snapshot().map_err(TrainError::from)?;
-    Ok(Learnt { config, tensors, lease, trainer, updates, labels })
+    Ok(Learnt { config, tensors, lease, trainer, updates: progress.updates, labels })
+}
+
+/// Puts the trainer where the checkpoint says. Without one that can be used, the round begins at its beginning.
+fn go_on(checkpoint: Option<&Checkpoint>, trainer: &mut Trainer) -> Result<Progress, LearnError> {
+    let Some(checkpoint) = checkpoint else { return Ok(Progress::default()) };
+    match checkpoint.read() {
+        Ok(Some((progress, state))) => {
+            trainer.restore(state)?;
+            info!(step = progress.step, "the round goes on after this step");
+            Ok(progress)
+        }
+        Ok(None) => Ok(Progress::default()),
+        Err(error) => {
+            warn!(%error, "the round begins again from its beginning");
+            Ok(Progress::default())
+        }
+    }
+}
+
+/// Keeps where the round stands. A round without a checkpoint is a round all the same.
+fn keep(checkpoint: Option<&Checkpoint>, progress: &Progress, trainer: Option<&Trainer>) {
+    let (Some(checkpoint), Some(trainer)) = (checkpoint, trainer) else { return };
+    let begun = Instant::now();
+    match checkpoint.write(progress, &trainer.state()) {
+        Ok(()) => debug!(seconds = begun.elapsed().as_secs_f64(), step = progress.step, "the checkpoint is written"),
+        Err(error) => warn!(%error, "if the server stops now, what this step learnt is lost"),
+    }
 }
 
 /// Samples a step's training questions, and those held back, with the policy that `lease` holds. Each of the two has
@@ -149,6 +220,11 @@ pub async fn sample(
         learner::sample(&*bench.engine, &bench.prompter, lease, questions, recipe, seed)
     };
     Ok((draw(questions, seed).await?, draw(held_back, !seed).await?))
+}
+
+/// Every question's own votes as its labels.
+fn own_votes(voted: &[Voted]) -> Vec<Labels> {
+    voted.iter().map(|voted| Labels::Votes(voted.tally.clone())).collect()
 }
 
 /// Has the training questions, in the order of the plan, rewarded by these labels.

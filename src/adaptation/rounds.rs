@@ -1,4 +1,5 @@
-//! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time.
+//! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time. What a server
+//! leaves unfinished, it or another one goes on with.
 
 mod judgement;
 
@@ -22,8 +23,10 @@ use uuid::Uuid;
 
 use crate::{
     adaptation::{
+        checkpoint::CheckpointFolder,
         learner::{self, LearnError, VoteMetrics, Voted},
         recipe::Recipe,
+        resume::{self, Decision as Recovery, Here},
         round::{self, Plan, Watch, Workbench},
         selection::{self, Selection},
         trainer::UpdateMetrics,
@@ -36,21 +39,35 @@ use crate::{
     engine::handle::Version,
     evaluation::Evaluator,
     store::{
-        Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
-        SharedStore, StoreError,
+        Attempt, Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
+        SharedStore, StoreError, Unfinished,
     },
     telemetry::Metrics,
 };
 
-/// How long a round stays this server's without a sign of life. A server that died has its round marked as failed
-/// after this, and the next can begin.
-const LEASE_SECONDS: u32 = 60;
+/// How rounds are run.
+#[derive(Clone, Debug)]
+pub struct RoundOptions {
+    /// Of rounds that are created from now on; each keeps its own.
+    pub recipe: Recipe,
+    /// How long a round stays this server's without a sign of life.
+    pub lease_seconds: u32,
+    pub checkpoints: CheckpointFolder,
+}
+
+impl RoundOptions {
+    fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds.into())
+    }
+}
 
 /// Signs of life come three times in a lease, so that one may get lost.
-const HEARTBEAT: Duration = Duration::from_secs(LEASE_SECONDS as u64 / 3);
+const HEARTBEATS: u32 = 3;
 
 /// How long a write of a round waits before it is tried again while the database is away.
 const RETRY: Duration = Duration::from_secs(2);
+
+const CANCELLED: &str = "the operator cancelled it";
 
 /// Fewer held-back questions than this say too little; the gate then asks the training questions.
 const MIN_HELD_BACK: usize = 4;
@@ -90,8 +107,23 @@ enum Failure {
     Registry(#[from] RegistryError),
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// It was created by a program with other settings.
+    #[error("its recipe is not understood: {0}")]
+    Recipe(serde_json::Error),
     #[error("a defect ended it: {0}")]
     Panicked(String),
+}
+
+impl Failure {
+    /// Whether the database was away: the same may succeed later.
+    fn may_pass(&self) -> bool {
+        let (Self::Store(error) | Self::Learn(LearnError::Store(error)) | Self::Registry(RegistryError::Store(error))) =
+            self
+        else {
+            return false;
+        };
+        matches!(error, StoreError::Unavailable(_))
+    }
 }
 
 /// Starts rounds and keeps track of the one that runs.
@@ -102,14 +134,12 @@ struct Inner {
     bench: Workbench,
     store: SharedStore,
     registry: Arc<Registry>,
-    recipe: Recipe,
+    options: RoundOptions,
     /// Puts evaluation sets to versions as rounds put their questions.
     evaluator: Arc<Evaluator>,
     metrics: Arc<Metrics>,
-    /// Tells this server from others on the same database.
-    owner: String,
     running: Mutex<Option<(Uuid, CancellationToken)>>,
-    /// Held while a round is created, and while orphans are looked for: a round that is just being created is none.
+    /// Held while a round is created, and while unfinished ones are looked for: one that is just being created is none.
     starting: tokio::sync::Mutex<()>,
     /// Held while a person's decision is carried out: of two, the second finds that the round does not wait any more.
     deciding: tokio::sync::Mutex<()>,
@@ -122,24 +152,23 @@ impl Rounds {
         bench: Workbench,
         store: SharedStore,
         registry: Arc<Registry>,
-        recipe: Recipe,
+        options: RoundOptions,
         metrics: Arc<Metrics>,
     ) -> Self {
         let evaluator = Evaluator {
             engine: bench.engine.clone(),
             prompter: bench.prompter.clone(),
-            samples: recipe.gate.evaluation_samples as usize,
-            temperature: recipe.temperature as f32,
-            max_tokens: recipe.max_tokens,
+            samples: options.recipe.gate.evaluation_samples as usize,
+            temperature: options.recipe.temperature as f32,
+            max_tokens: options.recipe.max_tokens,
         };
         Self(Arc::new(Inner {
             bench,
             store,
             registry,
-            recipe,
+            options,
             evaluator: Arc::new(evaluator),
             metrics,
-            owner: Uuid::now_v7().to_string(),
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             deciding: tokio::sync::Mutex::default(),
@@ -153,55 +182,77 @@ impl Rounds {
         self.0.evaluator.clone()
     }
 
-    /// Creates a round over the questions that were logged and starts it in the background.
+    /// Creates a round over the questions that were logged and starts it in the background. Without a `seed`, the round
+    /// has one of its own.
     ///
     /// # Errors
     /// If a round runs already, here or on another server, or there is nothing to learn from.
-    pub async fn start(&self, trigger: RoundTrigger) -> Result<Round, RoundError> {
+    pub async fn start(&self, trigger: RoundTrigger, seed: Option<u64>) -> Result<Round, RoundError> {
         let inner = self.0.clone();
         // A task of its own: a client that goes away half-way must not leave a round that nobody runs.
-        let starting = tokio::spawn(async move { inner.start(trigger).await });
+        let starting = tokio::spawn(async move { inner.start(trigger, seed).await });
         starting.await.map_err(|_| RoundError::Stopping)?
     }
 
-    /// Asks a round of this server to end; it is `cancelled` soon after.
+    /// Asks a round to end; it is `cancelled` soon after.
     ///
     /// # Errors
-    /// If there is no such round, or it does not run here.
+    /// If there is no such round, or it runs on another server.
     pub async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
-        if let Some((running, cancel)) = &*self.0.running()
+        let inner = &self.0;
+        if let Some((running, cancel)) = &*inner.running()
             && *running == id
         {
             cancel.cancel();
             return Ok(());
         }
-        match self.0.store.round(id).await? {
-            None => Err(RoundError::Missing(id)),
+        match inner.store.round(id).await? {
+            None => return Err(RoundError::Missing(id)),
             Some(round) if round.state.is_final() => {
-                Err(RoundError::Conflict(format!("round {id} has ended: nothing is left to cancel")))
+                return Err(RoundError::Conflict(format!("round {id} has ended: nothing is left to cancel")));
             }
             Some(round) if round.state == RoundState::Held => {
-                Err(RoundError::Conflict(format!("round {id} waits for a person: promote or reject it")))
+                return Err(RoundError::Conflict(format!("round {id} waits for a person: promote or reject it")));
             }
-            Some(_) => Err(RoundError::Conflict(format!("round {id} runs on another server: cancel it there"))),
+            Some(_) => {}
+        }
+        // One that waits for a server to go on with it.
+        match inner.store.take_over(id, inner.options.lease_seconds).await {
+            Ok(attempt) => {
+                inner.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await;
+                Ok(())
+            }
+            Err(StoreError::Conflict(_)) => {
+                Err(RoundError::Conflict(format!("round {id} runs on another server: cancel it there")))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
-    /// Cancels the round that runs, if any, starts no more, and waits until it is put away.
+    /// Interrupts the round that runs, if any, for the next start or another server to go on with; starts no more, and
+    /// waits until it is put away.
     pub async fn stop(&self) {
         self.0.stopping.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
     }
 
-    /// Marks rounds as failed whose server has died, and one of this server whose end could not be stored. Does nothing
-    /// while a round runs here.
-    pub async fn fail_orphans(&self) -> Result<u64, StoreError> {
-        let _starting = self.0.starting.lock().await;
-        if self.0.running().is_some() {
-            return Ok(0);
+    /// Looks for a round that its server has left unfinished, and goes on with it, or ends it if nobody can. Does
+    /// nothing while a round runs here.
+    ///
+    /// # Errors
+    /// If the database is away.
+    pub async fn recover(&self) -> Result<(), StoreError> {
+        let inner = &self.0;
+        let _starting = inner.starting.lock().await;
+        if inner.running().is_some() || inner.stopping.is_cancelled() {
+            return Ok(());
         }
-        self.0.store.fail_orphans(&self.0.owner, "the server that ran it stopped").await
+        match inner.recover().await {
+            // Another server was quicker.
+            Err(StoreError::Conflict(_)) => Ok(()),
+            result => result,
+        }
     }
 }
 
@@ -210,56 +261,111 @@ impl Inner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn start(self: Arc<Self>, trigger: RoundTrigger) -> Result<Round, RoundError> {
+    async fn start(self: Arc<Self>, trigger: RoundTrigger, seed: Option<u64>) -> Result<Round, RoundError> {
         let _starting = self.starting.lock().await;
         if self.stopping.is_cancelled() {
             return Err(RoundError::Stopping);
         }
         // Before the questions are looked for, which takes long where there are many.
         if let Some((other, _)) = &*self.running() {
-            return Err(is_running(*other));
+            return Err(RoundError::Conflict(is_running(*other)));
         }
-        let candidates = self.store.learnable(self.recipe.questions * selection::CANDIDATES_FOR_EACH).await?;
+        let looked_at = self.options.recipe.questions * selection::CANDIDATES_FOR_EACH;
+        let candidates = self.store.learnable(looked_at).await?;
         if candidates.is_empty() {
             return Err(RoundError::NothingToLearn);
         }
-        let round = self.describe(trigger, candidates.len());
+        // On a thread of its own: encoding questions takes longer than requests should wait for a worker.
+        let inner = self.clone();
+        let selecting = tokio::task::spawn_blocking(move || inner.select(candidates));
+        let Selection { chosen, set_aside } = selecting.await.map_err(|_| RoundError::Stopping)?;
+        let round = self.describe(trigger, seed, chosen.len());
+        let mut questions: Vec<_> = chosen.iter().map(|question| unseen(round.id, question)).collect();
+        // Written down as seen, so that they do not come again and again.
+        let passed_over = set_aside
+            .iter()
+            .map(|(question, reason)| RoundQuestion { set_aside: Some(*reason), ..unseen(round.id, question) });
+        questions.extend(passed_over);
+        let create = self.store.create_round(&round, &questions, self.options.lease_seconds);
+        match self.begin(round.clone(), create).await {
+            Ok(()) => Ok(round),
+            Err(StoreError::Conflict(text)) => Err(RoundError::Conflict(text)),
+            Err(error) => Err(RoundError::Store(error)),
+        }
+    }
+
+    /// See [`Rounds::recover`].
+    async fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
+        let Some(unfinished) = self.store.unfinished_round().await? else {
+            if let Err(error) = self.options.checkpoints.keep_only(None) {
+                warn!(%error, "checkpoints of rounds that have ended are still there");
+            }
+            return Ok(());
+        };
+        let (id, served) = (unfinished.round.id, &self.registry.model().fingerprint);
+        let here = Here {
+            same_model: unfinished.round.model.as_ref().is_some_and(|model| model.fingerprint == *served),
+            has_checkpoint: self.options.checkpoints.has(id),
+            lease: self.options.lease(),
+        };
+        match resume::decide(&unfinished, here) {
+            Recovery::Leave => Ok(()),
+            Recovery::GiveUp(reason) => {
+                let attempt = self.store.take_over(id, self.options.lease_seconds).await?;
+                self.put_away(&attempt, RoundState::Failed, Some(reason)).await;
+                Ok(())
+            }
+            Recovery::TakeOver => {
+                let Unfinished { round, .. } = unfinished;
+                let Round { attempts, step, .. } = round;
+                info!(round = %id, attempt = attempts + 1, step, "going on with an unfinished round");
+                self.begin(round, self.store.take_over(id, self.options.lease_seconds)).await?;
+                self.metrics.rounds_resumed_total.inc();
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs a round in the background, if `attempting` gives an attempt at it.
+    async fn begin(
+        self: &Arc<Self>,
+        round: Round,
+        attempting: impl Future<Output = Result<Attempt, StoreError>>,
+    ) -> Result<(), StoreError> {
         let cancel = self.stopping.child_token();
         self.claim(round.id, &cancel)?;
-        if let Err(error) = self.store.create_round(&round, &self.owner, LEASE_SECONDS).await {
-            *self.running() = None;
-            return Err(match error {
-                StoreError::Conflict(text) => RoundError::Conflict(text),
-                other => RoundError::Store(other),
-            });
-        }
+        let attempt = attempting.await.inspect_err(|_| *self.running() = None)?;
         self.metrics.round_in_progress.set(1);
         let span = info_span!("round", id = %round.id);
-        self.tasks.spawn(self.clone().run(round.clone(), candidates, cancel).instrument(span));
-        Ok(round)
+        self.tasks.spawn(self.clone().run(attempt, round, cancel).instrument(span));
+        Ok(())
     }
 
     /// Takes the one place for a round that this server has.
-    fn claim(&self, id: Uuid, cancel: &CancellationToken) -> Result<(), RoundError> {
+    fn claim(&self, id: Uuid, cancel: &CancellationToken) -> Result<(), StoreError> {
         let mut running = self.running();
         if let Some((other, _)) = &*running {
-            return Err(is_running(*other));
+            return Err(StoreError::Conflict(is_running(*other)));
         }
         *running = Some((id, cancel.clone()));
         Ok(())
     }
 
-    fn describe(&self, trigger: RoundTrigger, candidates: usize) -> Round {
-        let questions = candidates.min(self.recipe.questions as usize);
+    fn describe(&self, trigger: RoundTrigger, seed: Option<u64>, questions: usize) -> Round {
+        let (id, recipe) = (Uuid::now_v7(), &self.options.recipe);
         Round {
-            id: Uuid::now_v7(),
+            id,
             state: RoundState::Queued,
             trigger,
-            recipe: json!(self.recipe),
+            model: Some(self.registry.model().clone()),
+            recipe: json!(recipe),
+            // Those of its bits that are random.
+            seed: seed.unwrap_or(id.as_u64_pair().1),
+            attempts: 1,
             questions: questions as u32,
-            held_back: held_back(questions, self.recipe.gate.held_back) as u32,
+            held_back: held_back(questions, recipe.gate.held_back) as u32,
             step: 0,
-            steps: self.recipe.steps,
+            steps: recipe.steps,
             parent_version: self.registry.live().version().clone(),
             candidate_version: None,
             verdict: None,
@@ -271,41 +377,33 @@ impl Inner {
     }
 
     /// Runs a round to its end and writes down how it ended.
-    async fn run(self: Arc<Self>, round: Round, candidates: Vec<Candidate>, cancel: CancellationToken) {
-        info!(candidates = candidates.len(), parent = %round.parent_version, "the round begins");
-        let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_alive(round.id, cancel.clone())));
+    async fn run(self: Arc<Self>, attempt: Attempt, round: Round, cancel: CancellationToken) {
+        info!(questions = round.questions, parent = %round.parent_version, "the round begins");
+        let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_alive(attempt, cancel.clone())));
         // A task of its own: if it panics, the round has failed, and the next one can begin. On a thread of its own:
         // what it does between its waits (encoding questions, counting votes, hashing adapters) takes longer than
         // requests should wait for a worker.
-        let driving = self.clone().drive(round.clone(), candidates, cancel).in_current_span();
+        let driving = self.clone().drive(attempt, round, cancel).in_current_span();
         let runtime = Handle::current();
         let outcome = tokio::task::spawn_blocking(move || runtime.block_on(driving))
             .await
             .unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
         drop(heartbeat);
-        let (state, reason) = match outcome {
-            Ok(ending) => ending,
-            Err(_) if self.stopping.is_cancelled() => (RoundState::Cancelled, Some("the server was stopped".into())),
-            Err(Failure::Learn(LearnError::Cancelled)) => {
-                (RoundState::Cancelled, Some("the operator cancelled it".into()))
-            }
+        match outcome {
             // A verdict on the policy, as the gate's is: nothing is broken, and nobody needs to repair anything.
             Err(Failure::Learn(LearnError::GivenUp(alarm))) => {
                 self.metrics.rounds_given_up_total.with_label_values(&[alarm.rule.name()]).inc();
-                (RoundState::Rejected, Some(alarm.to_string()))
+                self.put_away(&attempt, RoundState::Rejected, Some(alarm.to_string())).await;
             }
-            Err(failure) => (RoundState::Failed, Some(failure.to_string())),
-        };
-        match state {
-            RoundState::Failed => error!(reason, "the round failed; the live version is as it was"),
-            _ => info!(?state, reason, "the round ended"),
+            Err(failure) if self.stopping.is_cancelled() || failure.may_pass() => {
+                self.give_back(&attempt, &failure).await;
+            }
+            Err(Failure::Learn(LearnError::Cancelled)) => {
+                self.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await;
+            }
+            Err(failure) => self.put_away(&attempt, RoundState::Failed, Some(failure.to_string())).await,
+            Ok((state, reason)) => self.put_away(&attempt, state, reason).await,
         }
-        let update = RoundUpdate { state: Some(state), reason, ..RoundUpdate::default() };
-        if let Err(error) = self.update(round.id, update).await {
-            warn!(%error, "the round's end could not be stored; it is marked as failed once its lease has run out");
-        }
-        let outcome = json!(state);
-        self.metrics.rounds_total.with_label_values(&[outcome.as_str().unwrap_or_default()]).inc();
         self.metrics.round_in_progress.set(0);
         // Its end can be seen now, so the next may begin.
         *self.running() = None;
@@ -314,11 +412,46 @@ impl Inner {
         }
     }
 
-    /// Shows that the round is alive; cancels it if it has been given to somebody else.
-    async fn keep_alive(self: Arc<Self>, id: Uuid, cancel: CancellationToken) {
+    /// Writes down how a round ended.
+    async fn put_away(&self, attempt: &Attempt, state: RoundState, reason: Option<String>) {
+        let stored = match state {
+            // The swap has ended it.
+            RoundState::Promoted => Ok(()),
+            _ => {
+                let update = RoundUpdate { state: Some(state), reason: reason.clone(), ..RoundUpdate::default() };
+                self.update(attempt, update).await
+            }
+        };
+        match stored {
+            Err(Failure::Store(StoreError::Conflict(reason))) => warn!(reason, "nothing more of it counts"),
+            Err(error) => warn!(%error, "the round's end could not be stored; it is gone on with from its last step"),
+            Ok(()) => {
+                match state {
+                    RoundState::Failed => error!(reason, "the round failed; the live version is as it was"),
+                    _ => info!(?state, reason, "the round ended"),
+                }
+                let outcome = json!(state);
+                self.metrics.rounds_total.with_label_values(&[outcome.as_str().unwrap_or_default()]).inc();
+                if let Err(error) = self.options.checkpoints.remove(attempt.round()) {
+                    warn!(%error, "the round's checkpoint is still there");
+                }
+            }
+        }
+    }
+
+    /// Leaves a round that was interrupted to the next start of this server, to its next look, or to another one.
+    async fn give_back(&self, attempt: &Attempt, interruption: &Failure) {
+        match self.patiently(|| self.store.give_back(attempt)).await {
+            Ok(()) => info!(%interruption, "the round waits to be gone on with"),
+            Err(error) => warn!(%error, "the round could not be given back; it waits until its lease has run out"),
+        }
+    }
+
+    /// Shows that the round is alive; cancels it if somebody else has taken it over.
+    async fn keep_alive(self: Arc<Self>, attempt: Attempt, cancel: CancellationToken) {
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            match self.store.heartbeat(id, &self.owner, LEASE_SECONDS).await {
+            tokio::time::sleep(self.options.lease() / HEARTBEATS).await;
+            match self.store.heartbeat(&attempt, self.options.lease_seconds).await {
                 Ok(()) => {}
                 Err(StoreError::Conflict(reason)) => {
                     warn!(reason, "the round is no longer this server's");
@@ -334,41 +467,54 @@ impl Inner {
     /// The round itself: how it ended, and why if it was not promoted.
     async fn drive(
         self: Arc<Self>,
+        attempt: Attempt,
         round: Round,
-        candidates: Vec<Candidate>,
         cancel: CancellationToken,
     ) -> Result<(RoundState, Option<String>), Failure> {
-        let (round, cancel) = (&round, &cancel);
+        let (attempt, round, cancel) = (&attempt, &round, &cancel);
+        let recipe: Recipe = serde_json::from_value(round.recipe.clone()).map_err(Failure::Recipe)?;
         let lease = self.registry.lease(&round.parent_version).await?;
         let start = match round.parent_version.is_base() {
             true => None,
             false => Some(self.registry.adapter(&round.parent_version).await?),
         };
-        let seed = round.id.as_u64_pair().1;
-        let (questions, set_aside) = self.choose(round, candidates, seed).await?;
-        let (held, trained) = questions.split_at(held_back(questions.len(), self.recipe.gate.held_back));
+        let seed = round.seed;
+        let (questions, set_aside) = taking_part(self.store.round_questions(round.id).await?, seed);
+        if !set_aside.is_empty() {
+            info!(reasons = told(&set_aside), "some questions are passed over");
+        }
+        let (held, trained) = questions.split_at(held_back(questions.len(), recipe.gate.held_back));
         let chosen = RoundUpdate {
             state: Some(RoundState::Sampling),
             questions: Some(questions.len() as u32),
             held_back: Some(held.len() as u32),
             ..RoundUpdate::default()
         };
-        self.update(round.id, chosen).await?;
+        self.update(attempt, chosen).await?;
         if questions.is_empty() {
             return Ok(rejected(format!("nothing is left to learn from now: {}", told(&set_aside))));
         }
-        let texts = |questions: &[Question]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
+        let texts =
+            |questions: &[RoundQuestion]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         let plan = Plan {
             questions: texts(trained),
-            held_back: if self.recipe.guard.enabled { texts(held) } else { Vec::new() },
+            held_back: if recipe.guard.enabled { texts(held) } else { Vec::new() },
             lease: lease.clone(),
             start,
-            recipe: self.recipe.clone(),
+            recipe: recipe.clone(),
             control: None,
             seed,
+            checkpoint: Some(self.options.checkpoints.path(round.id)),
         };
-        let votes = VoteMetrics::default();
-        let mut watch = Recorder { inner: &self, round, trained, votes, held_back: None, since: Instant::now() };
+        let mut watch = Recorder {
+            inner: &self,
+            attempt,
+            recipe: &recipe,
+            trained,
+            votes: VoteMetrics::default(),
+            held_back: None,
+            since: Instant::now(),
+        };
         let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
         if learnt.updates == 0 {
             return Ok(rejected("no question could teach anything: votes were tied, weak or of one mind"));
@@ -376,8 +522,10 @@ impl Inner {
         let base_model = self.bench.engine.info().name.clone();
         let files = format::encode(&learnt.config, &learnt.tensors, &base_model)?;
         let parent = round.parent_version.clone();
-        let version = self.registry.add(files, parent, Some(round.id)).await?;
-        let verdict = self.judge(round, (trained, held), (&version, learnt.trainer), cancel).await?;
+        let add = || self.registry.add(files.clone(), parent.clone(), Some(attempt));
+        let version = self.patiently(add).await?;
+        let verdict =
+            self.judge((attempt, round), (trained, held), (&version, learnt.trainer), &recipe, cancel).await?;
         match verdict.decision {
             Decision::Reject => return Ok(rejected(verdict.reasons.join("; "))),
             Decision::Hold => return Ok((RoundState::Held, Some(verdict.reasons.join("; ")))),
@@ -386,63 +534,45 @@ impl Inner {
         if cancel.is_cancelled() {
             return Err(LearnError::Cancelled.into());
         }
-        match self.registry.activate(Some(&round.parent_version), &version).await {
-            Ok(previous) => {
-                info!(%previous, live = %version, "the candidate is live");
+        match self.patiently(|| self.registry.promote(attempt, &round.parent_version, &version)).await {
+            Ok(()) => {
+                info!(previous = %round.parent_version, live = %version, "the candidate is live");
                 Ok((RoundState::Promoted, None))
             }
-            Err(error @ RegistryError::Conflict { .. }) => Ok(rejected(error.to_string())),
-            Err(error) => Err(error.into()),
+            Err(Failure::Registry(error @ RegistryError::Conflict { .. })) => Ok(rejected(error.to_string())),
+            Err(error) => Err(error),
         }
     }
 
-    /// The questions that the round takes, in an order that is its own: which of them are held back must not depend on
-    /// when they were asked. Those that are passed over are written down as seen, so that they do not come again and
-    /// again, and counted.
-    async fn choose(
-        &self,
-        round: &Round,
-        candidates: Vec<Candidate>,
-        seed: u64,
-    ) -> Result<(Vec<Question>, BTreeMap<SetAside, usize>), StoreError> {
-        let Recipe { selection: rules, questions: limit, .. } = &self.recipe;
+    /// What a round takes of the questions that were asked, and what it passes over.
+    fn select(&self, candidates: Vec<Candidate>) -> Selection {
+        let Recipe { selection: rules, questions: limit, .. } = &self.options.recipe;
         let kind = self.bench.prompter.reading().kind;
         let fits = |question: &Question| {
-            learner::check(&*self.bench.engine, &self.bench.prompter, &question.text, &self.recipe).is_ok()
+            let recipe = &self.options.recipe;
+            learner::check(&*self.bench.engine, &self.bench.prompter, &question.text, recipe).is_ok()
         };
-        let Selection { mut chosen, set_aside } = selection::select(rules, candidates, *limit as usize, kind, fits);
-        let mut counts = BTreeMap::new();
-        let mut rows = Vec::with_capacity(set_aside.len());
-        for (question, reason) in &set_aside {
-            *counts.entry(*reason).or_default() += 1;
-            rows.push(RoundQuestion { set_aside: Some(*reason), ..unseen(round.id, question) });
-        }
-        if !rows.is_empty() {
-            info!(reasons = told(&counts), "some questions are passed over");
-            self.patiently(|| self.store.record_round_questions(&rows)).await?;
-        }
-        chosen.sort_by_key(|question| learner::mix(seed, question.id.as_u64_pair().1));
-        Ok((chosen, counts))
+        selection::select(rules, candidates, *limit as usize, kind, fits)
     }
 
-    async fn update(&self, id: Uuid, update: RoundUpdate) -> Result<(), StoreError> {
-        self.patiently(|| self.store.update_round(id, &self.owner, update.clone())).await
+    async fn update(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), Failure> {
+        self.patiently(|| self.store.update_round(attempt, update.clone())).await
     }
 
     /// Does a write of a round that runs, again and again while the database is away: what was learnt in minutes must not
     /// be lost to seconds. After a lease's time without it the round is no longer this server's.
-    async fn patiently<F: Future<Output = Result<(), StoreError>>>(
+    async fn patiently<T, E: Into<Failure>, F: Future<Output = Result<T, E>>>(
         &self,
         mut write: impl FnMut() -> F,
-    ) -> Result<(), StoreError> {
-        let deadline = Instant::now() + Duration::from_secs(LEASE_SECONDS.into());
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.options.lease();
         loop {
-            match write().await {
-                Err(StoreError::Unavailable(reason)) if Instant::now() + RETRY < deadline => {
-                    warn!(reason, "the round's progress could not be stored yet");
+            match write().await.map_err(Into::into) {
+                Err(error) if error.may_pass() && Instant::now() + RETRY < deadline => {
+                    warn!(%error, "the round's progress could not be stored yet");
                     // A server that stops tries once more, and then leaves it.
                     if self.stopping.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-                        return write().await;
+                        return write().await.map_err(Into::into);
                     }
                 }
                 outcome => return outcome,
@@ -450,9 +580,9 @@ impl Inner {
         }
     }
 
-    async fn set_state(&self, round: &Round, state: RoundState) -> Result<(), StoreError> {
+    async fn set_state(&self, attempt: &Attempt, state: RoundState) -> Result<(), Failure> {
         let update = RoundUpdate { state: Some(state), ..RoundUpdate::default() };
-        self.update(round.id, update).await
+        self.update(attempt, update).await
     }
 }
 
@@ -460,8 +590,8 @@ fn rejected(reason: impl Into<String>) -> (RoundState, Option<String>) {
     (RoundState::Rejected, Some(reason.into()))
 }
 
-fn is_running(id: Uuid) -> RoundError {
-    RoundError::Conflict(format!("round {id} is running: wait for its end or cancel it"))
+fn is_running(id: Uuid) -> String {
+    format!("round {id} is running: wait for its end or cancel it")
 }
 
 /// How many of `questions` are kept out of training.
@@ -478,6 +608,18 @@ fn told(set_aside: &BTreeMap<SetAside, usize>) -> String {
         SetAside::Flips => format!("{count} with another majority from round to round"),
     });
     each.collect::<Vec<_>>().join(", ")
+}
+
+/// The questions that take part in a round, in an order that is the round's own: which of them are held back must not
+/// depend on when they were asked. And how many are passed over.
+fn taking_part(rows: Vec<RoundQuestion>, seed: u64) -> (Vec<RoundQuestion>, BTreeMap<SetAside, usize>) {
+    let mut counts = BTreeMap::new();
+    for reason in rows.iter().filter_map(|row| row.set_aside) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut questions: Vec<_> = rows.into_iter().filter(|row| row.set_aside.is_none()).collect();
+    questions.sort_by_key(|question| learner::mix(seed, question.question_id.as_u64_pair().1));
+    (questions, counts)
 }
 
 /// The row of a question that nothing is known of yet.
@@ -502,8 +644,9 @@ fn majority(voted: &Voted) -> Option<String> {
 /// Writes a round's progress into the store.
 struct Recorder<'a> {
     inner: &'a Inner,
-    round: &'a Round,
-    trained: &'a [Question],
+    attempt: &'a Attempt,
+    recipe: &'a Recipe,
+    trained: &'a [RoundQuestion],
     /// Of the last sampling.
     votes: VoteMetrics,
     held_back: Option<VoteMetrics>,
@@ -511,35 +654,38 @@ struct Recorder<'a> {
     since: Instant,
 }
 
-fn watch_error(error: StoreError) -> LearnError {
-    LearnError::Watch(error.to_string())
+fn watch_error(failure: Failure) -> LearnError {
+    match failure {
+        Failure::Store(error) => error.into(),
+        other => LearnError::Watch(other.to_string()),
+    }
 }
 
 #[async_trait]
 impl Watch for Recorder<'_> {
     async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
-        let rule = self.inner.recipe.reward_rule();
+        let rule = self.recipe.reward_rule();
         self.votes = learner::vote_metrics(voted, rule);
         self.held_back = (!held_back.is_empty()).then(|| learner::vote_metrics(held_back, rule));
         let unknown = self.votes.unknown + self.held_back.map_or(0, |votes| votes.unknown);
         self.inner.metrics.unknown_answers_total.inc_by(unknown as u64);
         // The first sampling is the live version's; the candidate meets the held-back questions at the gate.
         if updates > 0 {
-            return self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error);
+            return self.inner.set_state(self.attempt, RoundState::Training).await.map_err(watch_error);
         }
-        let row = |(question, voted): (&Question, &Voted)| RoundQuestion {
+        let row = |(question, voted): (&RoundQuestion, &Voted)| RoundQuestion {
             before_answer: majority(voted),
             before_ratio: Some(voted.tally.majority_ratio()),
-            ..unseen(self.round.id, question)
+            ..question.clone()
         };
         let rows: Vec<RoundQuestion> = self.trained.iter().zip(voted).map(row).collect();
-        let inner = self.inner;
-        inner.patiently(|| inner.store.record_round_questions(&rows)).await.map_err(watch_error)?;
-        self.inner.set_state(self.round, RoundState::Training).await.map_err(watch_error)
+        let (inner, attempt) = (self.inner, self.attempt);
+        inner.patiently(|| inner.store.record_round_questions(attempt, &rows)).await.map_err(watch_error)?;
+        self.inner.set_state(self.attempt, RoundState::Training).await.map_err(watch_error)
     }
 
     async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
-        let inner = self.inner;
+        let (inner, attempt) = (self.inner, self.attempt);
         inner.metrics.round_majority_ratio.set(self.votes.majority_ratio);
         inner.metrics.round_reward.set(self.votes.reward);
         if let Some(metrics) = metrics {
@@ -548,19 +694,19 @@ impl Watch for Recorder<'_> {
         }
         info!(step = updates, majority_ratio = self.votes.majority_ratio, reward = self.votes.reward, "step done");
         let step = RoundStep {
-            round_id: self.round.id,
+            round_id: attempt.round(),
             step: updates,
             metrics: json!({ "votes": self.votes, "held_back": self.held_back, "update": metrics,
                              "seconds": self.since.elapsed().as_secs_f64() }),
         };
         self.since = Instant::now();
-        inner.patiently(|| inner.store.record_step(&step)).await.map_err(watch_error)?;
-        let last = updates == inner.recipe.steps;
+        inner.patiently(|| inner.store.record_step(attempt, &step)).await.map_err(watch_error)?;
+        let last = updates == self.recipe.steps;
         let update = RoundUpdate {
             state: (!last).then_some(RoundState::Sampling),
             step: Some(updates),
             ..RoundUpdate::default()
         };
-        inner.update(self.round.id, update).await.map_err(watch_error)
+        inner.update(attempt, update).await.map_err(watch_error)
     }
 }

@@ -5,14 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use candle_core::{Device, Tensor, Var};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     adaptation::{
         batch::{self, Drawn, Graded, MicroBatch},
         loss::{self, KlReference},
-        optimizer::{self, AdamW},
+        optimizer::{self, AdamW, Moments},
         recipe::Recipe,
     },
     engine::{
@@ -45,7 +45,7 @@ pub enum TrainError {
 
 /// What the updates of a step saw; means are over the rollout tokens that were trained on, weighted as in the loss,
 /// which itself is over all of the step.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UpdateMetrics {
     pub loss: f64,
     /// k3 estimate of the divergence from the reference, in nats a token, whether or not it is in the loss.
@@ -86,6 +86,16 @@ pub struct Assessment {
     pub kl: f64,
     /// The largest gap between the log-probability that a token was drawn with and the trainer's own.
     pub log_prob_gap: f64,
+}
+
+/// A trainer's variables and its optimizer's moments, by PEFT name; the variables are the trainer's own, not copies.
+#[derive(Clone, Debug)]
+pub struct TrainerState {
+    pub policy: BTreeMap<String, Tensor>,
+    pub first: BTreeMap<String, Tensor>,
+    pub second: BTreeMap<String, Tensor>,
+    /// Updates that the optimizer made.
+    pub optimizer_steps: i32,
 }
 
 /// A policy under training: an adapter as variables, with the optimizer's state.
@@ -148,6 +158,35 @@ impl Trainer {
         };
         let tensors = self.names.iter().zip(self.optimizer.vars()).map(copy).collect::<candle_core::Result<_>>()?;
         Ok((self.config.clone(), tensors))
+    }
+
+    /// Everything that the next update depends on besides its rollouts, as it is now.
+    pub fn state(&self) -> TrainerState {
+        let moments = self.optimizer.moments();
+        let named = |tensors: &mut dyn Iterator<Item = Tensor>| self.names.iter().cloned().zip(tensors).collect();
+        TrainerState {
+            policy: named(&mut self.optimizer.vars().iter().map(|var| var.as_tensor().detach())),
+            first: named(&mut moments.first.iter().cloned()),
+            second: named(&mut moments.second.iter().cloned()),
+            optimizer_steps: moments.steps,
+        }
+    }
+
+    /// Goes on from where a trainer was that was made of the same adapter and recipe.
+    ///
+    /// # Errors
+    /// If names or shapes are not those of this trainer's adapter.
+    pub fn restore(&mut self, state: TrainerState) -> Result<(), TrainError> {
+        let TrainerState { policy, first, second, optimizer_steps } = state;
+        let device = self.decoder.device();
+        let tensors = |named: BTreeMap<String, Tensor>| {
+            if !named.keys().eq(&self.names) {
+                return Err(TrainError::Mismatch("a state of other tensors than it has".into()));
+            }
+            Ok(named.into_values().map(|tensor| tensor.to_device(device)).collect::<candle_core::Result<Vec<_>>>()?)
+        };
+        let (policy, first, second) = (tensors(policy)?, tensors(first)?, tensors(second)?);
+        Ok(self.optimizer.restore(&policy, Moments { first, second, steps: optimizer_steps })?)
     }
 
     /// The updates of a step from the graded ones among the rollouts that were `drawn` in it: one for each minibatch in

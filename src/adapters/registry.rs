@@ -14,7 +14,6 @@ use std::{
 
 use arc_swap::ArcSwap;
 use chrono::Utc;
-use uuid::Uuid;
 
 use crate::{
     adapters::{
@@ -26,7 +25,7 @@ use crate::{
         handle::{Engine, EngineError, Lease, Version, WeakLease},
         model::lora::Adapter,
     },
-    store::{AdapterRecord, LIVE, ModelId, SharedStore, StoreError, UNKNOWN_MODEL},
+    store::{AdapterRecord, Attempt, LIVE, ModelId, SharedStore, StoreError, UNKNOWN_MODEL},
 };
 
 /// Versions that requests named and that stay resident for a while: 20 MB each for the default model and rank.
@@ -246,8 +245,14 @@ impl Registry {
         })
     }
 
-    /// Keeps a new adapter: its files are on disk before the store knows of it. Adding one again changes nothing.
-    pub async fn add(&self, files: Files, parent: Version, round_id: Option<Uuid>) -> Result<Version, RegistryError> {
+    /// Keeps a new adapter: its files are on disk before the store knows of it. One that a round made is the candidate of
+    /// that round from then on. Adding one again changes nothing.
+    pub async fn add(
+        &self,
+        files: Files,
+        parent: Version,
+        made_by: Option<&Attempt>,
+    ) -> Result<Version, RegistryError> {
         let (version, bytes, dir) = (files.version.clone(), files.bytes(), self.dir.clone());
         tokio::task::spawn_blocking(move || format::write(&dir, &files))
             .await?
@@ -256,11 +261,14 @@ impl Registry {
             version: version.clone(),
             model: Some(self.model.clone()),
             parent_version: parent,
-            round_id,
+            round_id: made_by.map(Attempt::round),
             bytes,
             created_at: Utc::now(),
         };
-        self.store.record_adapter(&record).await?;
+        match made_by {
+            Some(attempt) => self.store.record_candidate(attempt, &record).await?,
+            None => self.store.record_adapter(&record).await?,
+        }
         Ok(version)
     }
 
@@ -269,6 +277,34 @@ impl Registry {
     /// [`Self::refresh`] catches up.
     pub async fn activate(&self, expected: Option<&Version>, version: &Version) -> Result<Version, RegistryError> {
         let _swapping = self.swapping.lock().await;
+        let Ready { lease, alias, current } = self.prepare(expected, version).await?;
+        if !self.store.swap_alias(&self.model.fingerprint, LIVE, alias.as_ref(), version).await? {
+            return Err(self.overtaken(current).await?);
+        }
+        if !self.is_on_disk(version) {
+            // Another server has removed them before it could see the swap: a restart would not find them.
+            self.store.swap_alias(&self.model.fingerprint, LIVE, Some(version), &current).await?;
+            return Err(self.files_missing(version));
+        }
+        self.live.store(Arc::new(lease));
+        Ok(current)
+    }
+
+    /// Makes the candidate of a round live, if the version that the round began with still is, and ends the round as
+    /// promoted, in one. Nobody removes the files of a candidate while its round goes on. After an error the old version
+    /// is live here, and doing it again is safe.
+    pub async fn promote(&self, attempt: &Attempt, parent: &Version, candidate: &Version) -> Result<(), RegistryError> {
+        let _swapping = self.swapping.lock().await;
+        let Ready { lease, alias, current } = self.prepare(Some(parent), candidate).await?;
+        if !self.store.promote(attempt, &self.model.fingerprint, alias.as_ref(), candidate).await? {
+            return Err(self.overtaken(current).await?);
+        }
+        self.live.store(Arc::new(lease));
+        Ok(())
+    }
+
+    /// Makes sure that a version can become live now; with `expected`, in the place of that one.
+    async fn prepare(&self, expected: Option<&Version>, version: &Version) -> Result<Ready, RegistryError> {
         self.check_model(version).await?;
         // Weights that are resident need no files, but the next start does.
         if !self.is_on_disk(version) {
@@ -282,17 +318,13 @@ impl Registry {
             return Err(RegistryError::Conflict { expected: expected.clone(), found: current });
         }
         self.try_out(&lease).await?;
-        if !self.store.swap_alias(&self.model.fingerprint, LIVE, alias.as_ref(), version).await? {
-            let found = self.alias().await?.unwrap_or_else(Version::base);
-            return Err(RegistryError::Conflict { expected: current, found });
-        }
-        if !self.is_on_disk(version) {
-            // Another server has removed them before it could see the swap: a restart would not find them.
-            self.store.swap_alias(&self.model.fingerprint, LIVE, Some(version), &current).await?;
-            return Err(self.files_missing(version));
-        }
-        self.live.store(Arc::new(lease));
-        Ok(current)
+        Ok(Ready { lease, alias, current })
+    }
+
+    /// What is said when somebody else has swapped since [`Self::prepare`].
+    async fn overtaken(&self, expected: Version) -> Result<RegistryError, RegistryError> {
+        let found = self.alias().await?.unwrap_or_else(Version::base);
+        Ok(RegistryError::Conflict { expected, found })
     }
 
     /// Whether a version may be live here. One that was saved before adapters belonged to models may, if its shapes fit.
@@ -391,6 +423,14 @@ impl Registry {
     }
 }
 
+/// A version that may become live, and what is live now.
+struct Ready {
+    lease: Lease,
+    alias: Option<Version>,
+    /// What `alias` stands for, the base model without one.
+    current: Version,
+}
+
 fn not_live(version: Version, source: RegistryError) -> RegistryError {
     RegistryError::Live { version, source: Box::new(source) }
 }
@@ -408,6 +448,7 @@ mod tests {
     use chrono::DateTime;
     use tempfile::TempDir;
     use tokio::sync::Barrier;
+    use uuid::Uuid;
 
     use super::*;
     use crate::{
@@ -420,7 +461,7 @@ mod tests {
         },
         store::{
             AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-            RoundQuestion, RoundState, RoundStep, RoundUpdate, Store,
+            RoundQuestion, RoundState, RoundStep, RoundUpdate, Store, Unfinished,
         },
     };
 
@@ -608,16 +649,20 @@ mod tests {
         learnable(u32) -> Vec<Candidate>;
         questions_since_last_round() -> u64;
         last_round_at() -> Option<DateTime<Utc>>;
-        create_round(&Round, &str, u32) -> ();
-        heartbeat(Uuid, &str, u32) -> ();
-        update_round(Uuid, &str, RoundUpdate) -> ();
+        create_round(&Round, &[RoundQuestion], u32) -> Attempt;
+        unfinished_round() -> Option<Unfinished>;
+        take_over(Uuid, u32) -> Attempt;
+        give_back(&Attempt) -> ();
+        heartbeat(&Attempt, u32) -> ();
+        update_round(&Attempt, RoundUpdate) -> ();
         decide_round(Uuid, RoundState, Option<&str>) -> ();
-        fail_orphans(&str, &str) -> u64;
         round(Uuid) -> Option<Round>;
         rounds(u32, Option<Uuid>) -> Vec<Round>;
-        record_step(&RoundStep) -> ();
+        record_step(&Attempt, &RoundStep) -> ();
         steps(Uuid) -> Vec<RoundStep>;
-        record_round_questions(&[RoundQuestion]) -> ();
+        record_round_questions(&Attempt, &[RoundQuestion]) -> ();
+        record_candidate(&Attempt, &AdapterRecord) -> ();
+        promote(&Attempt, &str, Option<&Version>, &Version) -> bool;
         round_questions(Uuid) -> Vec<RoundQuestion>;
     }
 

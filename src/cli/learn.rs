@@ -298,6 +298,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         recipe: recipe.clone(),
         control,
         seed: args.seed,
+        checkpoint: None,
     };
     let cancel = CancellationToken::new();
     let learnt = round::learn(&bench, plan, &mut reporter, &cancel).await?;

@@ -35,8 +35,11 @@ pub struct RoundArgs {
 #[derive(Debug, Subcommand)]
 enum RoundCommand {
     /// Start a round
-    #[command(after_help = "Examples:\n  ttrl round start\n  ttrl round start --watch")]
+    #[command(after_help = "Examples:\n  ttrl round start\n  ttrl round start --watch --seed 1")]
     Start {
+        /// Everything random follows from it; unset, the round has one of its own
+        #[arg(long)]
+        seed: Option<u64>,
         /// Stay until it has ended
         #[arg(long)]
         watch: bool,
@@ -78,8 +81,8 @@ pub(super) async fn run(args: RoundArgs, settings: Settings) -> anyhow::Result<(
     let client = Client::operator(&args.operator, &settings)?;
     let json = args.operator.server.json;
     match args.command {
-        RoundCommand::Start { watch } => {
-            let round = client.post("/v1/rounds", &json!({})).await?;
+        RoundCommand::Start { seed, watch } => {
+            let round = client.post("/v1/rounds", &json!({ "seed": seed })).await?;
             show(&round, json, line)?;
             if watch { follow(&client, id_of(&round)?, json).await } else { Ok(()) }
         }

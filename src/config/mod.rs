@@ -43,6 +43,7 @@ pub struct Settings {
     pub learning: Recipe,
     pub adapters: AdapterSettings,
     pub schedule: ScheduleSettings,
+    pub rounds: RoundSettings,
     pub log: LogSettings,
 }
 
@@ -62,6 +63,7 @@ impl Default for Settings {
             learning: Recipe::default(),
             adapters: AdapterSettings::default(),
             schedule: ScheduleSettings::default(),
+            rounds: RoundSettings::default(),
             log: LogSettings::default(),
         }
     }
@@ -169,6 +171,21 @@ pub struct ScheduleSettings {
     pub every_minutes: Option<u32>,
 }
 
+/// How rounds are shared among servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoundSettings {
+    /// How long a round stays a server's without a sign of life; then another server, or its own next start, goes on with
+    /// it. Servers on one database should have the same.
+    pub lease_seconds: u32,
+}
+
+impl Default for RoundSettings {
+    fn default() -> Self {
+        Self { lease_seconds: 60 }
+    }
+}
+
 /// What is logged, to the standard error output.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -262,7 +279,7 @@ impl Settings {
     /// # Errors
     /// Names the first value that is out of range, and the range.
     pub fn validate(&self) -> Result<(), String> {
-        let Self { server, engine, answer, adapters, schedule, .. } = self;
+        let Self { server, engine, answer, adapters, schedule, rounds, .. } = self;
         for (name, text) in [("model", &self.model), ("prompt_template", &self.prompt_template)] {
             if text.trim().is_empty() {
                 return Err(format!("{name} is empty"));
@@ -304,6 +321,8 @@ impl Settings {
         if let Some(minutes) = schedule.every_minutes {
             within("schedule.every_minutes", f64::from(minutes), 1.0, 1e6)?;
         }
+        // Signs of life come three times in a lease: no more often than each second.
+        within("rounds.lease_seconds", f64::from(rounds.lease_seconds), 3.0, 3600.0)?;
         Ok(())
     }
 
@@ -324,6 +343,11 @@ impl Settings {
 
     pub fn adapters_dir(&self) -> PathBuf {
         self.data_dir.join("adapters")
+    }
+
+    /// Where rounds stand that have not ended.
+    pub fn checkpoints_dir(&self) -> PathBuf {
+        self.data_dir.join("rounds")
     }
 
     /// Downloaded models.

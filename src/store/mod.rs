@@ -5,21 +5,24 @@
 //!
 //! Times are kept in microseconds, in both databases: what is finer is cut off when it is written.
 
+mod attempt;
 mod connect;
 mod driver;
 mod errors;
 mod evaluation;
 mod postgres;
+mod round_lock;
 mod rows;
 pub mod spool;
 mod spool_file;
 mod sql;
 mod sqlite;
 
+pub use attempt::Attempt;
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -146,8 +149,14 @@ pub struct Round {
     pub id: Uuid,
     pub state: RoundState,
     pub trigger: RoundTrigger,
+    /// The model whose adapters it trains; `None` if it was created before rounds named their model.
+    pub model: Option<ModelId>,
     /// The recipe in effect, whole.
     pub recipe: Value,
+    /// Everything random follows from it.
+    pub seed: u64,
+    /// How often a server took the round up, the first time included.
+    pub attempts: u32,
     /// How many questions were selected (those set aside as too long left out, once it samples), and how many of them are
     /// held back from training for the gate.
     pub questions: u32,
@@ -166,6 +175,16 @@ pub struct Round {
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// A round that has not ended, as a server that could go on with it sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unfinished {
+    pub round: Round,
+    /// For how long nobody has held it, by the clock of the database; `None` while somebody does.
+    pub abandoned: Option<Duration>,
+    /// How often it was taken over since its last new step, after servers that did not give it back.
+    pub stalled: u32,
 }
 
 /// What may change about a round; `None` leaves a field as it is.
@@ -313,41 +332,67 @@ pub trait Store: EvaluationStore {
     /// When the newest round was created.
     async fn last_round_at(&self) -> Result<Option<DateTime<Utc>>, StoreError>;
 
-    /// Creates a round in state `queued`, owned by `owner` for `lease_seconds`. A conflict if another round that is
-    /// active holds a lease that has not run out; one whose lease has run out is marked failed first.
-    async fn create_round(&self, round: &Round, owner: &str, lease_seconds: u32) -> Result<(), StoreError>;
+    /// Creates a round in state `queued` with its questions, and returns the first attempt at it, which holds it for
+    /// `lease_seconds`. A conflict if another round is active.
+    async fn create_round(
+        &self,
+        round: &Round,
+        questions: &[RoundQuestion],
+        lease_seconds: u32,
+    ) -> Result<Attempt, StoreError>;
 
-    /// Prolongs the lease; a conflict if `owner` no longer holds it or the round has ended.
-    async fn heartbeat(&self, id: Uuid, owner: &str, lease_seconds: u32) -> Result<(), StoreError>;
+    /// The round that has not ended; there is never more than one.
+    async fn unfinished_round(&self) -> Result<Option<Unfinished>, StoreError>;
 
-    /// Changes a round that `owner` holds; a conflict if it does not, or if the state may not become the new one.
+    /// Begins another attempt at a round that nobody holds, which is `queued` again; a conflict if somebody holds it
+    /// or it has ended.
+    async fn take_over(&self, id: Uuid, lease_seconds: u32) -> Result<Attempt, StoreError>;
+
+    /// Ends an attempt before its round has ended: it is `queued` again, and whoever can may go on with it at once.
+    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError>;
+
+    /// Prolongs the lease; a conflict if the attempt no longer holds the round or it has ended.
+    async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError>;
+
+    /// Changes a round; a conflict if the attempt does not hold it, or if the state may not become the new one.
     /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends.
-    async fn update_round(&self, id: Uuid, owner: &str, update: RoundUpdate) -> Result<(), StoreError>;
+    async fn update_round(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), StoreError>;
 
     /// Ends a held round as promoted or rejected; a conflict if it is not held.
     async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError>;
-
-    /// Marks as failed, with `reason`, every round that is active and whose lease has run out or is held by
-    /// `owner`; returns how many.
-    async fn fail_orphans(&self, owner: &str, reason: &str) -> Result<u64, StoreError>;
 
     async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError>;
 
     /// Newest first, those created before `before` if given.
     async fn rounds(&self, limit: u32, before: Option<Uuid>) -> Result<Vec<Round>, StoreError>;
 
-    /// Adds or replaces the metrics of one step.
-    async fn record_step(&self, step: &RoundStep) -> Result<(), StoreError>;
+    /// Adds or replaces the metrics of one step of the attempt's round; a conflict if the attempt does not hold it.
+    async fn record_step(&self, attempt: &Attempt, step: &RoundStep) -> Result<(), StoreError>;
 
     async fn steps(&self, round: Uuid) -> Result<Vec<RoundStep>, StoreError>;
 
-    /// Adds or replaces rows, keyed by round and question.
-    async fn record_round_questions(&self, rows: &[RoundQuestion]) -> Result<(), StoreError>;
+    /// Adds or replaces rows of the attempt's round, keyed by question; a conflict if the attempt does not hold it.
+    async fn record_round_questions(&self, attempt: &Attempt, rows: &[RoundQuestion]) -> Result<(), StoreError>;
 
     async fn round_questions(&self, round: Uuid) -> Result<Vec<RoundQuestion>, StoreError>;
 
     /// Registers an adapter; repeating it changes nothing.
     async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError>;
+
+    /// Registers the adapter that a round made; the round is `evaluating` then. A conflict if the attempt does not hold
+    /// the round. Repeating it changes nothing.
+    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError>;
+
+    /// Points the alias [`LIVE`] of a model at the candidate of a round that is `evaluating`, if it stands for
+    /// `expected` now (`None`: if it does not exist), and ends the round as promoted, both or neither; returns whether
+    /// it did. A conflict if the attempt does not hold the round. Repeating it changes nothing.
+    async fn promote(
+        &self,
+        attempt: &Attempt,
+        model: &str,
+        expected: Option<&Version>,
+        candidate: &Version,
+    ) -> Result<bool, StoreError>;
 
     async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError>;
 

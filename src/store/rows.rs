@@ -61,11 +61,16 @@ pub(super) fn answer(row: &impl Columns) -> Result<Answer, StoreError> {
 }
 
 pub(super) fn round(row: &impl Columns) -> Result<Round, StoreError> {
+    let id = row.uuid("id")?;
     Ok(Round {
-        id: row.uuid("id")?,
+        id,
         state: word(row.text("state")?)?,
         trigger: word(row.text("started_by")?)?,
+        model: model(row)?,
         recipe: row.json("recipe")?,
+        // Of rounds that were created before seeds were kept, it was this.
+        seed: row.maybe_integer("seed")?.map_or(id.as_u64_pair().1, i64::cast_unsigned),
+        attempts: row.count("attempts")?,
         questions: row.count("questions")?,
         held_back: row.count("held_back")?,
         step: row.count("step")?,
@@ -98,14 +103,18 @@ pub(super) fn round_question(row: &impl Columns) -> Result<RoundQuestion, StoreE
     })
 }
 
+/// Of a row of an adapter or a round.
+fn model(row: &impl Columns) -> Result<Option<ModelId>, StoreError> {
+    match row.maybe_text("model_fingerprint")? {
+        Some(fingerprint) => Ok(Some(ModelId { name: row.text("model_name")?, fingerprint })),
+        None => Ok(None),
+    }
+}
+
 pub(super) fn adapter(row: &impl Columns) -> Result<AdapterRecord, StoreError> {
-    let model = match row.maybe_text("model_fingerprint")? {
-        Some(fingerprint) => Some(ModelId { name: row.text("model_name")?, fingerprint }),
-        None => None,
-    };
     Ok(AdapterRecord {
         version: version_column(row)?,
-        model,
+        model: model(row)?,
         parent_version: version(row.text("parent_version")?)?,
         round_id: row.maybe_uuid("round_id")?,
         bytes: row.count("bytes")?,

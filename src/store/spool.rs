@@ -18,8 +18,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-    RoundQuestion, RoundState, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question,
+    Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, SharedStore, Store, StoreError, Unfinished,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -257,24 +257,37 @@ impl Store for Spooled {
         self.inner.last_round_at().await
     }
 
-    async fn create_round(&self, round: &Round, owner: &str, lease_seconds: u32) -> Result<(), StoreError> {
-        self.inner.create_round(round, owner, lease_seconds).await
+    async fn create_round(
+        &self,
+        round: &Round,
+        questions: &[RoundQuestion],
+        lease_seconds: u32,
+    ) -> Result<Attempt, StoreError> {
+        self.inner.create_round(round, questions, lease_seconds).await
     }
 
-    async fn heartbeat(&self, id: Uuid, owner: &str, lease_seconds: u32) -> Result<(), StoreError> {
-        self.inner.heartbeat(id, owner, lease_seconds).await
+    async fn unfinished_round(&self) -> Result<Option<Unfinished>, StoreError> {
+        self.inner.unfinished_round().await
     }
 
-    async fn update_round(&self, id: Uuid, owner: &str, update: RoundUpdate) -> Result<(), StoreError> {
-        self.inner.update_round(id, owner, update).await
+    async fn take_over(&self, id: Uuid, lease_seconds: u32) -> Result<Attempt, StoreError> {
+        self.inner.take_over(id, lease_seconds).await
     }
 
     async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
         self.inner.decide_round(id, state, reason).await
     }
 
-    async fn fail_orphans(&self, owner: &str, reason: &str) -> Result<u64, StoreError> {
-        self.inner.fail_orphans(owner, reason).await
+    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError> {
+        self.inner.give_back(attempt).await
+    }
+
+    async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError> {
+        self.inner.heartbeat(attempt, lease_seconds).await
+    }
+
+    async fn update_round(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), StoreError> {
+        self.inner.update_round(attempt, update).await
     }
 
     async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError> {
@@ -285,16 +298,16 @@ impl Store for Spooled {
         self.inner.rounds(limit, before).await
     }
 
-    async fn record_step(&self, step: &RoundStep) -> Result<(), StoreError> {
-        self.inner.record_step(step).await
+    async fn record_step(&self, attempt: &Attempt, step: &RoundStep) -> Result<(), StoreError> {
+        self.inner.record_step(attempt, step).await
     }
 
     async fn steps(&self, round: Uuid) -> Result<Vec<RoundStep>, StoreError> {
         self.inner.steps(round).await
     }
 
-    async fn record_round_questions(&self, rows: &[RoundQuestion]) -> Result<(), StoreError> {
-        self.inner.record_round_questions(rows).await
+    async fn record_round_questions(&self, attempt: &Attempt, rows: &[RoundQuestion]) -> Result<(), StoreError> {
+        self.inner.record_round_questions(attempt, rows).await
     }
 
     async fn round_questions(&self, round: Uuid) -> Result<Vec<RoundQuestion>, StoreError> {
@@ -303,6 +316,20 @@ impl Store for Spooled {
 
     async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
         self.inner.record_adapter(adapter).await
+    }
+
+    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError> {
+        self.inner.record_candidate(attempt, adapter).await
+    }
+
+    async fn promote(
+        &self,
+        attempt: &Attempt,
+        model: &str,
+        expected: Option<&Version>,
+        candidate: &Version,
+    ) -> Result<bool, StoreError> {
+        self.inner.promote(attempt, model, expected, candidate).await
     }
 
     async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {

@@ -2,16 +2,17 @@
 
 mod evaluation;
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use async_trait::async_trait;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate,
-    SEEN_ROUNDS, Store, StoreError,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, ModelId, Question, Round, RoundQuestion, RoundState,
+    RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
     driver::{Arg, Columns, Driver, args},
+    round_lock::{RoundLock, swap_alias},
     rows,
 };
 use crate::engine::handle::Version;
@@ -19,9 +20,6 @@ use crate::engine::handle::Version;
 /// The longest that any call takes, waiting included. Every statement is a look-up or a small write except
 /// `learnable`, which reads an index of all questions: a second for a million.
 const DEADLINE: Duration = Duration::from_secs(10);
-
-/// PostgreSQL takes 65,535 arguments in a statement and SQLite 32,766; a row has ten.
-const ROWS_PER_STATEMENT: usize = 1000;
 
 /// Newest first; ids of rounds made in the same microsecond decide.
 const ROUNDS: &str = "SELECT * FROM rounds
@@ -76,56 +74,12 @@ const ADAPTER_USE: &str = "SELECT a.*,
         ) AS dismissed
     FROM adapters a WHERE a.version = $1";
 
+const RECORD_ADAPTER: &str = "INSERT INTO adapters (version, model_name, model_fingerprint, parent_version, round_id,
+        bytes, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
+
 pub(super) struct SqlStore<D> {
     driver: D,
-}
-
-/// A transaction that holds the lock on rounds.
-struct Rounds<D: Driver> {
-    tx: D::Transaction,
-    now: DateTime<Utc>,
-}
-
-impl<D: Driver> Rounds<D> {
-    async fn fetch(&mut self, sql: &str, args: Vec<Arg>) -> Result<Vec<D::Row>, sqlx::Error> {
-        D::fetch_in(&mut self.tx, sql.into(), args).await
-    }
-
-    fn lease(&self, seconds: u32) -> DateTime<Utc> {
-        self.now + TimeDelta::seconds(seconds.into())
-    }
-
-    /// The state of a round that `owner` holds: it has not ended, and nobody else has ended it when its lease ran out.
-    async fn held(&mut self, id: Uuid, owner: &str) -> Result<RoundState, StoreError> {
-        let found = self.fetch("SELECT *, owner = $2 AS is_owner FROM rounds WHERE id = $1", args![id, owner]).await?;
-        let Some(row) = found.first() else {
-            return Err(StoreError::Missing { what: "round", id: id.to_string() });
-        };
-        let round = rows::round(row)?;
-        if !round.state.is_active() {
-            return Err(StoreError::Conflict(format!("round {id} has ended")));
-        }
-        if !row.boolean("is_owner")? {
-            return Err(StoreError::Conflict(format!("round {id} belongs to another server")));
-        }
-        Ok(round.state)
-    }
-
-    /// Ends rounds whose server is gone: as failed, but for one that was stopped between the swap and its last word.
-    async fn fail(&mut self, which: &str, reason: &str, owner: Option<&str>) -> Result<u64, StoreError> {
-        let sql = format!(
-            "UPDATE rounds SET finished_at = $2,
-                state = CASE WHEN candidate_version IN (SELECT version FROM aliases) THEN 'promoted' ELSE 'failed' END,
-                reason = CASE WHEN candidate_version IN (SELECT version FROM aliases) THEN NULL ELSE $1 END
-             WHERE finished_at IS NULL AND state <> 'held' AND ({which}) RETURNING id"
-        );
-        let failed = self.fetch(&sql, args![reason, self.now, owner]).await?;
-        Ok(failed.len() as u64)
-    }
-
-    async fn commit(self) -> Result<(), StoreError> {
-        Ok(D::commit(self.tx).await?)
-    }
 }
 
 impl<D: Driver> SqlStore<D> {
@@ -157,16 +111,8 @@ impl<D: Driver> SqlStore<D> {
         self.fetch(sql, args).await?.iter().map(read).collect()
     }
 
-    async fn lock_rounds(&self) -> Result<Rounds<D>, StoreError> {
-        let mut tx = self.driver.begin().await?;
-        let now = D::lock_rounds(&mut tx).await?;
-        Ok(Rounds { tx, now })
-    }
-
-    /// Every row refers to a round, which may not be there.
-    async fn expect_round(&self, id: Uuid) -> Result<(), StoreError> {
-        let found = self.one("SELECT id FROM rounds WHERE id = $1", args![id], |row| row.uuid("id")).await?;
-        found.map(drop).ok_or(StoreError::Missing { what: "round", id: id.to_string() })
+    async fn lock_rounds(&self) -> Result<RoundLock<D>, StoreError> {
+        RoundLock::take(&self.driver).await
     }
 }
 
@@ -188,32 +134,28 @@ fn answer_args(a: &Answer) -> Result<Vec<Arg>, StoreError> {
     Ok(args)
 }
 
-fn round_args(r: &Round, owner: &str, lease_expires_at: DateTime<Utc>) -> Result<Vec<Arg>, StoreError> {
+fn round_args(r: &Round, attempt: &Attempt, lease_expires_at: DateTime<Utc>) -> Result<Vec<Arg>, StoreError> {
     let mut args = args![r.id];
     args.push(Arg::word(&r.trigger)?);
-    args.extend(args![&r.recipe, r.questions, r.held_back, r.step, r.steps, &r.parent_version]);
+    args.extend(model_args(r.model.as_ref()));
+    args.extend(args![&r.recipe]);
+    args.push(Arg::Integer(Some(r.seed.cast_signed())));
+    args.extend(args![r.attempts, r.questions, r.held_back, r.step, r.steps, &r.parent_version]);
     args.extend(args![r.candidate_version.as_ref(), r.verdict.as_ref(), r.reason.as_deref(), r.created_at]);
-    args.extend(args![owner, lease_expires_at]);
+    args.extend(args![attempt.token().as_str(), lease_expires_at]);
     Ok(args)
 }
 
-fn round_question_args(q: &RoundQuestion) -> Result<Vec<Arg>, StoreError> {
-    let mut args = args![q.round_id, q.question_id, q.text.as_str(), rows::text_hash(&q.text), q.held_back];
-    args.extend(args![q.before_answer.as_deref(), q.before_ratio, q.after_answer.as_deref(), q.after_ratio]);
-    args.push(match &q.set_aside {
-        Some(reason) => Arg::word(reason)?,
-        None => Arg::Text(None),
-    });
-    Ok(args)
+fn adapter_args(adapter: &AdapterRecord) -> Vec<Arg> {
+    let AdapterRecord { version, model, parent_version, round_id, bytes, created_at } = adapter;
+    let mut args = args![version];
+    args.extend(model_args(model.as_ref()));
+    args.extend(args![parent_version, *round_id, *bytes, *created_at]);
+    args
 }
 
-/// `($1, $2), ($3, $4)` for two rows of two columns.
-fn placeholders(rows: usize, columns: usize) -> String {
-    let row = |row: usize| {
-        let numbers: Vec<String> = (1..=columns).map(|column| format!("${}", row * columns + column)).collect();
-        format!("({})", numbers.join(", "))
-    };
-    (0..rows).map(row).collect::<Vec<_>>().join(", ")
+fn model_args(model: Option<&ModelId>) -> Vec<Arg> {
+    args![model.map(|model| model.name.as_str()), model.map(|model| model.fingerprint.as_str())]
 }
 
 #[async_trait]
@@ -269,56 +211,76 @@ impl<D: Driver> Store for SqlStore<D> {
         Ok(self.one(SQL, args![], |row| Ok(row.maybe_time("newest")?)).await?.flatten())
     }
 
-    async fn create_round(&self, round: &Round, owner: &str, lease_seconds: u32) -> Result<(), StoreError> {
-        const SQL: &str = "INSERT INTO rounds (id, state, started_by, recipe, questions, held_back, step, steps,
-                parent_version, candidate_version, verdict, reason, created_at, owner, lease_expires_at)
-            VALUES ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
-        const ACTIVE: &str = "SELECT id FROM rounds WHERE finished_at IS NULL AND state <> 'held'";
+    async fn create_round(
+        &self,
+        round: &Round,
+        questions: &[RoundQuestion],
+        lease_seconds: u32,
+    ) -> Result<Attempt, StoreError> {
+        const SQL: &str = "INSERT INTO rounds (id, state, started_by, model_name, model_fingerprint, recipe, seed,
+                attempts, questions, held_back, step, steps, parent_version, candidate_version, verdict, reason,
+                created_at, token, lease_expires_at)
+            VALUES ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            rounds.fail("lease_expires_at <= $2", "the server that ran it stopped", None).await?;
-            if let Some(row) = rounds.fetch(ACTIVE, args![]).await?.first() {
-                return Err(StoreError::Conflict(format!("round {} is running", row.uuid("id")?)));
+            if let Some(Unfinished { round: other, .. }) = rounds.unfinished().await? {
+                return Err(StoreError::Conflict(format!("round {} has not ended", other.id)));
             }
-            let args = round_args(round, owner, rounds.lease(lease_seconds))?;
+            let attempt = Attempt::new(round.id);
+            let args = round_args(round, &attempt, rounds.lease(lease_seconds))?;
             rounds.fetch(SQL, args).await?;
+            rounds.record_questions(&attempt, questions).await?;
+            rounds.commit().await?;
+            Ok(attempt)
+        })
+        .await
+    }
+
+    async fn unfinished_round(&self) -> Result<Option<Unfinished>, StoreError> {
+        within_deadline(async { self.lock_rounds().await?.unfinished().await }).await
+    }
+
+    async fn take_over(&self, id: Uuid, lease_seconds: u32) -> Result<Attempt, StoreError> {
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            let attempt = rounds.take_over(id, lease_seconds).await?;
+            rounds.commit().await?;
+            Ok(attempt)
+        })
+        .await
+    }
+
+    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError> {
+        const SQL: &str =
+            "UPDATE rounds SET state = 'queued', stalled = 0, token = $2, lease_expires_at = $3 WHERE id = $1";
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            rounds.held(attempt).await?;
+            // One that nobody has: this attempt is over.
+            let (token, now) = (Attempt::new(attempt.round()).token(), rounds.now);
+            rounds.fetch(SQL, args![attempt.round(), token.as_str(), now]).await?;
             rounds.commit().await
         })
         .await
     }
 
-    async fn heartbeat(&self, id: Uuid, owner: &str, lease_seconds: u32) -> Result<(), StoreError> {
+    async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError> {
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            rounds.held(id, owner).await?;
+            rounds.held(attempt).await?;
             let lease = rounds.lease(lease_seconds);
-            rounds.fetch("UPDATE rounds SET lease_expires_at = $2 WHERE id = $1", args![id, lease]).await?;
+            rounds
+                .fetch("UPDATE rounds SET lease_expires_at = $2 WHERE id = $1", args![attempt.round(), lease])
+                .await?;
             rounds.commit().await
         })
         .await
     }
 
-    async fn update_round(&self, id: Uuid, owner: &str, update: RoundUpdate) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE rounds SET state = $2, questions = COALESCE($3, questions),
-                held_back = COALESCE($4, held_back), step = COALESCE($5, step),
-                candidate_version = COALESCE($6, candidate_version), verdict = COALESCE($7, verdict),
-                reason = COALESCE($8, reason), started_at = COALESCE(started_at, $9), finished_at = $10
-            WHERE id = $1";
+    async fn update_round(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), StoreError> {
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            let before = rounds.held(id, owner).await?;
-            let after = update.state.unwrap_or(before);
-            // Once more the same state: a write whose reply was lost on the way.
-            if after != before && !before.may_become(after) {
-                return Err(StoreError::Conflict(format!("round {id} is {before:?} and cannot become {after:?}")));
-            }
-            let left_queue = (after != RoundState::Queued).then_some(rounds.now);
-            let ended = after.is_final().then_some(rounds.now);
-            let mut args = args![id];
-            args.push(Arg::word(&after)?);
-            args.extend(args![update.questions, update.held_back, update.step, update.candidate_version.as_ref()]);
-            args.extend(args![update.verdict.as_ref(), update.reason.as_deref(), left_queue, ended]);
-            rounds.fetch(SQL, args).await?;
+            rounds.update(attempt, &update).await?;
             rounds.commit().await
         })
         .await
@@ -340,16 +302,6 @@ impl<D: Driver> Store for SqlStore<D> {
         .await
     }
 
-    async fn fail_orphans(&self, owner: &str, reason: &str) -> Result<u64, StoreError> {
-        within_deadline(async {
-            let mut rounds = self.lock_rounds().await?;
-            let failed = rounds.fail("lease_expires_at <= $2 OR owner = $3", reason, Some(owner)).await?;
-            rounds.commit().await?;
-            Ok(failed)
-        })
-        .await
-    }
-
     async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError> {
         self.one("SELECT * FROM rounds WHERE id = $1", args![id], rows::round).await
     }
@@ -358,42 +310,27 @@ impl<D: Driver> Store for SqlStore<D> {
         self.all(ROUNDS, args![limit, before], rows::round).await
     }
 
-    async fn record_step(&self, step: &RoundStep) -> Result<(), StoreError> {
+    async fn record_step(&self, attempt: &Attempt, step: &RoundStep) -> Result<(), StoreError> {
         const SQL: &str = "INSERT INTO round_steps (round_id, step, metrics) VALUES ($1, $2, $3)
             ON CONFLICT (round_id, step) DO UPDATE SET metrics = excluded.metrics";
-        self.expect_round(step.round_id).await?;
-        self.fetch(SQL, args![step.round_id, step.step, &step.metrics]).await.map(drop)
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            rounds.held_with_rows(attempt, [step.round_id]).await?;
+            rounds.fetch(SQL, args![step.round_id, step.step, &step.metrics]).await?;
+            rounds.commit().await
+        })
+        .await
     }
 
     async fn steps(&self, round: Uuid) -> Result<Vec<RoundStep>, StoreError> {
         self.all("SELECT * FROM round_steps WHERE round_id = $1 ORDER BY step", args![round], rows::step).await
     }
 
-    async fn record_round_questions(&self, rows: &[RoundQuestion]) -> Result<(), StoreError> {
-        // PostgreSQL refuses to write one row twice in a statement: of rows with the same key, the last one counts.
-        let by_key: BTreeMap<_, _> = rows.iter().map(|row| ((row.round_id, row.question_id), row)).collect();
-        let rounds: std::collections::BTreeSet<_> = rows.iter().map(|row| row.round_id).collect();
-        for round in rounds {
-            self.expect_round(round).await?;
-        }
-        let rows: Vec<_> = by_key.into_values().collect();
+    async fn record_round_questions(&self, attempt: &Attempt, rows: &[RoundQuestion]) -> Result<(), StoreError> {
         within_deadline(async {
-            let mut tx = self.driver.begin().await?;
-            for rows in rows.chunks(ROWS_PER_STATEMENT) {
-                let args = rows.iter().map(|row| round_question_args(row)).collect::<Result<Vec<_>, _>>()?.concat();
-                let values = placeholders(rows.len(), args.len() / rows.len());
-                let sql = format!(
-                    "INSERT INTO round_questions (round_id, question_id, text, text_hash, held_back, before_answer,
-                         before_ratio, after_answer, after_ratio, set_aside)
-                     VALUES {values} ON CONFLICT (round_id, question_id) DO UPDATE SET
-                         text = excluded.text, text_hash = excluded.text_hash, held_back = excluded.held_back,
-                         before_answer = excluded.before_answer, before_ratio = excluded.before_ratio,
-                         after_answer = excluded.after_answer, after_ratio = excluded.after_ratio,
-                         set_aside = excluded.set_aside"
-                );
-                D::fetch_in(&mut tx, sql, args).await?;
-            }
-            Ok(D::commit(tx).await?)
+            let mut rounds = self.lock_rounds().await?;
+            rounds.record_questions(attempt, rows).await?;
+            rounds.commit().await
         })
         .await
     }
@@ -404,15 +341,38 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
-        const SQL: &str =
-            "INSERT INTO adapters (version, model_name, model_fingerprint, parent_version, round_id, bytes,
-                created_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
-        let AdapterRecord { version, model, parent_version, round_id, bytes, created_at } = adapter;
-        let name = model.as_ref().map(|model| model.name.as_str());
-        let fingerprint = model.as_ref().map(|model| model.fingerprint.as_str());
-        let args = args![version, name, fingerprint, parent_version, *round_id, *bytes, *created_at];
-        self.fetch(SQL, args).await.map(drop)
+        self.fetch(RECORD_ADAPTER, adapter_args(adapter)).await.map(drop)
+    }
+
+    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError> {
+        let made = RoundUpdate {
+            state: Some(RoundState::Evaluating),
+            candidate_version: Some(adapter.version.clone()),
+            ..RoundUpdate::default()
+        };
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            rounds.update(attempt, &made).await?;
+            rounds.fetch(RECORD_ADAPTER, adapter_args(adapter)).await?;
+            rounds.commit().await
+        })
+        .await
+    }
+
+    async fn promote(
+        &self,
+        attempt: &Attempt,
+        model: &str,
+        expected: Option<&Version>,
+        candidate: &Version,
+    ) -> Result<bool, StoreError> {
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            let promoted = rounds.promote(attempt, model, expected, candidate).await?;
+            rounds.commit().await?;
+            Ok(promoted)
+        })
+        .await
     }
 
     async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
@@ -439,24 +399,8 @@ impl<D: Driver> Store for SqlStore<D> {
         expected: Option<&Version>,
         new: &Version,
     ) -> Result<bool, StoreError> {
-        const CREATE: &str =
-            "INSERT INTO aliases (model, name, version) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING version";
-        const SWAP: &str =
-            "UPDATE aliases SET version = $3 WHERE model = $1 AND name = $2 AND version = $4 RETURNING version";
-        let changed = match expected {
-            None => self.fetch(CREATE, args![model, name, new]).await?,
-            Some(expected) => self.fetch(SWAP, args![model, name, new, expected]).await?,
-        };
+        let (sql, args) = swap_alias(model, name, expected, new);
+        let changed = self.fetch(sql, args).await?;
         Ok(!changed.is_empty())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::placeholders;
-
-    #[test]
-    fn placeholders_count_on_from_row_to_row() {
-        assert_eq!(placeholders(2, 3), "($1, $2, $3), ($4, $5, $6)");
     }
 }

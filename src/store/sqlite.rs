@@ -32,6 +32,7 @@ const MIGRATIONS: Scripts = [
     include_str!("../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../migrations/sqlite/0002_adapters_belong_to_a_model.sql"),
     include_str!("../../migrations/sqlite/0003_who_asked_and_what_was_passed_over.sql"),
+    include_str!("../../migrations/sqlite/0004_rounds_are_resumed.sql"),
     include_str!("../../migrations/sqlite/0005_evaluation_sets.sql"),
 ];
 

@@ -145,6 +145,8 @@ metrics! {
     rounds_decided_total: IntCounterVec, labels &["decision"];
     /// Rounds that were given up before their last step, by the rule of the guard that was broken.
     rounds_given_up_total: IntCounterVec, labels &["rule"];
+    /// Rounds that this server went on with after they had been left unfinished.
+    rounds_resumed_total: IntCounter;
     /// Whether this server runs a round.
     round_in_progress: IntGauge;
     /// Mean majority ratio of the last step of a round.

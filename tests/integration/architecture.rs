@@ -65,6 +65,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/adaptation/advantage.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/loss.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/vote.rs", &["tokio", "candle", "store", "async "]),
+    ("src/adaptation/resume.rs", &["tokio", "candle", "async "]),
     ("src/adaptation/schedule.rs", &["tokio", "candle", "store", "async "]),
     ("src/statistics.rs", &["tokio", "candle", "async "]),
     ("src/adapters/gate.rs", &["tokio", "candle", "store::", "async "]),

@@ -35,7 +35,8 @@ use ttrl::{
     prompt::PromptTemplate,
     prompter::Prompter,
     store::{
-        AdapterRecord, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, Store, connect,
+        AdapterRecord, Attempt, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, Store,
+        connect,
         spool::{MAX_SPOOL_BYTES, Spooled},
     },
     telemetry::Metrics,
@@ -45,7 +46,6 @@ use uuid::Uuid;
 use crate::support::postgres::Server as Postgres;
 
 pub(crate) const KEY: &str = "ttrl_0123456789abcdef";
-const OWNER: &str = "test";
 
 /// What the engine does next, until told otherwise.
 #[derive(Clone)]
@@ -192,16 +192,29 @@ impl Engine for Scripted {
 }
 
 /// Keeps rounds in the store and runs none.
-struct Ledger(SharedStore);
+struct Ledger {
+    store: SharedStore,
+    last: Mutex<Option<Attempt>>,
+}
+
+impl Ledger {
+    /// The attempt at the newest round.
+    fn attempt(&self) -> Attempt {
+        self.last.lock().unwrap().expect("a round was started")
+    }
+}
 
 #[async_trait]
 impl RoundControl for Ledger {
-    async fn start(&self) -> Result<Round, RoundError> {
+    async fn start(&self, seed: Option<u64>) -> Result<Round, RoundError> {
         let round = Round {
             id: Uuid::now_v7(),
             state: RoundState::Queued,
             trigger: RoundTrigger::Operator,
+            model: None,
             recipe: json!({}),
+            seed: seed.unwrap_or(7),
+            attempts: 1,
             questions: 0,
             held_back: 0,
             step: 0,
@@ -214,21 +227,22 @@ impl RoundControl for Ledger {
             started_at: None,
             finished_at: None,
         };
-        self.0.create_round(&round, OWNER, 60).await.map_err(|_| RoundError::Conflict("a round is running".into()))?;
+        let created = self.store.create_round(&round, &[], 60).await;
+        *self.last.lock().unwrap() = Some(created.map_err(|_| RoundError::Conflict("a round is running".into()))?);
         Ok(round)
     }
 
     async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
         let update = RoundUpdate { state: Some(RoundState::Cancelled), ..RoundUpdate::default() };
-        self.0.update_round(id, OWNER, update).await.map_err(|_| RoundError::Missing(id))
+        self.store.update_round(&self.attempt(), update).await.map_err(|_| RoundError::Missing(id))
     }
 
     async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
-        Ok(self.0.decide_round(id, RoundState::Promoted, None).await?)
+        Ok(self.store.decide_round(id, RoundState::Promoted, None).await?)
     }
 
     async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
-        Ok(self.0.decide_round(id, RoundState::Rejected, None).await?)
+        Ok(self.store.decide_round(id, RoundState::Rejected, None).await?)
     }
 }
 
@@ -237,6 +251,7 @@ pub(crate) struct Server<E = Scripted> {
     pub(crate) engine: Arc<E>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) store: Arc<Spooled>,
+    ledger: Arc<Ledger>,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
     http: reqwest::Client,
@@ -298,12 +313,13 @@ impl<E: Engine + 'static> Server<E> {
         );
         let completing = Completing::new(dynamic.clone(), registry.clone(), prompter, metrics.clone());
         let deadline = Duration::from_secs(settings.shutdown_deadline_seconds);
+        let ledger = Arc::new(Ledger { store: store.clone(), last: Mutex::default() });
         let state = AppState {
             answering: Arc::new(answering),
             completing: Arc::new(completing),
             engine: dynamic,
             registry: registry.clone(),
-            rounds: Arc::new(Ledger(store.clone())),
+            rounds: ledger.clone(),
             evaluations: Arc::new(evaluations),
             store: store.clone(),
             metrics,
@@ -315,7 +331,7 @@ impl<E: Engine + 'static> Server<E> {
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(serve(listener, state, shutdown.clone(), deadline));
         let http = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
-        Self { address, engine, registry, store, shutdown, task, http, dir }
+        Self { address, engine, registry, store, ledger, shutdown, task, http, dir }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
@@ -741,7 +757,7 @@ async fn rounds_are_started_listed_read_and_cancelled() {
     assert_eq!(failure(server.post("/v1/rounds", "{\"steps\": 3}").await, 422).await.0, "invalid_body");
 
     let step = RoundStep { round_id: id.parse().unwrap(), step: 1, metrics: json!({"reward": 0.5}) };
-    server.store.record_step(&step).await.unwrap();
+    server.store.record_step(&server.ledger.attempt(), &step).await.unwrap();
     let detail = value(server.get(&location).await).await;
     assert_eq!(detail["round"]["state"], "queued");
     assert_eq!(detail["steps"], json!([{"step": 1, "metrics": {"reward": 0.5}}]));
@@ -750,7 +766,8 @@ async fn rounds_are_started_listed_read_and_cancelled() {
     let cancelled = server.post(&format!("{location}/cancel"), "").await;
     assert_eq!(cancelled.status(), StatusCode::ACCEPTED);
     assert_eq!(value(cancelled).await["state"], "cancelled");
-    let second = value(server.post("/v1/rounds", "").await).await;
+    let second = value(server.post("/v1/rounds", "{\"seed\": 18446744073709551615}").await).await;
+    assert_eq!(second["seed"], u64::MAX);
     let second = second["id"].as_str().unwrap();
     let listed = value(server.get("/v1/rounds?limit=1").await).await;
     assert_eq!((listed["rounds"].as_array().unwrap().len(), &listed["rounds"][0]["id"]), (1, &json!(second)));

@@ -14,6 +14,7 @@ mod parity;
 mod probe;
 mod real_files;
 mod reports;
+mod resume;
 mod rounds;
 mod store;
 mod support;

@@ -24,7 +24,7 @@ const KEY: &str = "ttrl_0123456789abcdef";
 
 /// The tiny model as a chat model. A token of every four says that the answer is 1, one that it is 2, and the other two
 /// end the response, so that votes differ and majorities are there.
-fn chat_model(folder: &Path) {
+pub(crate) fn chat_model(folder: &Path) {
     fs::create_dir_all(folder).unwrap();
     for name in ["config.json", "model.safetensors"] {
         fs::copy(fixture("tiny-llama").join(name), folder.join(name)).unwrap();
@@ -81,6 +81,16 @@ impl Place {
 
     fn model(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// A model like the other one: one weight is another one, by a hair.
+    fn make_twin(&self) {
+        chat_model(&self.model("twin"));
+        let weights = self.model("twin").join("model.safetensors");
+        let mut bytes = fs::read(&weights).unwrap();
+        let last = bytes.len() - 4;
+        bytes[last] ^= 1;
+        fs::write(&weights, bytes).unwrap();
     }
 
     fn adapter(&self, version: &str) -> PathBuf {
@@ -455,13 +465,7 @@ async fn the_settings_decide_about_what_passes_and_a_held_round_outlives_its_ser
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_model_on_the_same_data_has_its_own_live_version_and_the_first_comes_back_with_its_own() {
     let place = Place::new();
-    chat_model(&place.model("twin"));
-    // One weight is another one, by a hair.
-    let weights = place.model("twin").join("model.safetensors");
-    let mut bytes = fs::read(&weights).unwrap();
-    let last = bytes.len() - 4;
-    bytes[last] ^= 1;
-    fs::write(&weights, bytes).unwrap();
+    place.make_twin();
 
     let server = Running::start(place.settings("tiny")).await;
     server.ask_all().await;
@@ -509,7 +513,7 @@ async fn a_round_that_the_operator_cancels_changes_nothing_and_the_next_one_can_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stops_cancels_its_round_and_a_new_one_goes_on_from_the_same_version() {
+async fn a_server_that_stops_leaves_its_round_to_the_next_start_which_goes_on_from_the_last_step() {
     let place = Place::new();
     let version = place.learn().await;
     let server = Running::start(place.long_settings()).await;
@@ -517,17 +521,45 @@ async fn a_server_that_stops_cancels_its_round_and_a_new_one_goes_on_from_the_sa
     server.middle(&path).await;
     server.stop().await;
 
+    // With other settings: the round keeps its own.
     let server = Running::start(place.settings("tiny")).await;
-    let shown = server.get(&path).await;
-    let round = &shown["round"];
-    assert_eq!((&round["state"], &round["reason"]), (&json!("cancelled"), &json!("the server was stopped")));
-    assert!(!round["finished_at"].is_null() && round["candidate_version"].is_null(), "{round}");
-    assert_eq!(server.live().await, version);
+    let stopped = server.get(&path).await["round"].clone();
+    assert_eq!((&stopped["state"], &stopped["attempts"]), (&json!("queued"), &json!(1)), "{stopped}");
+    let step = stopped["step"].as_u64().unwrap();
+    let further = |shown: &Value| ended(shown) || shown["round"]["step"].as_u64().unwrap() > step;
+    let round = server.wait(&path, further).await["round"].clone();
+    assert_eq!((&round["attempts"], &round["steps"]), (&json!(2), &json!(500)), "{round}");
+    let (_, refused) = server.call(Method::POST, "/v1/rounds", json!({})).await;
+    assert_eq!(refused["error"]["code"], "conflict", "{refused}");
+    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("ttrl_rounds_resumed_total 1"), "{metrics}");
     assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
+    server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
+    assert_eq!(server.end(&path).await["round"]["state"], "cancelled");
 
     let shown = server.round().await;
     assert_eq!((&shown["round"]["state"], &shown["round"]["parent_version"]), (&json!("promoted"), &json!(version)));
     assert_eq!(server.live().await, candidate(&shown));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_waits_for_a_server_can_be_cancelled_where_nobody_goes_on_with_it() {
+    let place = Place::new();
+    let server = Running::start(place.long_settings()).await;
+    server.ask_all().await;
+    let path = server.begin().await;
+    server.middle(&path).await;
+    server.stop().await;
+    // Of another model: this server leaves the round alone.
+    place.make_twin();
+    let server = Running::start(place.settings("twin")).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(server.get(&path).await["round"]["state"], "queued");
+    let (status, cancelled) = server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
+    assert_eq!((status, &cancelled["state"]), (202, &json!("cancelled")), "{cancelled}");
+    assert_eq!(fs::read_dir(place.0.path().join("data/rounds")).unwrap().count(), 0);
+    assert_eq!(server.round().await["round"]["state"], "promoted");
     server.stop().await;
 }
 

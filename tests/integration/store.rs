@@ -17,9 +17,9 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, AdapterUse, Answer, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE, ModelId,
-        Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside, SharedStore, Store,
-        StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE,
+        ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
+        SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -88,16 +88,18 @@ on_both! {
     a_question_of_an_evaluation_set_is_never_learned_from
     questions_are_counted_since_the_last_round
     a_round_walks_through_its_states
-    a_round_obeys_only_its_owner
+    a_server_that_lost_its_round_changes_nothing_more
+    rows_of_another_round_are_refused
+    a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither
     of_two_servers_one_gets_the_round
-    a_round_whose_lease_ran_out_gives_way
-    orphans_are_those_of_the_owner_or_without_a_lease
-    an_orphan_whose_candidate_is_live_was_promoted
     a_held_round_waits_for_a_decision_while_others_run
+    a_round_comes_with_its_questions_or_not_at_all
+    an_unfinished_round_is_taken_over_when_its_lease_has_run_out
+    a_round_that_is_given_back_is_free_at_once
+    a_round_stalls_while_it_is_taken_over_without_a_new_step
     rounds_are_listed_newest_first_page_by_page
     steps_are_kept_in_order_and_replaced
     the_questions_of_a_round_are_replaced_by_key
-    a_row_of_a_round_that_is_not_there_is_refused
     adapters_are_listed_newest_first
     of_many_swaps_of_an_alias_one_wins
     an_alias_of_one_model_is_none_of_anothers
@@ -149,7 +151,10 @@ fn round() -> Round {
         id: Uuid::now_v7(),
         state: RoundState::Queued,
         trigger: RoundTrigger::Schedule,
+        model: Some(ModelId { name: "a model".into(), fingerprint: MODEL.into() }),
         recipe: json!({"steps": 10, "learning_rate": 1e-4}),
+        seed: u64::MAX,
+        attempts: 1,
         questions: 0,
         held_back: 0,
         step: 0,
@@ -271,9 +276,8 @@ async fn a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them(plac
 
     // What counts is the text, under whichever id it was in a round.
     let round = round();
-    store.create_round(&round, "a", 60).await.unwrap();
     let rows = [round_question(&round, "three"), round_question(&round, "one")];
-    store.record_round_questions(&rows).await.unwrap();
+    store.create_round(&round, &rows, 60).await.unwrap();
     let all = store.learnable(10).await.unwrap();
     assert_eq!(texts(&all), ["t w  o", "three", " one\n"]);
     let seen = |candidate: &Candidate| candidate.seen.iter().map(|row| row.before_ratio).collect::<Vec<_>>();
@@ -288,10 +292,9 @@ async fn the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_co
     }
     for (number, text) in ["one", "two", "two", "one", "two"].into_iter().enumerate() {
         let round = Round { created_at: now() - TimeDelta::seconds(100 - number as i64), ..round() };
-        store.create_round(&round, "a", 60).await.unwrap();
         let row = RoundQuestion { before_ratio: Some(number as f64), ..round_question(&round, text) };
-        store.record_round_questions(&[row]).await.unwrap();
-        store.update_round(round.id, "a", to(RoundState::Failed)).await.unwrap();
+        let attempt = store.create_round(&round, &[row], 60).await.unwrap();
+        store.update_round(&attempt, to(RoundState::Failed)).await.unwrap();
     }
     let all = store.learnable(10).await.unwrap();
     assert_eq!(texts(&all), ["one", "two"]);
@@ -365,7 +368,7 @@ async fn questions_are_counted_since_the_last_round(place: Place) {
     ask(&*store, "before", now() - TimeDelta::seconds(5)).await;
     assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
     let round = round();
-    store.create_round(&round, "a", 60).await.unwrap();
+    store.create_round(&round, &[], 60).await.unwrap();
     assert_eq!(store.last_round_at().await.unwrap(), Some(round.created_at));
     assert_eq!(store.questions_since_last_round().await.unwrap(), 0);
     let later = round.created_at + TimeDelta::seconds(5);
@@ -380,24 +383,24 @@ async fn a_round_walks_through_its_states(place: Place) {
     let store = place.open().await;
     let given = round();
     assert_eq!(store.round(given.id).await.unwrap(), None);
-    store.create_round(&given, "a", 60).await.unwrap();
+    let attempt = store.create_round(&given, &[], 60).await.unwrap();
     assert_eq!(store.round(given.id).await.unwrap(), Some(given.clone()));
 
-    assert_conflict(store.update_round(given.id, "a", to(Promoted)).await);
+    assert_conflict(store.update_round(&attempt, to(Promoted)).await);
     let selected = RoundUpdate { questions: Some(40), held_back: Some(8), ..to(Sampling) };
-    store.update_round(given.id, "a", selected).await.unwrap();
+    store.update_round(&attempt, selected).await.unwrap();
     let sampling = store.round(given.id).await.unwrap().unwrap();
     assert!(sampling.started_at.is_some() && sampling.finished_at.is_none());
     assert_eq!((sampling.questions, sampling.held_back, sampling.step), (40, 8, 0));
 
-    store.update_round(given.id, "a", to(Training)).await.unwrap();
-    store.update_round(given.id, "a", RoundUpdate { step: Some(1), ..RoundUpdate::default() }).await.unwrap();
-    store.update_round(given.id, "a", to(Sampling)).await.unwrap();
+    store.update_round(&attempt, to(Training)).await.unwrap();
+    store.update_round(&attempt, RoundUpdate { step: Some(1), ..RoundUpdate::default() }).await.unwrap();
+    store.update_round(&attempt, to(Sampling)).await.unwrap();
     let saved = RoundUpdate { candidate_version: Some(hash('c')), ..to(Evaluating) };
-    store.update_round(given.id, "a", saved).await.unwrap();
+    store.update_round(&attempt, saved).await.unwrap();
     let verdict = json!({"agreement": 0.75});
     let end = RoundUpdate { verdict: Some(verdict.clone()), reason: Some("no \0 gain".into()), ..to(Rejected) };
-    store.update_round(given.id, "a", end).await.unwrap();
+    store.update_round(&attempt, end).await.unwrap();
 
     let ended = store.round(given.id).await.unwrap().unwrap();
     assert!(ended.finished_at >= ended.started_at && ended.started_at == sampling.started_at);
@@ -414,22 +417,109 @@ async fn a_round_walks_through_its_states(place: Place) {
         ..given.clone()
     };
     assert_eq!(ended, expected);
-    assert_conflict(store.update_round(given.id, "a", to(Failed)).await);
-    assert_conflict(store.update_round(given.id, "a", RoundUpdate { step: Some(2), ..RoundUpdate::default() }).await);
-    assert_conflict(store.heartbeat(given.id, "a", 60).await);
+    assert_conflict(store.update_round(&attempt, to(Failed)).await);
+    assert_conflict(store.update_round(&attempt, RoundUpdate { step: Some(2), ..RoundUpdate::default() }).await);
+    assert_conflict(store.heartbeat(&attempt, 60).await);
     assert_eq!(store.round(given.id).await.unwrap(), Some(expected));
-    store.create_round(&round(), "b", 60).await.unwrap();
+    store.create_round(&round(), &[], 60).await.unwrap();
 }
 
-async fn a_round_obeys_only_its_owner(place: Place) {
-    let store = place.open().await;
+/// What a server does about a round that it believes to be its own.
+async fn writes(store: &dyn Store, attempt: &Attempt) -> Vec<Result<(), StoreError>> {
+    let round_id = attempt.round();
+    let row = round_question(&Round { id: round_id, ..round() }, "a straggler's");
+    let step = RoundStep { round_id, step: 1, metrics: json!({}) };
+    let promoted = store.promote(attempt, MODEL, None, &hash('9')).await;
+    vec![
+        store.heartbeat(attempt, 60).await,
+        store.update_round(attempt, RoundUpdate { step: Some(7), ..RoundUpdate::default() }).await,
+        store.record_step(attempt, &step).await,
+        store.record_round_questions(attempt, &[row]).await,
+        store.record_candidate(attempt, &candidate(round_id, '9')).await,
+        promoted.map(drop),
+        store.update_round(attempt, to(RoundState::Failed)).await,
+    ]
+}
+
+fn candidate(round_id: Uuid, digit: char) -> AdapterRecord {
+    AdapterRecord {
+        version: hash(digit),
+        model: Some(ModelId { name: "a model".into(), fingerprint: MODEL.into() }),
+        parent_version: Version::base(),
+        round_id: Some(round_id),
+        bytes: 1,
+        created_at: now(),
+    }
+}
+
+/// A round that has made a candidate, with the attempt that holds it.
+async fn evaluating(store: &dyn Store, digit: char) -> (Round, Attempt) {
     let round = round();
-    assert!(matches!(store.heartbeat(round.id, "a", 60).await, Err(StoreError::Missing { what: "round", .. })));
-    store.create_round(&round, "a", 60).await.unwrap();
-    store.heartbeat(round.id, "a", 60).await.unwrap();
-    assert_conflict(store.heartbeat(round.id, "b", 60).await);
-    assert_conflict(store.update_round(round.id, "b", to(RoundState::Cancelled)).await);
-    assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Queued);
+    let attempt = store.create_round(&round, &[], 60).await.unwrap();
+    store.update_round(&attempt, to(RoundState::Sampling)).await.unwrap();
+    store.record_candidate(&attempt, &candidate(round.id, digit)).await.unwrap();
+    (round, attempt)
+}
+
+async fn a_server_that_lost_its_round_changes_nothing_more(place: Place) {
+    let store = place.open().await;
+    let (round, attempt) = evaluating(&*store, '8').await;
+    let before = store.round(round.id).await.unwrap();
+    for result in writes(&*store, &Attempt::new(round.id)).await {
+        assert_conflict(result);
+    }
+    assert_eq!(store.round(round.id).await.unwrap(), before);
+    assert_eq!(store.steps(round.id).await.unwrap(), []);
+    assert_eq!(store.round_questions(round.id).await.unwrap(), []);
+    assert_eq!(store.adapter(&hash('9')).await.unwrap(), None);
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
+    store.heartbeat(&attempt, 60).await.unwrap();
+
+    // The same for a round that has ended meanwhile, even though its last attempt it was.
+    store.update_round(&attempt, to(RoundState::Cancelled)).await.unwrap();
+    for result in writes(&*store, &attempt).await {
+        assert_conflict(result);
+    }
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
+
+    for result in writes(&*store, &Attempt::new(Uuid::now_v7())).await {
+        assert!(matches!(result, Err(StoreError::Missing { what: "round", .. })), "{result:?}");
+    }
+}
+
+async fn rows_of_another_round_are_refused(place: Place) {
+    let store = place.open().await;
+    let (ended, first) = evaluating(&*store, '1').await;
+    store.update_round(&first, to(RoundState::Rejected)).await.unwrap();
+    let (_, attempt) = evaluating(&*store, '2').await;
+    let step = RoundStep { round_id: ended.id, step: 1, metrics: json!({}) };
+    assert_conflict(store.record_step(&attempt, &step).await);
+    assert_conflict(store.record_round_questions(&attempt, &[round_question(&ended, "x")]).await);
+}
+
+async fn a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither(place: Place) {
+    let store = place.open().await;
+    let (round, attempt) = evaluating(&*store, '1').await;
+    let promote = async |expected: Option<Version>, digit| {
+        store.promote(&attempt, MODEL, expected.as_ref(), &hash(digit)).await.unwrap()
+    };
+    assert!(!promote(Some(hash('0')), '1').await);
+    assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Evaluating);
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
+    // The second time, the reply to the first one was lost.
+    for _ in 0..2 {
+        assert!(promote(None, '1').await);
+        let ended = store.round(round.id).await.unwrap().unwrap();
+        assert_eq!((ended.state, ended.candidate_version), (RoundState::Promoted, Some(hash('1'))));
+        assert!(ended.finished_at.is_some());
+        assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('1')));
+    }
+    // A round that is not at its gate promotes nothing.
+    let round = self::round();
+    let attempt = store.create_round(&round, &[], 60).await.unwrap();
+    store.update_round(&attempt, to(RoundState::Sampling)).await.unwrap();
+    assert_conflict(store.promote(&attempt, MODEL, Some(&hash('1')), &hash('2')).await);
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('1')));
 }
 
 async fn of_two_servers_one_gets_the_round(place: Place) {
@@ -439,77 +529,120 @@ async fn of_two_servers_one_gets_the_round(place: Place) {
         let contenders: Vec<_> = (0..8)
             .map(|i| {
                 let (store, round) = (servers[i % 2].clone(), round());
-                let owner = format!("server {i}");
-                tokio::spawn(async move { (store.create_round(&round, &owner, 60).await, round.id, owner) })
+                tokio::spawn(async move { store.create_round(&round, &[], 60).await })
             })
             .collect();
         let mut winners = vec![];
         for contender in contenders {
             match contender.await.unwrap() {
-                (Ok(()), id, owner) => winners.push((id, owner)),
-                (result, ..) => assert_conflict(result),
+                Ok(attempt) => winners.push(attempt),
+                result => assert_conflict(result),
             }
         }
         assert_eq!(winners.len(), 1);
-        let (id, owner) = winners.remove(0);
-        servers[0].update_round(id, &owner, to(RoundState::Cancelled)).await.unwrap();
+        servers[0].update_round(&winners[0], to(RoundState::Cancelled)).await.unwrap();
         won += 1;
         assert_eq!(servers[1].rounds(100, None).await.unwrap().len(), won);
     }
 }
 
-async fn a_round_whose_lease_ran_out_gives_way(place: Place) {
+async fn a_round_comes_with_its_questions_or_not_at_all(place: Place) {
     let store = place.open().await;
-    let (first, second) = (round(), round());
-    store.create_round(&first, "a", 0).await.unwrap();
-    // Nobody has taken its place yet, so it may go on.
-    store.heartbeat(first.id, "a", 0).await.unwrap();
-    store.create_round(&second, "b", 60).await.unwrap();
-    let first = store.round(first.id).await.unwrap().unwrap();
-    assert_eq!(first.state, RoundState::Failed);
-    assert!(first.finished_at.is_some() && first.reason.is_some());
-    assert_conflict(store.heartbeat(first.id, "a", 60).await);
-    store.heartbeat(second.id, "b", 60).await.unwrap();
-    assert_conflict(store.create_round(&second, "b", 60).await);
+    let round = round();
+    let mut questions = vec![round_question(&round, "one"), round_question(&round, "two")];
+    questions.sort_by_key(|row| row.question_id);
+    let foreign = round_question(&self::round(), "of another round");
+    assert_conflict(store.create_round(&round, &[questions[0].clone(), foreign], 60).await);
+    assert_eq!(store.round(round.id).await.unwrap(), None);
+    store.create_round(&round, &questions, 60).await.unwrap();
+    assert_eq!(store.round_questions(round.id).await.unwrap(), questions);
 }
 
-async fn orphans_are_those_of_the_owner_or_without_a_lease(place: Place) {
+async fn an_unfinished_round_is_taken_over_when_its_lease_has_run_out(place: Place) {
     let store = place.open().await;
-    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 0);
-    let mine = round();
-    store.create_round(&mine, "a", 60).await.unwrap();
-    assert_eq!(store.fail_orphans("b", "restarted").await.unwrap(), 0);
-    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 1);
-    let failed = store.round(mine.id).await.unwrap().unwrap();
-    assert_eq!((failed.state, failed.reason.as_deref()), (RoundState::Failed, Some("restarted")));
-    store.create_round(&round(), "a", 0).await.unwrap();
-    assert_eq!(store.fail_orphans("b", "its server is gone").await.unwrap(), 1);
-    assert_eq!(store.fail_orphans("b", "its server is gone").await.unwrap(), 0);
-}
+    assert_eq!(store.unfinished_round().await.unwrap(), None);
+    let round = round();
+    let lost = store.create_round(&round, &[], 60).await.unwrap();
+    store.update_round(&lost, to(RoundState::Sampling)).await.unwrap();
+    let held = store.unfinished_round().await.unwrap().unwrap();
+    assert_eq!((held.round.id, held.abandoned, held.stalled), (round.id, None, 0));
+    assert_conflict(store.take_over(round.id, 60).await);
+    assert_conflict(store.take_over(Uuid::now_v7(), 60).await);
 
-async fn an_orphan_whose_candidate_is_live_was_promoted(place: Place) {
-    let store = place.open().await;
-    let cut_off = round();
-    store.create_round(&cut_off, "a", 60).await.unwrap();
-    for state in [RoundState::Sampling, RoundState::Evaluating] {
-        store.update_round(cut_off.id, "a", to(state)).await.unwrap();
+    store.heartbeat(&lost, 0).await.unwrap();
+    // Nobody has taken its place yet, so it may go on; but no other round begins.
+    store.heartbeat(&lost, 0).await.unwrap();
+    assert!(store.unfinished_round().await.unwrap().unwrap().abandoned.is_some());
+    assert_conflict(store.create_round(&self::round(), &[], 60).await);
+
+    let servers: Vec<SharedStore> = vec![store.clone(), place.open().await];
+    let takers: Vec<_> = (0..8)
+        .map(|i| {
+            let (store, id) = (servers[i % 2].clone(), round.id);
+            tokio::spawn(async move { store.take_over(id, 60).await })
+        })
+        .collect();
+    let mut winners = vec![];
+    for taker in takers {
+        match taker.await.unwrap() {
+            Ok(attempt) => winners.push(attempt),
+            result => assert_conflict(result),
+        }
     }
-    let made = RoundUpdate { candidate_version: Some(hash('7')), ..RoundUpdate::default() };
-    store.update_round(cut_off.id, "a", made).await.unwrap();
-    assert!(store.swap_alias(MODEL, LIVE, None, &hash('7')).await.unwrap());
-    assert_eq!(store.fail_orphans("a", "its server is gone").await.unwrap(), 1);
-    let ended = store.round(cut_off.id).await.unwrap().unwrap();
-    assert_eq!((ended.state, ended.reason), (RoundState::Promoted, None));
-    assert!(ended.finished_at.is_some());
+    assert_eq!(winners.len(), 1);
+    let taken = store.unfinished_round().await.unwrap().unwrap();
+    assert_eq!((taken.round.state, taken.round.attempts, taken.stalled), (RoundState::Queued, 2, 1));
+    assert_eq!((taken.round.seed, taken.abandoned), (round.seed, None));
+    for result in writes(&*store, &lost).await {
+        assert_conflict(result);
+    }
+    store.update_round(&winners[0], to(RoundState::Sampling)).await.unwrap();
+    store.update_round(&winners[0], to(RoundState::Failed)).await.unwrap();
+    assert_conflict(store.take_over(round.id, 60).await);
+    store.create_round(&self::round(), &[], 60).await.unwrap();
+}
+
+async fn a_round_that_is_given_back_is_free_at_once(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    let given = store.create_round(&round, &[], 60).await.unwrap();
+    store.update_round(&given, to(RoundState::Sampling)).await.unwrap();
+    store.give_back(&given).await.unwrap();
+    for result in writes(&*store, &given).await {
+        assert_conflict(result);
+    }
+    store.take_over(round.id, 60).await.unwrap();
+    let taken = store.unfinished_round().await.unwrap().unwrap();
+    assert_eq!((taken.round.state, taken.round.attempts), (RoundState::Queued, 2));
+}
+
+async fn a_round_stalls_while_it_is_taken_over_without_a_new_step(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    let mut attempt = store.create_round(&round, &[], 0).await.unwrap();
+    let stalled = async || store.unfinished_round().await.unwrap().unwrap().stalled;
+    let step = |step| RoundUpdate { step: Some(step), ..to(RoundState::Sampling) };
+    for expected in 1..=2 {
+        attempt = store.take_over(round.id, 0).await.unwrap();
+        // Once more the step that was done before.
+        store.update_round(&attempt, step(0)).await.unwrap();
+        assert_eq!(stalled().await, expected);
+    }
+    store.update_round(&attempt, step(1)).await.unwrap();
+    assert_eq!(stalled().await, 0);
+    attempt = store.take_over(round.id, 60).await.unwrap();
+    assert_eq!(stalled().await, 1);
+    store.give_back(&attempt).await.unwrap();
+    assert_eq!(stalled().await, 0);
 }
 
 async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
     use RoundState::*;
     let store = place.open().await;
-    let mut ids = vec![];
+    let mut attempts = vec![];
     for digit in ['7', '8'] {
         let round = round();
-        store.create_round(&round, "a", 60).await.unwrap();
+        let attempt = store.create_round(&round, &[], 60).await.unwrap();
         let adapter = AdapterRecord {
             version: hash(digit),
             model: None,
@@ -518,19 +651,21 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
             bytes: 1,
             created_at: now(),
         };
-        store.record_adapter(&adapter).await.unwrap();
-        store.update_round(round.id, "a", to(Sampling)).await.unwrap();
+        store.update_round(&attempt, to(Sampling)).await.unwrap();
+        store.record_candidate(&attempt, &adapter).await.unwrap();
         let made = RoundUpdate { candidate_version: Some(hash(digit)), ..to(Evaluating) };
-        store.update_round(round.id, "a", made).await.unwrap();
+        store.update_round(&attempt, made).await.unwrap();
         assert_conflict(store.decide_round(round.id, Promoted, None).await);
         let held = RoundUpdate { reason: Some("too few labels".into()), ..to(Held) };
-        store.update_round(round.id, "a", held).await.unwrap();
-        ids.push(round.id);
+        store.update_round(&attempt, held).await.unwrap();
+        attempts.push(attempt);
     }
-    // Nobody works on it any more, and it is no orphan.
-    assert_conflict(store.heartbeat(ids[0], "a", 60).await);
-    assert_conflict(store.update_round(ids[0], "a", to(Promoted)).await);
-    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 0);
+    // Nobody works on it any more, and nobody goes on with it.
+    let ids = [attempts[0].round(), attempts[1].round()];
+    assert_conflict(store.heartbeat(&attempts[0], 60).await);
+    assert_conflict(store.update_round(&attempts[0], to(Promoted)).await);
+    assert_conflict(store.take_over(ids[0], 60).await);
+    assert_eq!(store.unfinished_round().await.unwrap(), None);
     let held = store.round(ids[0]).await.unwrap().unwrap();
     assert_eq!((held.state, held.finished_at, held.reason.as_deref()), (Held, None, Some("too few labels")));
     let said = async |digit| store.adapter_use(&hash(digit)).await.unwrap().unwrap().1;
@@ -554,8 +689,8 @@ async fn rounds_are_listed_newest_first_page_by_page(place: Place) {
     // The last two were made in the same microsecond.
     for offset in [0, 1, 2, 3, 3] {
         let round = Round { created_at: created_at + TimeDelta::microseconds(offset), ..round() };
-        store.create_round(&round, "a", 60).await.unwrap();
-        store.update_round(round.id, "a", to(RoundState::Cancelled)).await.unwrap();
+        let attempt = store.create_round(&round, &[], 60).await.unwrap();
+        store.update_round(&attempt, to(RoundState::Cancelled)).await.unwrap();
         ids.insert(0, round.id);
     }
     let mut pages = vec![];
@@ -575,10 +710,10 @@ async fn rounds_are_listed_newest_first_page_by_page(place: Place) {
 async fn steps_are_kept_in_order_and_replaced(place: Place) {
     let store = place.open().await;
     let round = round();
-    store.create_round(&round, "a", 60).await.unwrap();
+    let attempt = store.create_round(&round, &[], 60).await.unwrap();
     let step = |step, reward: f64| RoundStep { round_id: round.id, step, metrics: json!({"reward": reward}) };
     for given in [step(10, 0.5), step(2, 0.25), step(1, 0.0), step(2, 0.75)] {
-        store.record_step(&given).await.unwrap();
+        store.record_step(&attempt, &given).await.unwrap();
     }
     assert_eq!(store.steps(round.id).await.unwrap(), [step(1, 0.0), step(2, 0.75), step(10, 0.5)]);
     assert_eq!(store.steps(Uuid::now_v7()).await.unwrap(), []);
@@ -587,11 +722,11 @@ async fn steps_are_kept_in_order_and_replaced(place: Place) {
 async fn the_questions_of_a_round_are_replaced_by_key(place: Place) {
     let store = place.open().await;
     let round = round();
-    store.create_round(&round, "a", 60).await.unwrap();
-    store.record_round_questions(&[]).await.unwrap();
+    let attempt = store.create_round(&round, &[], 60).await.unwrap();
+    store.record_round_questions(&attempt, &[]).await.unwrap();
     // More than one statement holds.
     let mut rows: Vec<_> = (0..2_100).map(|i| round_question(&round, &format!("question {i}"))).collect();
-    store.record_round_questions(&rows).await.unwrap();
+    store.record_round_questions(&attempt, &rows).await.unwrap();
     rows[7] = RoundQuestion {
         held_back: true,
         before_answer: None,
@@ -602,20 +737,9 @@ async fn the_questions_of_a_round_are_replaced_by_key(place: Place) {
         ..rows[7].clone()
     };
     let first = RoundQuestion { after_ratio: Some(1.0), ..rows[7].clone() };
-    store.record_round_questions(&[first, rows[7].clone()]).await.unwrap();
+    store.record_round_questions(&attempt, &[first, rows[7].clone()]).await.unwrap();
     rows.sort_by_key(|row| row.question_id);
     assert_eq!(store.round_questions(round.id).await.unwrap(), rows);
-}
-
-async fn a_row_of_a_round_that_is_not_there_is_refused(place: Place) {
-    let store = place.open().await;
-    let round = round();
-    let step = RoundStep { round_id: round.id, step: 1, metrics: json!({}) };
-    let missing =
-        |result| matches!(result, Err(StoreError::Missing { what: "round", id }) if id == round.id.to_string());
-    assert!(missing(store.record_step(&step).await));
-    assert!(missing(store.record_round_questions(&[round_question(&round, "x")]).await));
-    assert!(missing(store.update_round(round.id, "a", to(RoundState::Failed)).await));
 }
 
 async fn adapters_are_listed_newest_first(place: Place) {
@@ -699,19 +823,19 @@ async fn an_adapter_is_needed_or_spare_or_dismissed(place: Place) {
 
     // As long as a round runs, what it starts from and what it has made are needed.
     let promoted = Round { parent_version: hash('1'), ..round() };
-    store.create_round(&promoted, "a", 60).await.unwrap();
+    let attempt = store.create_round(&promoted, &[], 60).await.unwrap();
     store.record_adapter(&adapter('2', Some(promoted.id))).await.unwrap();
     assert_eq!((said('1').await, said('2').await), (Some(AdapterUse::Needed), Some(AdapterUse::Needed)));
     for state in [RoundState::Sampling, RoundState::Evaluating, RoundState::Promoted] {
-        store.update_round(promoted.id, "a", to(state)).await.unwrap();
+        store.update_round(&attempt, to(state)).await.unwrap();
     }
     assert_eq!((said('1').await, said('2').await), (Some(AdapterUse::Spare), Some(AdapterUse::Spare)));
 
     for (digit, state) in [('3', RoundState::Rejected), ('4', RoundState::Cancelled), ('5', RoundState::Failed)] {
         let round = round();
-        store.create_round(&round, "a", 60).await.unwrap();
+        let attempt = store.create_round(&round, &[], 60).await.unwrap();
         store.record_adapter(&adapter(digit, Some(round.id))).await.unwrap();
-        store.update_round(round.id, "a", to(state)).await.unwrap();
+        store.update_round(&attempt, to(state)).await.unwrap();
         assert_eq!(said(digit).await, Some(AdapterUse::Dismissed), "{state:?}");
     }
     // What an operator has made live all the same is needed, for whichever model it is.
@@ -773,7 +897,7 @@ async fn a_restart_finds_everything(place: Place) {
     let answer = answer_to(&question);
     let round = round();
     store.record_answer(&question, &answer).await.unwrap();
-    store.create_round(&round, "a", 60).await.unwrap();
+    let attempt = store.create_round(&round, &[], 60).await.unwrap();
     store.swap_alias(MODEL, LIVE, None, &hash('d')).await.unwrap();
     drop(store);
 
@@ -781,8 +905,8 @@ async fn a_restart_finds_everything(place: Place) {
     assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
     assert_eq!(store.round(round.id).await.unwrap(), Some(round));
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('d')));
-    assert_conflict(store.create_round(&self::round(), "b", 60).await);
-    assert_eq!(store.fail_orphans("a", "restarted").await.unwrap(), 1);
+    assert_conflict(store.create_round(&self::round(), &[], 60).await);
+    store.heartbeat(&attempt, 60).await.unwrap();
 }
 
 async fn a_database_of_a_newer_version_is_refused(place: Place) {
@@ -824,7 +948,7 @@ async fn a_server_that_goes_away_is_an_error_in_time_and_is_used_again_when_it_i
     let question = question("meanwhile", now());
     assert_unavailable(store.record_answer(&question, &answer_to(&question)).await);
     assert_unavailable(store.ping().await);
-    assert_unavailable(store.create_round(&round(), "a", 60).await);
+    assert_unavailable(store.create_round(&round(), &[], 60).await);
     assert!(since.elapsed() < 3 * BOUND);
     server.start_again().await;
     let after = ask(&*store, "after", now()).await;

@@ -9,6 +9,7 @@ use super::{Failure, Inner, RoundError, Rounds, majority};
 use crate::{
     adaptation::{
         learner::{self, LearnError},
+        recipe::Recipe,
         round::{self, Exam, Examined},
         trainer::Trainer,
     },
@@ -17,56 +18,53 @@ use crate::{
         registry::RegistryError,
     },
     engine::handle::{Lease, Version},
-    store::{Question, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
+    store::{Attempt, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
 };
 
 impl Inner {
     /// Lets the candidate of a round meet the live version that it began with, and writes down what came of it.
     pub(super) async fn judge(
         &self,
-        round: &Round,
-        (trained, held): (&[Question], &[Question]),
+        (attempt, round): (&Attempt, &Round),
+        (trained, held): (&[RoundQuestion], &[RoundQuestion]),
         (version, trainer): (&Version, Trainer),
+        recipe: &Recipe,
         cancel: &CancellationToken,
     ) -> Result<Verdict, Failure> {
-        let update = RoundUpdate {
-            state: Some(RoundState::Evaluating),
-            candidate_version: Some(version.clone()),
-            ..RoundUpdate::default()
-        };
-        self.update(round.id, update).await?;
         let live = self.registry.lease(&round.parent_version).await?;
         // The candidate as it was saved, not as it was trained: what is examined is what may go live.
         let candidate = self.registry.lease(version).await?;
-        let (leases, seed) = ((&live, &candidate), round.id.as_u64_pair().1);
+        let (leases, seed) = ((&live, &candidate), round.seed);
         let asked = if held.is_empty() { trained } else { held };
         let texts: Vec<String> = asked.iter().map(|question| question.text.clone()).collect();
         let exam = Exam { questions: &texts, held_back: !held.is_empty(), seed: learner::mix(seed, u64::MAX) };
-        let examined = round::examine(&self.bench, leases, trainer, exam, &self.recipe, cancel).await?;
-        self.record_votes(round, asked, &examined).await?;
+        let examined = round::examine(&self.bench, leases, trainer, exam, recipe, cancel).await?;
+        self.record_votes(attempt, asked, &examined).await?;
         let compared = self.compare(leases, learner::mix(seed, u64::MAX - 1), cancel).await?;
-        let verdict = gate::judge(&self.recipe.gate, examined.shown, compared);
+        let verdict = gate::judge(&recipe.gate, examined.shown, compared);
         let update = RoundUpdate { verdict: Some(json!(verdict)), ..RoundUpdate::default() };
-        self.update(round.id, update).await?;
+        self.update(attempt, update).await?;
         Ok(verdict)
     }
 
-    async fn record_votes(&self, round: &Round, asked: &[Question], examined: &Examined) -> Result<(), StoreError> {
+    async fn record_votes(
+        &self,
+        attempt: &Attempt,
+        asked: &[RoundQuestion],
+        examined: &Examined,
+    ) -> Result<(), Failure> {
         let mut rows = Vec::with_capacity(asked.len());
         for ((question, before), after) in asked.iter().zip(&examined.live).zip(&examined.candidate) {
             rows.push(RoundQuestion {
-                round_id: round.id,
-                question_id: question.id,
-                text: question.text.clone(),
                 held_back: examined.shown.held_back,
                 before_answer: majority(before),
                 before_ratio: Some(before.tally.majority_ratio()),
                 after_answer: majority(after),
                 after_ratio: Some(after.tally.majority_ratio()),
-                set_aside: None,
+                ..question.clone()
             });
         }
-        self.patiently(|| self.store.record_round_questions(&rows)).await
+        self.patiently(|| self.store.record_round_questions(attempt, &rows)).await
     }
 
     /// What both versions get right of every evaluation set, drawn with the same random numbers.

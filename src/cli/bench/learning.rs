@@ -140,6 +140,7 @@ pub async fn round(bench: &Workbench, recipe: &Recipe, args: &RoundArgs) -> anyh
         recipe: recipe.clone(),
         control: None,
         seed: args.seed,
+        checkpoint: None,
     };
     let started = Instant::now();
     let mut watch = Stopwatch { last: started, sampled: (Duration::ZERO, 0), steps: vec![] };

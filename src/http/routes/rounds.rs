@@ -26,7 +26,8 @@ use crate::{
 /// What the routes want from whoever runs rounds.
 #[async_trait]
 pub trait RoundControl: Send + Sync {
-    async fn start(&self) -> Result<Round, RoundError>;
+    /// Starts a round, with a seed of its own if none is given.
+    async fn start(&self, seed: Option<u64>) -> Result<Round, RoundError>;
 
     async fn cancel(&self, id: Uuid) -> Result<(), RoundError>;
 
@@ -37,8 +38,8 @@ pub trait RoundControl: Send + Sync {
 
 #[async_trait]
 impl RoundControl for Rounds {
-    async fn start(&self) -> Result<Round, RoundError> {
-        Rounds::start(self, RoundTrigger::Operator).await
+    async fn start(&self, seed: Option<u64>) -> Result<Round, RoundError> {
+        Rounds::start(self, RoundTrigger::Operator, seed).await
     }
 
     async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
@@ -68,6 +69,14 @@ impl From<RoundError> for ApiError {
     }
 }
 
+/// What may be asked of a round.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Start {
+    /// Everything random follows from it.
+    seed: Option<u64>,
+}
+
 /// A body that says nothing.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,9 +85,9 @@ pub struct Nothing {}
 /// `POST /v1/rounds`: 202, since the round has only begun.
 pub async fn start(
     State(state): State<AppState>,
-    Body(Nothing {}): Body<Nothing>,
+    Body(Start { seed }): Body<Start>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Round>), ApiError> {
-    let round = state.rounds.start().await?;
+    let round = state.rounds.start(seed).await?;
     let place = format!("/v1/rounds/{}", round.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], Json(round)))
 }

@@ -2,10 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::{ROWS_PER_STATEMENT, SqlStore, placeholders, within_deadline};
+use super::{SqlStore, within_deadline};
 use crate::store::{
     EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary, StoreError,
     driver::{Arg, Columns, Driver, args},
+    round_lock::{ROWS_PER_STATEMENT, placeholders},
     rows,
 };
 

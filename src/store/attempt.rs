@@ -1,0 +1,29 @@
+//! Who may write about a round.
+
+use uuid::Uuid;
+
+/// One server's attempt at a round. Each has a token of its own (a fencing token), which the row of the round keeps,
+/// and every write about the round names it: a server that lost its round while it was paused or cut off can change
+/// nothing more, however late it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    round: Uuid,
+    token: Uuid,
+}
+
+impl Attempt {
+    /// An attempt that no store knows of yet.
+    pub fn new(round: Uuid) -> Self {
+        Self { round, token: Uuid::now_v7() }
+    }
+
+    /// The round that it is at.
+    pub fn round(&self) -> Uuid {
+        self.round
+    }
+
+    /// As the store keeps it.
+    pub(super) fn token(&self) -> String {
+        self.token.to_string()
+    }
+}
