@@ -199,8 +199,8 @@ struct Ledger {
 
 impl Ledger {
     /// The attempt at the newest round.
-    fn attempt(&self) -> Attempt {
-        self.last.lock().unwrap().expect("a round was started")
+    fn attempt(&self) -> Option<Attempt> {
+        *self.last.lock().unwrap()
     }
 }
 
@@ -234,7 +234,8 @@ impl RoundControl for Ledger {
 
     async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
         let update = RoundUpdate { state: Some(RoundState::Cancelled), ..RoundUpdate::default() };
-        self.store.update_round(&self.attempt(), update).await.map_err(|_| RoundError::Missing(id))
+        let attempt = self.attempt().filter(|attempt| attempt.round() == id).ok_or(RoundError::Missing(id))?;
+        Ok(self.store.update_round(&attempt, update).await?)
     }
 
     async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
@@ -757,7 +758,7 @@ async fn rounds_are_started_listed_read_and_cancelled() {
     assert_eq!(failure(server.post("/v1/rounds", "{\"steps\": 3}").await, 422).await.0, "invalid_body");
 
     let step = RoundStep { round_id: id.parse().unwrap(), step: 1, metrics: json!({"reward": 0.5}) };
-    server.store.record_step(&server.ledger.attempt(), &step).await.unwrap();
+    server.store.record_step(&server.ledger.attempt().unwrap(), &step).await.unwrap();
     let detail = value(server.get(&location).await).await;
     assert_eq!(detail["round"]["state"], "queued");
     assert_eq!(detail["steps"], json!([{"step": 1, "metrics": {"reward": 0.5}}]));
