@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Word(String),
     /// `\name`, without the backslash.
     Command(String),
+    /// A letter that stands for a set of numbers: `\mathbb{R}`.
+    Domain(char),
     /// The content of `\text{...}` and its kin.
     Text(String),
     /// A bracket that means what it shows: `(`, `[`, `{` for `\{`, `<` for `\langle`.
@@ -254,6 +256,8 @@ impl<'a> Lexer<'a> {
             };
         }
         match name {
+            "mathbb" | "Bbb" => self.domain(),
+            "R" | "N" | "Z" | "Q" => Some(Kind::Domain(name.chars().next()?)),
             "langle" => Some(self.open('<')),
             "rangle" => self.close('<'),
             "begin" | "end" => {
@@ -295,6 +299,18 @@ impl<'a> Lexer<'a> {
             // A command runs into the letters behind it where the space was lost: `\quadx`.
             _ => Some(Kind::Command(name.to_owned())),
         }
+    }
+
+    /// The letter behind `\mathbb`, in braces or not.
+    fn domain(&mut self) -> Option<Kind> {
+        self.skip_space();
+        if self.rest().starts_with('{') {
+            let mut letters = self.braced()?.trim().chars();
+            return letters.next().filter(|_| letters.next().is_none()).map(Kind::Domain);
+        }
+        let letter = self.rest().chars().next().filter(|c| c.is_ascii_alphabetic())?;
+        self.at += 1;
+        Some(Kind::Domain(letter))
     }
 
     /// Whether the last token is a letter with an arrow or in bold, in braces or not.

@@ -114,9 +114,6 @@ const NUMBERS: [&str; 21] = [
 /// What some words mean besides themselves.
 pub(super) fn meaning(folded: &str) -> Option<Form> {
     match folded {
-        "all real numbers" | "real numbers" | "all reals" | "the real numbers" => {
-            Some(Form::Region(Region::everything()))
-        }
         "no solution" | "no solutions" | "empty set" | "the empty set" | "no real solution" | "no real solutions" => {
             Some(Form::Set(vec![]))
         }
@@ -124,7 +121,9 @@ pub(super) fn meaning(folded: &str) -> Option<Form> {
         "noon" => Some(twelve(true)),
         "midnight" => Some(twelve(false)),
         "negative infinity" => Some(Form::Infinity { negative: true }),
-        word => number_word(word).map(|number| Form::Scalar(Expression::integer(number))),
+        words => {
+            named_set(words).or_else(|| number_word(words).map(|number| Form::Scalar(Expression::integer(number))))
+        }
     }
 }
 
@@ -189,12 +188,41 @@ pub(super) fn number_word(word: &str) -> Option<i64> {
     NUMBERS.iter().position(|number| *number == word).and_then(|at| i64::try_from(at).ok())
 }
 
-const SETS: [(&str, &str); 5] =
-    [("N", "natural numbers"), ("Z", "integers"), ("Q", "rational numbers"), ("C", "complex numbers"), ("P", "primes")];
+const SETS: [(char, &str); 6] = [
+    ('R', "real numbers"),
+    ('N', "natural numbers"),
+    ('Z', "integers"),
+    ('Q', "rational numbers"),
+    ('C', "complex numbers"),
+    ('P', "primes"),
+];
 
 /// `\mathbb{Z}` and its kin; the real numbers are a region.
-pub(super) fn number_set(letter: &str) -> Option<Form> {
-    SETS.iter().find(|(name, _)| *name == letter).map(|(_, words)| Form::Text((*words).into()))
+pub(super) fn number_set(letter: char) -> Option<Form> {
+    let (_, words) = SETS.iter().find(|(name, _)| *name == letter)?;
+    Some(if letter == 'R' { Form::Region(Region::everything()) } else { Form::Text((*words).into()) })
+}
+
+/// `all real numbers`, `all integers`, `all real values of x`.
+fn named_set(words: &str) -> Option<Form> {
+    let (quantifier, set) = ["the set of all ", "set of all ", "the set of ", "all ", "any ", "the "]
+        .into_iter()
+        .find_map(|start| words.strip_prefix(start).map(|set| (start, set)))
+        .unwrap_or(("", words));
+    // The values of what, is a letter.
+    let is_letter = |end: &&str| end.chars().count() == 1;
+    let set = match set.rsplit_once(' ') {
+        Some((set, letter)) if !quantifier.is_empty() && is_letter(&letter) => set.strip_suffix(" of").unwrap_or(set),
+        _ => set,
+    };
+    let set = match (quantifier, set) {
+        // Of one only its kind is known: `a real number`.
+        ("any ", "real number") => "real numbers",
+        ("any " | "", "reals" | "real" | "real values") => set,
+        (_, "reals" | "real" | "real values") => "real numbers",
+        (_, set) => set,
+    };
+    SETS.iter().find(|(_, name)| *name == set).and_then(|(letter, _)| number_set(*letter))
 }
 
 /// `12:05`, `3:30 pm`, `3 p.m.`, with the marks of the half of the day if there are any.

@@ -1067,6 +1067,13 @@ unknown("conditions that exclude each other", "x<1 and x>2", "x=1 and x>2")
 same("conditions that only go together", "(1,3)", "x>1, x<3", "x>1 and x<3")
 unknown("conditions of which one is in the other", "x>1, x>3")
 
+# False differents: sets of numbers, factorials, bars, equations with two sides
+same("the real numbers", r"\mathbb{R}", r"\mathbb R", r"\R", r"x\in\mathbb R", r"x \in \R", r"\Bbb R", "all real numbers", r"\text{all real } x", "any real number", r"\text{all real values of } x", r"(-\infty,\infty)", "the set of all real numbers")
+apart("sets of numbers", r"\mathbb R", r"\mathbb Z", r"\mathbb{Q}", "all natural numbers", r"\R\setminus\{2\}", "(0,\\infty)", "real")
+same("sets of numbers", "k\\in\\mathbb{Z}", r"k\in\mathbb Z", r"k\in\Z", "all integers")
+apart("one of a set", "all integers", "integer", "the integer", "an integer")
+unknown("a space over numbers", r"\mathbb{R}^3", r"\mathbb{Z}^+", r"\mathbb{R}^2")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -399,18 +399,7 @@ impl Reader<'_> {
             [Token { kind: Kind::Command(name), .. }] if matches!(name.as_str(), "emptyset" | "varnothing") => {
                 Some(Form::Set(vec![]))
             }
-            [
-                Token { kind: Kind::Command(name), .. },
-                Token { kind: Kind::Group, .. },
-                Token { kind: Kind::Word(letter), .. },
-                Token { kind: Kind::EndGroup, .. },
-            ] if name == "mathbb" => {
-                if letter == "R" {
-                    Some(Form::Region(Region::everything()))
-                } else {
-                    number_set(letter)
-                }
-            }
+            [Token { kind: Kind::Domain(letter), .. }] => number_set(*letter),
             _ => None,
         }
     }
