@@ -1073,6 +1073,13 @@ apart("sets of numbers", r"\mathbb R", r"\mathbb Z", r"\mathbb{Q}", "all natural
 same("sets of numbers", "k\\in\\mathbb{Z}", r"k\in\mathbb Z", r"k\in\Z", "all integers")
 apart("one of a set", "all integers", "integer", "the integer", "an integer")
 unknown("a space over numbers", r"\mathbb{R}^3", r"\mathbb{Z}^+", r"\mathbb{R}^2")
+same("a factorial ends its operand", "10", r"\frac{5!}{2!3!}", r"\frac{5!}{3!\,2!}", r"\frac{5!}{3! 2!}", "5!/(2!3!)")
+same("a product of factorials", "12", "2!3!", r"2!\cdot 3!")
+unknown("a number behind a factorial", "2!3", "5!3^2")
+same("bars in several terms", "|x|+2|y|", "2|y|+|x|", r"\lvert x\rvert+2\lvert y\rvert", r"|x|+2\cdot|y|")
+apart("bars in several terms", "|x|+2|y|", "|x|-2|y|", "2|x|+|y|", "|x+2y|", "|x|+|y|", "|x|+2y")
+same("bars behind their letter", "x|x|+y|y|", "y|y|+x|x|")
+unknown("bars that may go around other bars", "|x-1|y|z|", "|x|(y+1)|z|", "|2|x|-1|")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
