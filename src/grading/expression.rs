@@ -120,9 +120,9 @@ impl Expression {
         matches!(self, Self::Variable(_) | Self::Opaque(..)) || self.children().into_iter().any(Self::is_open)
     }
 
-    /// Whether the variable occurs in it.
-    pub fn mentions(&self, name: &str) -> bool {
-        matches!(self, Self::Variable(own) if own == name) || self.children().into_iter().any(|e| e.mentions(name))
+    /// Whether another expression occurs in it.
+    pub fn has(&self, other: &Self) -> bool {
+        self == other || self.children().into_iter().any(|inner| inner.has(other))
     }
 
     /// The names of its variables, in the order of their occurrence.

@@ -144,7 +144,7 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
                 Names::Written | Names::Sorted => tuple(values()),
             }
         }
-        Form::Equation(_, Some(value)) if detail.names != Names::Kept => return inside(value),
+        Form::Equation(_, Some((_, value))) if detail.names != Names::Kept => return inside(value),
         Form::Equation(zero, _) => Shape::Equation(up_to_factor(zero, false, budget)?),
         Form::Inequality('\u{2260}', expression) => {
             Shape::Inequality('\u{2260}', up_to_factor(expression, false, budget)?)

@@ -67,14 +67,14 @@ impl Reader<'_> {
         }
         if let Some(name) = name_of(left) {
             let value = self.list(right)?;
-            if let Form::Scalar(expression) = &value
-                && expression.is_open()
-                && let Some(Expression::Variable(letter)) = super::parse::expression(left)
+            // What says what an unknown is in terms of others is an equation between them.
+            if let Form::Scalar(told) = &value
+                && told.is_open()
+                && let Some(unknown) = expression(left)
             {
-                // What says what a letter is in terms of others is an equation between them.
-                let zero = Expression::Variable(letter.clone()).minus(expression.clone());
-                let told = (!expression.mentions(&letter)).then(|| Box::new(value.clone()));
-                return Some(Form::Equation(zero, told));
+                let is_told = !told.has(&unknown);
+                let zero = unknown.minus(told.clone());
+                return Some(Form::Equation(zero, is_told.then(|| (name, Box::new(value)))));
             }
             return Some(Form::Named(name, Box::new(value)));
         }

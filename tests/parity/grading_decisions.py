@@ -1080,6 +1080,18 @@ same("bars in several terms", "|x|+2|y|", "2|y|+|x|", r"\lvert x\rvert+2\lvert y
 apart("bars in several terms", "|x|+2|y|", "|x|-2|y|", "2|x|+|y|", "|x+2y|", "|x|+|y|", "|x|+2y")
 same("bars behind their letter", "x|x|+y|y|", "y|y|+x|x|")
 unknown("bars that may go around other bars", "|x-1|y|z|", "|x|(y+1)|z|", "|2|x|-1|")
+same("an equation has two sides", "AB=CD", "CD=AB", r"AB = CD")
+same("an equation has two sides", "PV=nRT", "nRT=PV", "PV-nRT=0")
+same("an equation has two sides", "V=IR", "IR=V", "V=RI")
+same("an equation has two sides", "AB=2CD", "2CD=AB")
+same("an equation has two sides", "f(x)=x^2", "x^2=f(x)", "x^2")
+same("an equation has two sides", "a_n=2n+1", "2n+1=a_n", "2n+1")
+same("functions by their names", "f(x)=2x, g(x)=3x", "g(x)=3x, f(x)=2x", "2x, 3x")
+apart("an equation has two sides", "AB=CD", "AC=BD", "AB=2CD", "2AB=CD")
+apart("a function, and another one", "f(x)=x^2", "g(x)=x^2", "f(x)=2x^2", "f(x)=x", "f(y)=y^2")
+apart("a length by its name", "AB=5", "CD=5", "AB=6")
+same("equations of functions", "f(x)=-f(-x)", "f(x)+f(-x)=0")
+others("what a side is in an equation is left out before it only", "x+y", "x+y=z")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

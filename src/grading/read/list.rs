@@ -220,18 +220,14 @@ impl<'a> Amount<'a> {
 fn name(form: &Form) -> Option<&str> {
     match form {
         Form::Named(name, _) => Some(name),
-        Form::Equation(Expression::Sum(terms), Some(_)) => match terms.first() {
-            Some(Expression::Variable(name)) => Some(name),
-            _ => None,
-        },
+        Form::Equation(_, Some((name, _))) => Some(name),
         _ => None,
     }
 }
 
 fn named_value(form: Form) -> Option<(String, Form)> {
-    let name = name(&form)?.to_owned();
     match form {
-        Form::Named(_, value) | Form::Equation(_, Some(value)) => Some((name, *value)),
+        Form::Named(name, value) | Form::Equation(_, Some((name, value))) => Some((name, *value)),
         _ => None,
     }
 }
