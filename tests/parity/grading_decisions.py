@@ -1092,6 +1092,15 @@ apart("a function, and another one", "f(x)=x^2", "g(x)=x^2", "f(x)=2x^2", "f(x)=
 apart("a length by its name", "AB=5", "CD=5", "AB=6")
 same("equations of functions", "f(x)=-f(-x)", "f(x)+f(-x)=0")
 others("what a side is in an equation is left out before it only", "x+y", "x+y=z")
+same("binomials of letters", r"\binom{n}{2}", r"\frac{n(n-1)}{2}", r"{n \choose 2}", r"\binom{n}{n-2}", r"\frac{n!}{2!(n-2)!}", r"\frac{n^2-n}{2}")
+same("binomials of letters", r"\binom{n}{k}", r"\frac{n!}{k!(n-k)!}", r"\binom{n}{n-k}", r"\binom{n-1}{k}+\binom{n-1}{k-1}", r"\frac{n}{k}\binom{n-1}{k-1}")
+same("a binomial of one letter", r"\binom{10}{k}", r"\frac{10!}{k!(10-k)!}", r"\binom{10}{10-k}")
+same("factorials of letters", "n+1", r"\frac{(n+1)!}{n!}", r"\frac{(n+2)!}{(n+2)\,n!}")
+same("numbers of Catalan", r"\frac{1}{n+1}\binom{2n}{n}", r"\frac{(2n)!}{n!(n+1)!}", r"\binom{2n}{n}-\binom{2n}{n+1}")
+same("factorials under a root", r"\sqrt{n!}", r"\sqrt{n(n-1)!}")
+same("binomials that are numbers", "1", r"\binom{n}{0}", r"\binom{n}{n}")
+apart("factorials of letters", "n!", "(n-1)!", "(n+1)!", "m!", "2n!", "(2n)!", "n!^2", "(n!)!", "n")
+apart("binomials of letters", r"\binom{n}{2}", r"\binom{n}{3}", r"\binom{m}{2}", r"\binom{2n}{2}", r"\binom{n+1}{2}", r"\binom{2}{n}", r"\frac{n^2}{2}")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
