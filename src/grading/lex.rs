@@ -197,6 +197,8 @@ impl<'a> Lexer<'a> {
             '<' if self.eat("=") => Some(Kind::Sign('\u{2264}')),
             '>' if self.eat("=") => Some(Kind::Sign('\u{2265}')),
             '!' if self.eat("=") => Some(Kind::Sign('\u{2260}')),
+            '+' if self.eat("/-") => Some(Kind::Sign('\u{b1}')),
+            '\u{2217}' => Some(Kind::Sign('*')),
             '*' if self.eat("*") => Some(Kind::Sign('^')),
             _ => Some(Kind::Sign(c)),
         }

@@ -39,7 +39,7 @@ fn is_ratio(tokens: &[Token]) -> bool {
 }
 
 /// What is in the two groups that the tokens begin with.
-fn groups(tokens: &[Token]) -> Option<[&[Token]; 2]> {
+pub(super) fn groups(tokens: &[Token]) -> Option<[&[Token]; 2]> {
     let end = |tokens: &[Token]| tokens.iter().position(|token| token.kind == Kind::EndGroup).map(|end| end + 1);
     let (above, rest) = tokens.split_at(end(tokens)?);
     let below = &rest[..end(rest)?];

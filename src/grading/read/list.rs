@@ -9,11 +9,11 @@ use crate::grading::{
     evaluate::Scalar,
     expression::Expression,
     form::Form,
-    key::{Detail, Shape, shape},
+    key::{Detail, Shape, limit, shape},
     lex::{Kind, Token},
-    region::Region,
+    region::{Limit, Region},
     relation::is_relation,
-    unit::Measure,
+    unit::{Measure, is_known},
 };
 
 impl Reader<'_> {
@@ -89,6 +89,9 @@ impl Reader<'_> {
         }
         let bare = |form: &Form| !matches!(form, Form::Named(..) | Form::Assignments(..) | Form::Equation(..));
         let follow = matches!(forms[0], Form::Named(..)) && forms[1..].iter().all(bare);
+        if follow && let Some(others) = self.all_but(&forms) {
+            return Some(others);
+        }
         if names.len() == forms.len() || follow {
             let values: Vec<Form> =
                 forms.into_iter().map(|form| named_value(form.clone()).map_or(form, |(_, v)| v)).collect();
@@ -107,8 +110,28 @@ impl Reader<'_> {
             return None;
         }
         let ranges = places.iter().scan(0, |start, end| Some(std::mem::replace(start, *end)..*end));
-        let forms: Vec<Form> = ranges.map(|range| self.quantity(&tokens[range])).collect::<Option<_>>()?;
+        // Beside other units a letter is one, too: `1 h 30 min`.
+        let as_unit = |token: &Token| match &token.kind {
+            Kind::Word(symbol) if is_known(symbol) => Token { kind: Kind::Text(symbol.clone()), gap: token.gap },
+            _ => token.clone(),
+        };
+        let quantity =
+            |range: std::ops::Range<usize>| self.quantity(&tokens[range].iter().map(as_unit).collect::<Vec<_>>());
+        let forms: Vec<Form> = ranges.map(quantity).collect::<Option<_>>()?;
         Amount::total(&Amount::parts(&forms, self.budget)?)
+    }
+
+    /// `x \neq 1, 2`: what is behind the first value is excluded, too.
+    fn all_but(&self, forms: &[Form]) -> Option<Form> {
+        let [Form::Named(name, first), others @ ..] = forms else { return None };
+        let Form::Region(region) = &**first else { return None };
+        region.complement().as_points().filter(|excluded| excluded.len() == 1)?;
+        let without = |region: Region, other: &Form| match limit(&shape(other, Detail::FULL, self.budget)?)? {
+            Limit::At(value) => Some(region.intersection(&Region::point(value).complement())),
+            _ => None,
+        };
+        let region = others.iter().try_fold(region.clone(), without)?;
+        Some(Form::Named(name.clone(), Box::new(Form::Region(region))))
     }
 
     /// Several values of one name.

@@ -9,7 +9,7 @@ use super::{
     expression::Expression,
     form::Form,
     key::{Detail, Names, Shape, Units, limit, shape},
-    lex::{Kind, Token, tokens},
+    lex::{Gap, Kind, Token, tokens},
     matrix,
     names::name_of,
     order,
@@ -286,9 +286,10 @@ impl Reader<'_> {
             return None;
         }
         let with = |plus: char, minus: char| {
+            // With a space, so that `2-3` is a difference and no range.
             let signed = tokens.iter().map(|token| match token.kind {
-                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), gap: token.gap },
-                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), gap: token.gap },
+                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), gap: token.gap.max(Gap::Space) },
+                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), gap: token.gap.max(Gap::Space) },
                 _ => token.clone(),
             });
             self.item(&signed.collect::<Vec<_>>())
