@@ -126,7 +126,9 @@ const TEXTS: [&str; 9] = ["text", "mbox", "textbf", "textit", "textnormal", "tex
 const LOOKS: [&str; 7] = ["mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
 /// Commands that set their argument in bold. A letter in bold is another one than in its usual look.
 const BOLD: [&str; 3] = ["mathbf", "boldsymbol", "bm"];
-const MATRICES: [&str; 7] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "align"];
+const MATRICES: [&str; 6] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"];
+/// Environments that only set formulas on lines of their own.
+const LINES: [&str; 7] = ["align", "aligned", "cases", "gather", "gathered", "split", "eqnarray"];
 
 /// Whether a command says how words are set, and not what they are.
 pub(super) fn is_setting(name: &str) -> bool {
@@ -265,6 +267,9 @@ impl<'a> Lexer<'a> {
             "begin" | "end" => {
                 let environment = self.braced()?;
                 let base = environment.trim_end_matches('*');
+                if LINES.contains(&base) {
+                    return Some(Kind::Row);
+                }
                 if !MATRICES.contains(&base) {
                     return None;
                 }

@@ -18,6 +18,7 @@ mod lex;
 mod matrix;
 mod names;
 mod number;
+mod numerals;
 mod numeric;
 mod order;
 mod parse;

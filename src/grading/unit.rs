@@ -8,8 +8,8 @@ use num_traits::One;
 
 use super::{
     lex::{Kind, Token},
+    numerals::number_word,
     vocabulary::{Words, changes_number},
-    words::number_word,
 };
 
 /// What a quantity is counted in: powers of base units, which are sorted, and each there once.

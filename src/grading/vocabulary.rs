@@ -2,8 +2,8 @@
 
 use super::{
     expression::Function,
+    numerals::number_word,
     unit::{is_unit_word, scale},
-    words::number_word,
 };
 
 /// Words between spaces, in lower case.

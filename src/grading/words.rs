@@ -4,6 +4,7 @@ use super::{
     expression::Expression,
     form::{Form, Time},
     lex::{Kind, Token, is_setting},
+    numerals::number_word,
     region::Region,
     unit::is_unit_word,
     vocabulary::{Words, is_formula_word},
@@ -87,30 +88,6 @@ pub(super) fn fold(text: &str) -> String {
     yes_or_no(&folded).map(str::to_owned).unwrap_or(folded)
 }
 
-const NUMBERS: [&str; 21] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-];
-
 /// What some words mean besides themselves.
 pub(super) fn meaning(folded: &str) -> Option<Form> {
     match folded {
@@ -121,9 +98,7 @@ pub(super) fn meaning(folded: &str) -> Option<Form> {
         "noon" => Some(twelve(true)),
         "midnight" => Some(twelve(false)),
         "negative infinity" => Some(Form::Infinity { negative: true }),
-        words => {
-            named_set(words).or_else(|| number_word(words).map(|number| Form::Scalar(Expression::integer(number))))
-        }
+        words => named_set(words).or_else(|| said_in_base(words)),
     }
 }
 
@@ -181,11 +156,6 @@ fn is_month(word: &str, number: u32) -> bool {
 
 fn valid_date(year: Option<u32>, month: u32, day: u32) -> Option<Form> {
     ((1..=12).contains(&month) && (1..=31).contains(&day)).then_some(Form::Date(year, month, day))
-}
-
-/// The number that a word is.
-pub(super) fn number_word(word: &str) -> Option<i64> {
-    NUMBERS.iter().position(|number| *number == word).and_then(|at| i64::try_from(at).ok())
 }
 
 const SETS: [(char, &str); 6] = [
@@ -288,9 +258,10 @@ pub(super) fn based(tokens: &[Token]) -> Option<Form> {
         [Token { kind: Kind::Number(base), .. }] => base.digits.parse().ok(),
         [Token { kind: Kind::Group, .. }, inner, Token { kind: Kind::EndGroup, .. }] => match &inner.kind {
             Kind::Number(base) => base.digits.parse().ok(),
-            Kind::Text(word) | Kind::Word(word) => number_word(&word.trim().to_lowercase()),
+            Kind::Text(word) | Kind::Word(word) => base_word(word),
             _ => None,
         },
+        [Token { kind: Kind::Text(word), .. }] => base_word(word),
         _ => None,
     };
     let base = u32::try_from(base.filter(|base| (2..=36).contains(base))?).ok()?;
@@ -301,13 +272,35 @@ pub(super) fn based(tokens: &[Token]) -> Option<Form> {
         match &token.kind {
             Kind::Number(literal) if !literal.digits.is_empty() => text.push_str(&literal.digits),
             Kind::Word(word) if at > 0 || digits.len() > 1 || is_letters(word) => text.push_str(&word.to_uppercase()),
+            Kind::Text(word) if word.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase()) => {
+                text.push_str(word)
+            }
             Kind::Open('(') if at == 0 && digits.len() == 3 => {}
             Kind::Close('(' | ')') if at == 2 => {}
             _ => return None,
         }
     }
     let is_number = text.starts_with(|c: char| c.is_ascii_digit()) || digits.len() == 1;
-    if !is_number || !text.chars().all(|c| c.is_digit(base)) {
+    if is_number { in_base(&text, base) } else { None }
+}
+
+/// The base that a word is: `five`, `5`.
+fn base_word(word: &str) -> Option<i64> {
+    let word = word.trim().to_lowercase();
+    word.parse().ok().or_else(|| number_word(&word))
+}
+
+/// `204 base 5`, `1a (base sixteen)`.
+fn said_in_base(folded: &str) -> Option<Form> {
+    let (digits, base) = folded.trim_end_matches(')').split_once("base ")?;
+    let digits = digits.trim_end_matches([' ', '(']);
+    let base = u32::try_from(base_word(base)?).ok().filter(|base| (2..=36).contains(base))?;
+    digits.starts_with(|c: char| c.is_ascii_digit()).then(|| in_base(&digits.to_uppercase(), base)).flatten()
+}
+
+/// These digits in a base.
+fn in_base(text: &str, base: u32) -> Option<Form> {
+    if text.is_empty() || !text.chars().all(|c| c.is_digit(base)) {
         return None;
     }
     if base == 10 {

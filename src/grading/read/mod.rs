@@ -12,6 +12,7 @@ use super::{
     lex::{Gap, Kind, Token, tokens},
     matrix,
     names::name_of,
+    numerals::numeral,
     order,
     parse::expression,
     region::Region,
@@ -39,6 +40,9 @@ pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
 
 /// What folded words say; they are text if they have no other meaning.
 fn of_words(folded: String) -> Option<Form> {
+    if let Some(number) = numeral(&folded) {
+        return number.map(|number| Form::Scalar(Expression::Number(number)));
+    }
     meaning(&folded).or_else(|| (!folded.is_empty()).then_some(Form::Text(folded)))
 }
 
