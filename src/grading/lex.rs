@@ -7,7 +7,7 @@ use num_traits::One;
 use super::{
     beside::side_by_side,
     budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS},
-    vocabulary::is_vector,
+    vocabulary::{is_integrated, is_vector},
 };
 
 /// A number as it is written.
@@ -358,23 +358,19 @@ impl<'a> Lexer<'a> {
             || (!lone && matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
         {
             // An upright `d` begins a differential.
-            let variable = if inner == "d" { self.letter() } else { "" };
-            return Some(Kind::Word(format!("{inner}{variable}")));
+            let is_differential = inner == "d" && self.is_before_variable();
+            let letters = inner.to_owned();
+            return Some(if is_differential { Kind::Command(letters) } else { Kind::Word(letters) });
         }
         Some(Kind::Text(content.replace(['$', '\u{2009}'], " ")))
     }
 
-    /// The letter that comes next; empty if none does, or more of them.
-    fn letter(&mut self) -> &'a str {
-        let before = self.at;
-        self.skip_space();
-        let letters = self.run(char::is_alphabetic);
-        if letters.len() == 1 {
-            letters
-        } else {
-            self.at = before;
-            ""
-        }
+    /// Whether one letter comes next, and not more of them.
+    fn is_before_variable(&self) -> bool {
+        let rest = self.rest().trim_start();
+        let name = rest.strip_prefix('\\').unwrap_or(rest);
+        let name = &name[..name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len())];
+        name.len() == 1 || rest.starts_with('\\') && is_integrated(name)
     }
 
     /// What stands in the braces that come next.

@@ -50,6 +50,7 @@ pub(super) fn groups(tokens: &[Token]) -> Option<[&[Token]; 2]> {
 /// Whether these are the arguments of a fraction that is none: `{dy}{dx}`, `{d}{dx}`, `{d^2y}{dx^2}`.
 pub(super) fn is_derivative(arguments: &[Token]) -> bool {
     let begins = |group: &[Token], letters: usize| match group.first() {
+        Some(Token { kind: Kind::Command(upright), .. }) => upright == "d" && group.len() >= letters,
         Some(Token { kind: Kind::Word(word), .. }) => word.starts_with('d') && word.chars().count() >= letters,
         _ => false,
     };

@@ -122,6 +122,9 @@ impl<'a> Parser<'a> {
                 let is_product = self.is_product();
                 let mut factor = self.power()?;
                 let is_set_off = self.gap() != Gap::None && matches!(factor, Expression::Number(_));
+                if over && self.has_product_with_d(start..self.at, &product, &factor) {
+                    return None;
+                }
                 if over && (is_product || self.starts_factor(start) && !is_set_off) {
                     return None;
                 }
