@@ -9,6 +9,7 @@ mod exact;
 mod expression;
 pub mod extract;
 mod form;
+mod huge;
 mod join;
 pub mod key;
 mod kind;
