@@ -174,7 +174,7 @@ impl<'a> Lexer<'a> {
             return Some(Kind::Ellipsis);
         }
         if c.is_alphabetic() {
-            return Some(Kind::Word(self.run(char::is_alphabetic).to_owned()));
+            return Some(self.word(c));
         }
         if c == '\\' {
             return self.command();
@@ -203,6 +203,36 @@ impl<'a> Lexer<'a> {
             '\u{2217}' => Some(Kind::Sign('*')),
             '*' if self.eat("*") => Some(Kind::Sign('^')),
             _ => Some(Kind::Sign(c)),
+        }
+    }
+
+    /// Letters in a row; behind `\frac` and its kin, only the one that is an argument.
+    fn word(&mut self, first: char) -> Kind {
+        let is_times = first == 'x' && matches!(self.tokens.last(), Some(Token { kind: Kind::Number(_), .. }));
+        // `1.5 x 10^3`
+        if is_times && self.rest()[1..].trim_start().starts_with("10^") {
+            self.at += 1;
+            return Kind::Sign('*');
+        }
+        if self.is_before_argument() {
+            self.at += first.len_utf8();
+            return Kind::Word(first.to_string());
+        }
+        Kind::Word(self.run(char::is_alphabetic).to_owned())
+    }
+
+    /// Whether an argument without braces comes next: the first one, or the second one behind a letter or a digit.
+    fn is_before_argument(&self) -> bool {
+        let takes = |token: &Token, names: &[&str]| matches!(&token.kind, Kind::Command(name) if names.contains(&name.as_str()));
+        let is_short = |token: &Token| match &token.kind {
+            Kind::Word(word) => word.chars().count() == 1,
+            Kind::Number(literal) => literal.digits.len() == 1,
+            _ => false,
+        };
+        match &self.tokens[..] {
+            [.., last] if takes(last, &["frac", "binom", "dbinom", "tbinom", "sqrt"]) => true,
+            [.., command, argument] => takes(command, &["frac", "binom", "dbinom", "tbinom"]) && is_short(argument),
+            _ => false,
         }
     }
 

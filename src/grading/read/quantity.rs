@@ -7,7 +7,7 @@ use crate::grading::{
     expression::Expression,
     form::Form,
     lex::{Gap, Kind, Token},
-    names::groups,
+    names::arguments,
     parse::expression,
     unit::{is_currency, is_known, is_unit_word, money_scale, scale, unit},
     vocabulary::is_formula_word,
@@ -73,10 +73,11 @@ fn with_slash(tokens: &[Token]) -> Option<Vec<Token>> {
     };
     let at = tokens.iter().position(|token| token.kind == Kind::Command("frac".into()))?;
     let (figure, fraction) = (&tokens[..at], &tokens[at + 1..]);
-    let [above, below] = groups(fraction)?;
-    let is_last = above.len() + below.len() + 4 == fraction.len();
+    let ([above, below], []) = arguments(fraction)? else { return None };
     let slash = Token { kind: Kind::Sign('/'), gap: Gap::None };
-    (is_last && [above, below].into_iter().all(|unit| unit.first().is_some_and(is_unit)))
+    [above, below]
+        .into_iter()
+        .all(|unit| unit.first().is_some_and(is_unit))
         .then(|| [figure, above, &[slash], below].concat())
 }
 
