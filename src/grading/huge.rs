@@ -1,8 +1,7 @@
 //! Integers and fractions that are too long to be computed, by their residues.
 //!
-//! What is written with [`MAX_BITS`] bits is one of so many numbers; that two of them agree in 480 bits of residues is not to
-//! be expected. Only what is proven to be too long to be computed exactly has such a key, so that no number
-//! has two.
+//! What is written with [`MAX_BITS`] bits is one of so many numbers; that two of them agree in 480 bits of residues is
+//! not to be expected. Only what is clearly too long to be computed exactly has such a key, so that no number has two.
 
 use num_bigint::BigInt;
 use num_rational::BigRational;

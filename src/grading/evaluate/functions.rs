@@ -28,8 +28,8 @@ impl Evaluator<'_> {
         Value::computed(digest.complex(), Origin { open: true, ..Origin::default() })
     }
 
-    /// The factorial: of a number that is open, a function of which no more is known than `(z + 1)! = (z + 1) z!`. It is at
-    /// random where the real part is between 0 and 1, and that many steps away elsewhere.
+    /// The factorial: of a number that is open, a function of which no more is known than `(z + 1)! = (z + 1) z!`. It is
+    /// at random where the real part is between 0 and 1, and that many steps away elsewhere.
     fn factorial(&mut self, argument: Value) -> Option<Value> {
         if let Some(known) = self.canonical(&argument)?.rational() {
             return self.of_one(Function::Factorial, &Value::rational(known.clone()))?;
