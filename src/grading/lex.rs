@@ -223,7 +223,10 @@ impl<'a> Lexer<'a> {
 
     /// Whether an argument without braces comes next: the first one, or the second one behind a letter or a digit.
     fn is_before_argument(&self) -> bool {
-        let takes = |token: &Token, names: &[&str]| matches!(&token.kind, Kind::Command(name) if names.contains(&name.as_str()));
+        let takes = |token: &Token, names: &[&str]| match &token.kind {
+            Kind::Command(name) => names.contains(&name.as_str()),
+            _ => false,
+        };
         let is_short = |token: &Token| match &token.kind {
             Kind::Word(word) => word.chars().count() == 1,
             Kind::Number(literal) => literal.digits.len() == 1,

@@ -61,7 +61,8 @@ impl Parser<'_> {
     }
 
     /// Whether what may be a differential, and ends there, is one: a space sets it off from other factors, or it is all
-    /// that there is, or that is above a line. Else it is a product, `2dr` or `cx^2 + dx + e`; `None` if nothing shows which it is, `e^xdx`.
+    /// that there is, or that is above a line. Else it is a product, `2dr` or `cx^2 + dx + e`; `None` if nothing shows
+    /// which it is, `e^xdx`.
     fn is_differential(&self, end: usize) -> Option<bool> {
         let start = self.at - 1;
         let next = self.tokens.get(end);
