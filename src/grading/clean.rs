@@ -245,8 +245,12 @@ fn unwrap_dollars(text: &str) -> String {
     plain.replace('\u{1}', "\\$")
 }
 
+/// The marks around a block of code.
+pub(super) const FENCE: &str = "```";
+
 /// Delimiters that say how an answer is set, not what it is.
-const WRAPPERS: [(&str, &str); 10] = [
+const WRAPPERS: [(&str, &str); 11] = [
+    (FENCE, FENCE),
     ("**", "**"),
     ("\\(", "\\)"),
     ("\\[", "\\]"),
@@ -292,8 +296,15 @@ fn strip_wrapper(text: &str) -> Option<&str> {
             let is_letter = *open == "\\mathbf{" && inner.len() == 1;
             return (!is_letter && depth_stays_positive(inner)).then_some(inner);
         }
+        let inner = if *open == FENCE { without_language(inner) } else { inner };
         (!inner.contains(open) && !inner.contains(close)).then_some(inner)
     })
+}
+
+/// What stands in a fenced block, without the name of a language in its first line, unless that is one of programs.
+fn without_language(block: &str) -> &str {
+    const PLAIN: [&str; 8] = ["text", "txt", "plaintext", "math", "latex", "tex", "output", "json"];
+    block.split_once('\n').filter(|(first, _)| PLAIN.contains(&first.trim())).map_or(block, |(_, content)| content)
 }
 
 /// Whether the brace before this text is not closed within it.

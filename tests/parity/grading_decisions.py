@@ -1067,6 +1067,18 @@ unknown("conditions that exclude each other", "x<1 and x>2", "x=1 and x>2")
 same("conditions that only go together", "(1,3)", "x>1, x<3", "x>1 and x<3")
 unknown("conditions of which one is in the other", "x>1, x>3")
 
+# Blocks of code, values on several lines, labelled parts, mistakes that are found behind an answer
+same("a number in a block of code", "5", "```\n5\n```", "We count.\n\n```text\n5\n```", "The answer is:\n\n```\n5\n```\nIt is done.", "Answer: ```5```", "```python\nprint(2 + 3)\n```\n\nOutput:\n```\n5\n```", "We count.\n\n```math\nx = 5\n```")
+unknown(
+    "a program, or one of several blocks",
+    "```python\nx = 5\n```",
+    "```\nx = 5\nprint(x)\n```",
+    "```python\ndef f(x):\n    return x + 5\n```",
+    "```\n5\n```\n```\n7\n```",
+    "Step 1:\n```\n5\n```\nStep 2:\n```\n7\n```",
+    "It is not:\n```\n5\n```",
+)
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -2,7 +2,7 @@
 
 use super::{
     char_boundary,
-    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose},
+    statement::{DELIMITERS, DISPLAYS, MAX_SENTENCE_BYTES, is_formula, is_prose},
     wording::{
         concludes, demanded, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences,
         without_reasons, words,
@@ -103,7 +103,7 @@ fn announced(response: &str, start: usize) -> Announced<'_> {
     let rest = &response[start..];
     let text = rest.trim_start_matches([' ', ':', '*', '_', '\n', '\r', '\u{ff1a}']);
     // A formula on lines of its own is in the sentence.
-    let formula = DELIMITERS[..2].iter().find_map(|(open, close)| {
+    let formula = DISPLAYS.iter().find_map(|(open, close)| {
         let content = text.strip_prefix(open)?;
         content.find(close).map(|length| open.len() + length + close.len())
     });

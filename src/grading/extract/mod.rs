@@ -13,6 +13,7 @@ mod wording;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    clean::FENCE,
     kind::{AnswerKind, Reading},
     number,
     words::yes_or_no,
@@ -23,7 +24,7 @@ pub(super) use choice::choice;
 use choice::{is_about_others, lone_choice};
 use statement::{is_formula, last_value, value, verbal};
 use turn::own_turn;
-use wording::{gives_reasons, is_placeholder, retracts, sentences, upholds, without_reasons};
+use wording::{denies, gives_reasons, is_in_doubt, is_placeholder, retracts, sentences, upholds, without_reasons};
 
 /// Where a response has its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,9 @@ const SHORT_CHARS: usize = 80;
 
 /// The longest end of a response, in bytes, in which an answer is looked for. Announcements stand at the end.
 const MAX_RESPONSE_BYTES: usize = 200_000;
+
+/// How many blocks of code are looked at, from the last one on.
+const MAX_BLOCKS: usize = 20;
 
 /// The answer of a finished response; `None` for an unfinished one. A response that was cut off never has an answer:
 /// what looks like one may be the start of another, or an intermediate result.
@@ -151,6 +155,7 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
         }
         (_, None) if is_formula(response) => Some(response.to_owned()),
         (_, None) => last_bold(last_line)
+            .or_else(|| only_block(response))
             .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
             .or_else(|| explained(response))
             .or_else(|| last_value(last_sentence(last_line)).filter(|_| reading.last_number))
@@ -177,6 +182,16 @@ fn last_bold(line: &str) -> Option<&str> {
         return value(bold).or_else(|| verbal(bold));
     }
     (!after.contains("**") && value(line).is_some_and(|value| value.contains(bold))).then_some(bold)
+}
+
+/// The block of code that a response ends in, if it is the only one that is a formula on one line.
+fn only_block(response: &str) -> Option<&str> {
+    let fences: Vec<usize> = response.match_indices(FENCE).map(|(at, _)| at).collect();
+    let blocks = fences.chunks_exact(2).map(|pair| &response[pair[0]..pair[1] + FENCE.len()]);
+    let mut formulas = blocks.rev().take(MAX_BLOCKS).filter(|block| block.lines().count() <= 3 && is_formula(block));
+    let block = formulas.next().filter(|_| formulas.next().is_none())?;
+    let lead = response.trim_end().strip_suffix(block)?.trim_end().lines().next_back().unwrap_or_default();
+    (!denies(lead) && !is_in_doubt(lead)).then_some(block)
 }
 
 fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {
@@ -306,6 +321,18 @@ mod tests {
                 ("", None),
             ],
         );
+    }
+
+    #[test]
+    fn a_block_of_code_is_an_answer_if_it_is_a_formula_and_the_only_one() {
+        let block = "```\n5\n```";
+        let guess = Reading { last_number: true, ..PLAIN };
+        let found = |response: &str| extract(response, Extraction::Auto, guess);
+        assert_eq!(found(&format!("We count.\n{block}")).as_deref(), Some(block));
+        assert_eq!(found(&format!("The answer is:\n{block}\nGood")).as_deref(), Some(block));
+        for response in [format!("{block}\nor\n{block}"), format!("Not:\n{block}"), "```python\nx = 5\n```".into()] {
+            assert_eq!(found(&response), None, "{response}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::wording::{
 use crate::grading::{
     Answer, AnswerKind, Verdict,
     budget::Budget,
+    clean::FENCE,
     form::Form,
     lex::tokens,
     read::form,
@@ -17,7 +18,10 @@ use crate::grading::{
 };
 
 /// Delimiters of formulas.
-pub(super) const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")];
+pub(super) const DELIMITERS: [(&str, &str); 5] = [DISPLAYS[0], DISPLAYS[1], DISPLAYS[2], ("\\(", "\\)"), ("$", "$")];
+
+/// Delimiters of formulas that may stand on lines of their own.
+pub(super) const DISPLAYS: [(&str, &str); 3] = [("$$", "$$"), ("\\[", "\\]"), (FENCE, FENCE)];
 
 /// The longest sentence that is looked into, in bytes.
 pub(super) const MAX_SENTENCE_BYTES: usize = 1000;
@@ -225,7 +229,7 @@ fn with_unit(sentence: &str, end: usize) -> usize {
 fn figures(sentence: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = vec![];
     let mut at = 0;
-    while let Some(offset) = sentence[at..].find(|c: char| c == '$' || c == '\\' || c.is_ascii_digit()) {
+    while let Some(offset) = sentence[at..].find(|c: char| "$\\`".contains(c) || c.is_ascii_digit()) {
         let start = at + offset;
         if let Some(length) = delimited(&sentence[start..]) {
             at = start + length;
