@@ -4,7 +4,7 @@ use super::{lex::QUAD, unit::is_unit_word};
 
 /// The answer without what says how it is set, in ASCII as far as it has mathematical meaning.
 pub(super) fn clean(answer: &str) -> String {
-    let text = halve_backslashes(&to_ascii(answer));
+    let text = halve_backslashes(&without_bullets(&to_ascii(answer)));
     // A line break of a matrix is one sign from here on: `\\\\ 0` has no `\\ ` in it.
     let mut text = text.trim().replace("\\\\", "\u{2}");
     for (from, to) in REWRITES {
@@ -14,6 +14,27 @@ pub(super) fn clean(answer: &str) -> String {
     }
     let text = unwrap_dollars(&text);
     with_unit(strip(&text))
+}
+
+/// Lines without the marks of items: `- $5$`, and equations below each other. `- 5` may be negative.
+fn without_bullets(text: &str) -> String {
+    let is_set = |item: &str| {
+        let formula = item.trim_end_matches([' ', '.', ',', ';']);
+        formula.starts_with('$') && formula.ends_with('$') && formula.matches('$').count() == 2
+    };
+    let (_, below) = text.split_once('\n').unwrap_or_default();
+    let mut others = below.lines().filter(|line| !line.trim().is_empty()).peekable();
+    let are_equations = others.peek().is_some() && others.all(|line| line.contains('=') && item(line).is_some());
+    let lines = text.lines().map(|line| match item(line) {
+        Some(item) if are_equations || is_set(item) => item,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands behind the mark of an item at the beginning of a line.
+fn item(line: &str) -> Option<&str> {
+    ["- ", "* ", "+ ", "\u{2022} "].iter().find_map(|mark| line.trim_start().strip_prefix(mark))
 }
 
 /// `5 (in dollars)` as `5 dollars`.

@@ -1078,6 +1078,21 @@ unknown(
     "Step 1:\n```\n5\n```\nStep 2:\n```\n7\n```",
     "It is not:\n```\n5\n```",
 )
+same(
+    "values of different names on lines of their own",
+    "x=3, y=4",
+    "The answer is x = 3\ny = 4",
+    "The answer is:\n\n$x = 3$\n\n$y = 4$",
+    "The answer is x = 3 and\ny = 4",
+    "The answer is:\n- x = 3\n- y = 4",
+    "**Answer:**\n\n* $x = 3$\n* $y = 4$",
+    "Therefore, x = 3\ny = 4",
+    "- $x = 3$\n- $y = 4$",
+)
+apart("one of several values that stand below each other", "4", "The answer is x = 3\ny = 4", "The answer is:\n- x = 3\n- y = 4")
+unknown("two values of one name", "The answer is x = 3\nx = 4", "The answer is 3\n4")
+same("the mark of an item", "5", "The answer is:\n- $5$", "The answer is:\n\n* 5", "The answer is:\n- x = 5")
+unknown("the mark of an item, or a sign", "The answer is:\n- 5")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 use super::{
     char_boundary,
-    statement::{DELIMITERS, DISPLAYS, MAX_SENTENCE_BYTES, is_formula, is_prose},
+    statement::{DELIMITERS, DISPLAYS, MAX_SENTENCE_BYTES, is_formula, is_prose, name_of, value},
     wording::{
         concludes, demanded, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences,
         without_reasons, words,
@@ -30,6 +30,9 @@ const MAX_MENTIONS: usize = 200;
 
 /// How many lines behind `####` are read as a value.
 const MAX_HEADINGS: usize = 4;
+
+/// How many values that stand below each other are read.
+const MAX_NAMES: usize = 10;
 
 /// Marks that end a clause.
 const CLAUSE_ENDS: [char; 16] =
@@ -102,6 +105,11 @@ pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
 fn announced(response: &str, start: usize) -> Announced<'_> {
     let rest = &response[start..];
     let text = rest.trim_start_matches([' ', ':', '*', '_', '\n', '\r', '\u{ff1a}']);
+    let marks = &rest[..rest.len() - text.len()];
+    let item = text.strip_prefix("- ").filter(|_| marks.contains('\n'));
+    let text = item.unwrap_or(text);
+    // `- 5` on a line of its own may be an item or negative.
+    let is_clear = !item.is_some_and(|item| item.starts_with(|c: char| c.is_ascii_digit()));
     // A formula on lines of its own is in the sentence.
     let formula = DISPLAYS.iter().find_map(|(open, close)| {
         let content = text.strip_prefix(open)?;
@@ -113,11 +121,35 @@ fn announced(response: &str, start: usize) -> Announced<'_> {
     let end_of =
         |mark: &&str| Some(formula + text[formula..line].find(mark)? + usize::from(mark.starts_with(['!', '?'])));
     // `1. ` on a line of its own, or behind a colon, begins a list of steps.
-    let marks = &rest[..rest.len() - text.len()];
     let is_item = marks.contains('\n') && text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ")
         || marks.contains(':') && text.starts_with("1. ");
-    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or(line);
-    Announced { statement: unmarked(&text[..end]), line: unmarked(&text[..line]), behind: &text[end..] }
+    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or_else(|| names_end(text, line));
+    let line = &rest[marks.len()..rest.len() - text.len() + line];
+    let statement = if is_clear { unmarked(&text[..end]) } else { "" };
+    Announced { statement, line: unmarked(line), behind: &text[end..] }
+}
+
+/// Where the values end that stand below each other, each with a name of its own: `x = 3` and, on the next line, `y = 4`.
+fn names_end(text: &str, first_line: usize) -> usize {
+    let (first, rest) = text.split_at(first_line);
+    let is_named = first.contains('=') && rest.trim_start().lines().next().is_some_and(|line| line.contains('='));
+    let Some(name) = value(first).filter(|_| is_named).and_then(name_of) else { return first_line };
+    let (mut names, mut end, mut at) = (vec![name], first_line, first_line);
+    while names.len() < MAX_NAMES
+        && let Some(rest) = text[at..].strip_prefix('\n')
+    {
+        let line = rest.split('\n').next().unwrap_or_default();
+        at += 1 + line.len();
+        match name_of(line.strip_prefix("- ").unwrap_or(line)) {
+            Some(name) if !names.contains(&name) => {
+                names.push(name);
+                end = at;
+            }
+            _ if line.trim().is_empty() => {}
+            _ => break,
+        }
+    }
+    end
 }
 
 /// A text without the ends of what is in bold.
@@ -205,6 +237,16 @@ mod tests {
         assert_eq!(statement("The answer is \\[\n5. 5\n\\] here. Good"), Some("\\[\n5. 5\n\\] here"));
         assert_eq!(statement("Answer:\n1. We add"), Some("1. We add"));
         assert_eq!(statement("The answer is 5? No"), Some("5?"));
+        assert_eq!(statement("Answer:\n- $5$"), Some("$5$"));
+        assert_eq!(statement("Answer:\n- 5"), Some(""));
+    }
+
+    #[test]
+    fn a_statement_goes_on_with_values_of_other_names_on_the_next_lines() {
+        assert_eq!(statement("The answer is x = 3\n\n- y = 4\nGood"), Some("x = 3\n\n- y = 4"));
+        for next in ["x = 4", "4", "Check: y = 4", "2y = 8"] {
+            assert_eq!(statement(&format!("The answer is x = 3\n{next}")), Some("x = 3"), "{next}");
+        }
     }
 
     #[test]

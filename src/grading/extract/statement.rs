@@ -34,6 +34,14 @@ pub(super) fn is_formula(text: &str) -> bool {
     form(text, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)))
 }
 
+/// The name of the value that a formula gives: `x` for `x = 5`.
+pub(super) fn name_of(text: &str) -> Option<String> {
+    match form(text, &Budget::new())? {
+        Form::Named(name, _) => Some(name),
+        _ => None,
+    }
+}
+
 /// The formula or number that a sentence gives: the sentence itself, but for its reasons and for words that add
 /// nothing; or what stands behind its verb; or the only one in it, if no word makes something else of it.
 pub(super) fn value(sentence: &str) -> Option<&str> {
