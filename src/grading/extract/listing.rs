@@ -48,7 +48,7 @@ fn starts_part(between: &str) -> bool {
     between.rsplit_once('\n').is_some_and(|(before, _)| !before.contains(char::is_alphanumeric))
 }
 
-/// What a part of the answer is called, if the line before a box has only that: `part a` for `Part (a):`, `(a)` and `1.`
+/// What a part of the answer is called, if the line before a box has only that: `Part (a):`, `(a)`, `1.`
 fn part(lead: &str) -> Option<String> {
     let line = lead.rsplit('\n').next().unwrap_or_default().trim_end_matches(['$', '\\', '(', '[', ' ', '*']);
     let text = line.trim_end_matches([':', ')', '.', '*']);
@@ -58,9 +58,16 @@ fn part(lead: &str) -> Option<String> {
     let is_noun =
         |word: &str| ["part", "question", "problem", "answer"].iter().any(|noun| word.eq_ignore_ascii_case(noun));
     let is_alone = said.next().is_none_or(is_noun) && said.next().is_none();
-    let is_label =
-        label.chars().count() == 1 || label.chars().all(|c| "ivx".contains(c)) || label.parse::<u8>().is_ok();
-    (is_marked && is_alone && is_label).then(|| format!("part {}", label.to_lowercase()))
+    part_name(label).filter(|_| is_marked && is_alone)
+}
+
+/// One name for `a`, `A`, `i` and `1`.
+fn part_name(label: &str) -> Option<String> {
+    const LETTERS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    const ROMAN: [&str; 8] = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii"];
+    let place = |labels: &[&str]| labels.iter().position(|own| label.eq_ignore_ascii_case(own)).map(|at| at + 1);
+    let number = place(&LETTERS).or_else(|| place(&ROMAN)).or_else(|| label.parse::<u8>().ok().map(usize::from))?;
+    Some(format!("part {number}"))
 }
 
 /// Whether there is only space between two boxes, but for the name of the second one.
@@ -106,6 +113,7 @@ fn joint(between: &str) -> Option<Joint<'_>> {
 /// they say something else.
 fn label(words: &[&str]) -> Option<String> {
     match words {
+        ["for", "part", label] => part_name(label),
         ["for", of @ ..] if !of.is_empty() => Some(of.join(" ")),
         // In January, and no inches.
         ["in", ..] => None,
@@ -249,7 +257,7 @@ mod tests {
         for (text, expected) in [
             ("", Some("")),
             (" as the solutions", Some("")),
-            (" for part (a)", Some("part a")),
+            (" for part (a)", Some("part 1")),
             (" red apples in the basket", Some("red apples")),
             (" in January", None),
             (" x", None),
