@@ -323,7 +323,7 @@ fn strip_wrapper(text: &str) -> Option<&str> {
 }
 
 /// What stands in a fenced block, without the name of a language in its first line, unless that is one of programs.
-fn without_language(block: &str) -> &str {
+pub(super) fn without_language(block: &str) -> &str {
     const PLAIN: [&str; 8] = ["text", "txt", "plaintext", "math", "latex", "tex", "output", "json"];
     block.split_once('\n').filter(|(first, _)| PLAIN.contains(&first.trim())).map_or(block, |(_, content)| content)
 }

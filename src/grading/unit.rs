@@ -303,9 +303,10 @@ fn without_left(words: &[String]) -> &[String] {
 /// `meters long` without its last word.
 fn without_dimension(words: &[String]) -> &[String] {
     match words {
-        [before @ .., unit, last] if DIMENSIONS.contains(&last.as_str()) && known(unit).is_some() => {
-            &words[..=before.len()]
-        }
+        [before @ .., last] if DIMENSIONS.contains(&last.as_str()) => match before.last() {
+            Some(unit) if known(unit).is_none() => words,
+            _ => before,
+        },
         _ => words,
     }
 }

@@ -1139,6 +1139,16 @@ same(
         )
     ),
 )
+same("a number that is said again", "72", "The answer is 72 (48 + 24).", "72 (6 * 12)", "We add.\n\n> **72**")
+same("a bracket that is a factor", "6", "2 (3)", "2 (1 + 2)")
+unknown(
+    "an answer that is taken back",
+    *(f"\\boxed{{5}}. {said}" for said in ("Hold on, half of 10 is not 4.", "Let me try again.", "The above is not the correct answer.", "Please ignore my previous answer.", "Strike that.", "I need to correct myself: it is less.")),
+)
+unknown("a program that has a result", "```python\nresult = 2 + 3\nprint(result)\n```", "```python\nanswer = 2 + x\nprint(answer)\n```")
+unknown("a calculation that is cut off, or two values", "We add up.\n\nSo the total is 48 +", "We factor.\n\nThe solutions are x = 2 and x = -3.")
+same("a yes or no before a dash", "yes", "Yes \u2014 it is prime.", "Yes: it is.", "Yes!")
+apart("a no, and more than that", "no", "No \u2014 5", "No: 5")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

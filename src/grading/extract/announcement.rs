@@ -1,6 +1,7 @@
 //! Where a response says that its answer follows: `the answer is`, `####`, or a conclusion.
 
 use super::{
+    super::clean::{FENCE, without_language},
     char_boundary,
     statement::{DELIMITERS, DISPLAYS, MAX_SENTENCE_BYTES, is_formula, is_prose, name_of, value},
     wording::{
@@ -50,7 +51,7 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
             let is_told = is_told(&lower[behind..start], announced(&lower, start).statement);
             // `Option A is wrong`
             let is_denied = noun != "answer" && words(&lower[start..]).next().is_some_and(denies);
-            (is_told && !is_denied).then_some(start)
+            (is_told && !is_denied && !is_in_program(response, at)).then_some(start)
         })
     };
     let of_mark = |mark: &&str| {
@@ -88,6 +89,14 @@ fn is_heading(behind: &str) -> bool {
     text.is_empty() || text.starts_with('\n') || is_word || is_item
 }
 
+/// Whether a place is in a block of code of a language of programs.
+fn is_in_program(response: &str, at: usize) -> bool {
+    response[..at].rsplit_once(FENCE).is_some_and(|(before, block)| {
+        let is_open = before.matches(FENCE).count().is_multiple_of(2);
+        is_open && !block.starts_with('\n') && without_language(block) == block
+    })
+}
+
 /// The last sentence that begins as a conclusion does.
 pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
     let from = char_boundary(response, response.len().saturating_sub(MAX_SENTENCE_BYTES));
@@ -98,7 +107,8 @@ pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
         .chain([0])
         .collect();
     starts.sort_unstable();
-    let start = starts.into_iter().rev().find(|start| concludes(end[*start..].lines().next().unwrap_or_default()))?;
+    let begins = |start: &usize| concludes(end[*start..].lines().next().unwrap_or_default());
+    let start = starts.into_iter().rev().find(|start| begins(start) && !is_in_program(response, from + start))?;
     Some(announced(response, from + start))
 }
 

@@ -145,7 +145,9 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
         (AnswerKind::Text, line) => line.or_else(|| last_bold(last_line)).map(str::to_owned),
         (AnswerKind::Choice, Some(line)) => choice(line).map(String::from),
         (AnswerKind::Choice, None) => {
-            last_bold(last_line).and_then(choice).or_else(|| lone_choice(last_sentence(last_line))).map(String::from)
+            let explained = || explained(response).and_then(choice);
+            let last = last_bold(last_line).and_then(choice).or_else(|| lone_choice(last_sentence(last_line)));
+            last.or_else(explained).map(String::from)
         }
         (_, Some(line)) => {
             let found = value(line).map(str::to_owned);
@@ -157,7 +159,7 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
         (_, None) => last_bold(last_line)
             .or_else(|| only_block(response))
             .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
-            .or_else(|| explained(response))
+            .or_else(|| explained(response).filter(|first| is_formula(first) || yes_or_no(first).is_some()))
             .or_else(|| last_value(last_sentence(last_line)).filter(|_| reading.last_number))
             .map(str::to_owned),
     }
@@ -177,7 +179,7 @@ fn last_bold(line: &str) -> Option<&str> {
     let (before, rest) = line.split_once("**")?;
     let (bold, after) = rest.split_once("**")?;
     let bold = bold.trim();
-    let is_alone = before.trim().is_empty() && after.trim_matches(['.', ' ']).is_empty();
+    let is_alone = before.trim_matches([' ', '>']).is_empty() && after.trim_matches(['.', ' ']).is_empty();
     if is_alone && !bold.ends_with(':') {
         return value(bold).or_else(|| verbal(bold));
     }
@@ -201,7 +203,7 @@ fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {
 /// What the first line of a response says, if all that follows gives its reasons.
 fn explained(response: &str) -> Option<&str> {
     let (first, rest) = response.trim().split_once('\n')?;
-    (is_formula(first) && gives_reasons(rest) && upholds(rest, first)).then_some(first)
+    (gives_reasons(rest) && upholds(rest, first)).then_some(first)
 }
 
 fn last_sentence(line: &str) -> &str {

@@ -14,7 +14,7 @@ use crate::grading::{
     lex::tokens,
     read::form,
     unit::{is_unit_word, unit},
-    words::yes_or_no,
+    words::{is_junction, yes_or_no},
 };
 
 /// Delimiters of formulas.
@@ -49,6 +49,9 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
     if text.len() > MAX_SENTENCE_BYTES {
         return None;
     }
+    if let Some(figure) = said_again(text) {
+        return Some(figure);
+    }
     if !is_prose(text) {
         return is_formula(text).then_some(text);
     }
@@ -67,6 +70,16 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
         [] => None,
         all => (calculation(reasoned, all) == 0).then(|| last_figure(reasoned)).flatten(),
     })
+}
+
+/// A number that is said again in the brackets behind it: `5 (five)`, `72 (48 + 24)`.
+fn said_again(text: &str) -> Option<&str> {
+    let (figure, again) = text.trim_end_matches('.').strip_suffix(')')?.split_once(" (")?;
+    let is_one = |text: &str| !text.contains([' ', '(', ')']);
+    let is_other = again.contains(|c: char| !(c.is_ascii_digit() || "., ".contains(c)));
+    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+    let is_same = || Verdict::of(number(figure).as_ref(), number(again).as_ref()) == Verdict::Equal;
+    (is_one(figure) && is_other && is_same()).then_some(figure)
 }
 
 /// Whether a sentence behind an answer, and before its reasons, says that it is another number: `The true value is 6`.
@@ -197,7 +210,10 @@ fn last_figure(sentence: &str) -> Option<&str> {
     // `x^2 = 25` does not say what x is.
     let is_told_otherwise = if first < before.len() { changes(told) } else { !before.is_empty() && lead.trim() == "=" };
     let stands = (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !is_told_otherwise;
-    let stands = stands && !changes(tail) && !is_scaled;
+    // `48 +`, where the rest was never written; and `x = 2 and x = 3` are two.
+    let goes_on = tail.trim_start_matches(['*', ' ']).starts_with(['+', '/', '=', '^', '\u{d7}', '\u{f7}'])
+        || !before.is_empty() && words(lead).next().is_some_and(is_junction);
+    let stands = stands && !changes(tail) && !is_scaled && !goes_on;
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
 }
 
@@ -302,6 +318,8 @@ mod tests {
     fn a_sentence_gives_a_formula_or_the_number_that_its_verb_gives() {
         for (sentence, expected) in [
             ("simply $5$", "$5$"),
+            ("5 (five)", "5"),
+            ("72 (48 + 24).", "72"),
             ("5 is our final answer", "5"),
             ("5 apples in total", "5 apples"),
             ("that x = 5", "x = 5"),
@@ -379,6 +397,8 @@ mod tests {
         assert_eq!((value(sentence), last_value(sentence)), (None, Some("12")));
         assert_eq!(last_value("10 apples, and not 12"), None);
         assert_eq!(last_value("it is 5 to 6"), None);
+        assert_eq!(last_value("the solutions are x = 2 and x = 3"), None);
+        assert_eq!(last_value("so the total is 48 +"), None);
     }
 
     #[test]

@@ -51,7 +51,7 @@ const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikel
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
     "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re reconsider \
-     recheck recalculate recompute reevaluate reexamine redo rethink revisit thought thoughts",
+     recheck recalculate recompute disregard ignore strike retract reevaluate reexamine redo rethink revisit thought thoughts",
 );
 
 /// Words of a sentence that finds a mistake in what was said before it.
@@ -241,7 +241,7 @@ fn takes_back(sentence: &str) -> bool {
     let is_reply = second.is_none_or(|word| POINTERS.have(word))
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
     begins("no") && is_reply
-        || sentence.contains("not sure")
+        || ["not sure", "Hold on", "hold on", "try again", "correct myself"].iter().any(|words| sentence.contains(words))
         || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
         || first().take(REACH).any(|word| RETRACTIONS.have(word))
@@ -257,7 +257,8 @@ fn finds_fault(sentence: &str) -> bool {
     let is_fault = |at: usize| {
         let before = &said[at.saturating_sub(2)..at];
         FAULTS.have(said[at]) && !before.iter().any(|word| ABSENCES.have(word))
-            || JUDGEMENTS.have(said[at]) && before.last().is_some_and(|word| is_denial(word))
+            || JUDGEMENTS.have(said[at])
+                && before.iter().rfind(|word| **word != "the").is_some_and(|word| is_denial(word))
     };
     (0..said.len()).any(is_fault) && !said.iter().any(|word| ELSEWHERE.have(word))
 }
