@@ -1,5 +1,7 @@
 //! Where a response says that its answer follows: `the answer is`, `####`, or a conclusion.
 
+use std::ops::Range;
+
 use super::{
     super::clean::{FENCE, without_language},
     char_boundary,
@@ -44,20 +46,22 @@ const CLAUSE_ENDS: [char; 16] =
 pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a>> {
     // Lower case in ASCII only keeps every byte where it is.
     let lower = response.to_ascii_lowercase();
+    let programs = programs(response);
     let of_noun = |noun: &&str| {
         lower.rmatch_indices(noun).take(MAX_MENTIONS).find_map(|(at, noun)| {
             let behind = at + noun.len();
-            let start = leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten()? + behind;
-            let is_told = is_told(&lower[behind..start], announced(&lower, start).statement);
+            let is_lead = leads(&lower[..at]) && !is_in(&programs, at);
+            let start = is_lead.then(|| verb(&lower[behind..])).flatten()? + behind;
             // `Option A is wrong`
             let is_denied = noun != "answer" && words(&lower[start..]).next().is_some_and(denies);
-            (is_told && !is_denied && !is_in_program(response, at)).then_some(start)
+            (!is_denied && is_told(&lower[behind..start], announced(&lower, start, |_, line| line).statement))
+                .then_some(start)
         })
     };
     let of_mark = |mark: &&str| {
         let ends = lower.rmatch_indices(mark).take(MAX_MENTIONS).map(|(at, _)| at + mark.len());
         ends.filter(|end| **mark != *"####" || !is_heading(&lower[*end..])).take(MAX_HEADINGS).find(|end| match *mark {
-            "####" => is_formula(announced(response, *end).line),
+            "####" => is_formula(announced(response, *end, |_, line| line).line),
             "<answer>" => lower[*end..].split_once("</answer>").is_some_and(|(answer, _)| !answer.trim().is_empty()),
             _ => true,
         })
@@ -65,7 +69,7 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
     let marks =
         ["####", "<answer>", "\u{7b54}\u{6848}\u{662f}", "\u{7b54}\u{6848}\u{4e3a}", "\u{7b54}\u{6848}\u{ff1a}"];
     let start = nouns.iter().filter_map(of_noun).chain(marks.iter().filter_map(of_mark)).max()?;
-    Some(announced(response, start))
+    Some(announced(response, start, names_end))
 }
 
 /// Whether a statement about an answer gives it, behind the words that lead to it. What it `must be` is given by a formula
@@ -89,12 +93,19 @@ fn is_heading(behind: &str) -> bool {
     text.is_empty() || text.starts_with('\n') || is_word || is_item
 }
 
-/// Whether a place is in a block of code of a language of programs.
-fn is_in_program(response: &str, at: usize) -> bool {
-    response[..at].rsplit_once(FENCE).is_some_and(|(before, block)| {
-        let is_open = before.matches(FENCE).count().is_multiple_of(2);
-        is_open && !block.starts_with('\n') && without_language(block) == block
-    })
+/// Where blocks of code are of a language of programs, each from its beginning to its end.
+fn programs(response: &str) -> Vec<Range<usize>> {
+    let fences: Vec<usize> = response.match_indices(FENCE).map(|(at, _)| at).chain([response.len()]).collect();
+    let is_program = |block: &Range<usize>| {
+        let code = &response[(block.start + FENCE.len()).min(block.end)..block.end];
+        !code.starts_with('\n') && without_language(code) == code
+    };
+    fences.chunks_exact(2).map(|pair| pair[0]..pair[1]).filter(is_program).collect()
+}
+
+fn is_in(programs: &[Range<usize>], at: usize) -> bool {
+    let begun = programs.partition_point(|program| program.start <= at);
+    programs[..begun].last().is_some_and(|program| program.contains(&at))
 }
 
 /// The last sentence that begins as a conclusion does.
@@ -108,11 +119,13 @@ pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
         .collect();
     starts.sort_unstable();
     let begins = |start: &usize| concludes(end[*start..].lines().next().unwrap_or_default());
-    let start = starts.into_iter().rev().find(|start| begins(start) && !is_in_program(response, from + start))?;
-    Some(announced(response, from + start))
+    let programs = programs(response);
+    let start = starts.into_iter().rev().find(|start| begins(start) && !is_in(&programs, from + start))?;
+    Some(announced(response, from + start, names_end))
 }
 
-fn announced(response: &str, start: usize) -> Announced<'_> {
+/// What is announced there. A statement that fills its line goes on to where `until` says, of the text and that line's end.
+fn announced(response: &str, start: usize, until: fn(&str, usize) -> usize) -> Announced<'_> {
     let rest = &response[start..];
     let text = rest.trim_start_matches([' ', ':', '*', '_', '\n', '\r', '\u{ff1a}']);
     let marks = &rest[..rest.len() - text.len()];
@@ -133,13 +146,13 @@ fn announced(response: &str, start: usize) -> Announced<'_> {
     // `1. ` on a line of its own, or behind a colon, begins a list of steps.
     let is_item = marks.contains('\n') && text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ")
         || marks.contains(':') && text.starts_with("1. ");
-    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or_else(|| names_end(text, line));
+    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or_else(|| until(text, line));
     let line = &rest[marks.len()..rest.len() - text.len() + line];
     let statement = if is_clear { unmarked(&text[..end]) } else { "" };
     Announced { statement, line: unmarked(line), behind: &text[end..] }
 }
 
-/// Where the values end that stand below each other, each with a name of its own: `x = 3` and, on the next line, `y = 4`.
+/// Where the values end that stand below each other, each of another name: `x = 3` and, on the next line, `y = 4`.
 fn names_end(text: &str, first_line: usize) -> usize {
     let (first, rest) = text.split_at(first_line);
     let is_named = first.contains('=') && rest.trim_start().lines().next().is_some_and(|line| line.contains('='));

@@ -22,9 +22,9 @@ struct Joint<'a> {
     name: &'a str,
 }
 
-/// Whether the second of two boxes is listed with the first: marks alone between them, names of what is in it, a few words
-/// that say what the first one counts or is for, or end in `and` or `or`; or only space, if their names differ, as in
-/// `\boxed{x = 3}` and `\boxed{y = 4}` on the next line; or both are parts, on lines of their own.
+/// Whether the second of two boxes is listed with the first: marks alone between them, names of what is in it, or a few
+/// words that say what the first one counts or is for, or end in `and` or `or`; or only space, if their names differ, as
+/// in `\boxed{x = 3}` and `\boxed{y = 4}` on the next line; or both are parts with labels, on lines of their own.
 pub(super) fn are_listed(left: &Box<'_>, right: &Box<'_>) -> bool {
     let between = right.lead;
     let differ = |left: Option<String>, right: Option<String>| left.is_some() && right.is_some() && left != right;

@@ -210,11 +210,19 @@ fn last_figure(sentence: &str) -> Option<&str> {
     // `x^2 = 25` does not say what x is.
     let is_told_otherwise = if first < before.len() { changes(told) } else { !before.is_empty() && lead.trim() == "=" };
     let stands = (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !is_told_otherwise;
-    // `48 +`, where the rest was never written; and `x = 2 and x = 3` are two.
-    let goes_on = tail.trim_start_matches(['*', ' ']).starts_with(['+', '/', '=', '^', '\u{d7}', '\u{f7}'])
-        || !before.is_empty() && words(lead).next().is_some_and(is_junction);
-    let stands = stands && !changes(tail) && !is_scaled && !goes_on;
+    let stands = stands && !changes(tail) && !is_scaled && !goes_on(tail) && (before.is_empty() || !joins(lead));
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
+}
+
+/// Whether a calculation goes on behind a figure: `48 +`, where the rest was never written.
+fn goes_on(tail: &str) -> bool {
+    tail.trim_start_matches(['*', ' ']).starts_with(['+', '/', '=', '^', '\u{d7}', '\u{f7}'])
+}
+
+/// Whether what stands between two figures makes them one answer: `x = 2 and x = 3`.
+fn joins(between: &str) -> bool {
+    let mut said = words(between);
+    said.next().is_some_and(is_junction) && said.all(|word| word.len() == 1)
 }
 
 /// Which figure begins the calculation that the last one ends: `5 + 7 = 12`.

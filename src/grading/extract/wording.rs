@@ -50,9 +50,13 @@ const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikel
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
-    "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re reconsider \
-     recheck recalculate recompute disregard ignore strike retract reevaluate reexamine redo rethink revisit thought thoughts",
+    "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re \
+     reconsider recheck recalculate recompute disregard ignore strike retract reevaluate reexamine redo rethink \
+     revisit thought thoughts",
 );
+
+/// Several words, anywhere in a sentence, that do so too.
+const TAKINGS_BACK: [&str; 5] = ["not sure", "Hold on", "hold on", "try again", "correct myself"];
 
 /// Words of a sentence that finds a mistake in what was said before it.
 const FAULTS: Words = Words("mistake mistakes mistaken wrong incorrect incorrectly error errors invalid flawed flaw");
@@ -241,7 +245,7 @@ fn takes_back(sentence: &str) -> bool {
     let is_reply = second.is_none_or(|word| POINTERS.have(word))
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
     begins("no") && is_reply
-        || ["not sure", "Hold on", "hold on", "try again", "correct myself"].iter().any(|words| sentence.contains(words))
+        || TAKINGS_BACK.iter().any(|words| sentence.contains(words))
         || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
         || first().take(REACH).any(|word| RETRACTIONS.have(word))
