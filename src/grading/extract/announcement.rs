@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::{
-    super::clean::{FENCE, without_language},
     char_boundary,
     statement::{DELIMITERS, DISPLAYS, MAX_SENTENCE_BYTES, is_formula, is_prose, name_of, value},
     wording::{
@@ -11,6 +10,7 @@ use super::{
         without_reasons, words,
     },
 };
+use crate::grading::clean::{FENCE, without_language};
 
 /// What is announced, and what is said behind it.
 pub(super) struct Announced<'a> {
