@@ -61,7 +61,7 @@ const COPULAS: Words = Words("is are was were isn aren wasn weren");
 /// The `yes` or `no` that a text is, or begins with if it goes on with a sentence about it: `No, it is not`.
 pub(super) fn yes_or_no(text: &str) -> Option<&str> {
     let is_either = |word: &str| word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("no");
-    let (word, rest) = text.split_once([',', '.']).unwrap_or((text, ""));
+    let (word, rest) = text.split_once([',', '.', '!', ':', ';', '-', '\u{2013}', '\u{2014}']).unwrap_or((text, ""));
     let word = Some(word.trim_matches(['*', ' '])).filter(|word| is_either(word))?;
     let has_digit = |text: &str| text.contains(|c: char| c.is_ascii_digit());
     let words: Vec<&str> = rest.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();

@@ -739,8 +739,6 @@ same("brackets around listed boxes", "(3, 5)", r"(\boxed{3}, \boxed{5})", r"The 
 unknown(
     "listed boxes whose names or brackets are not clear",
     r"(\boxed{1}, \boxed{2}), (\boxed{3}, \boxed{4})",
-    r"(a) \boxed{3}, (b) \boxed{5}",
-    r"a: \boxed{3}, b: \boxed{5}",
     r"(\boxed{3}, \boxed{5}",
     r"\boxed{2}x + \boxed{7}",
     r"\boxed{2} + \boxed{7}",
@@ -1266,6 +1264,90 @@ same("a form that graders get wrong", r"a_1", r"a_{1}")
 same("a form that graders get wrong", r"12\text{ km/h}", r"12 km per hour")
 same("a form that graders get wrong", r"9{,}8", r"9.8")
 same("a form that graders get wrong", r"1 000", r"1000")
+# Blocks of code, values on several lines, labelled parts, mistakes that are found behind an answer
+same("a number in a block of code", "5", "```\n5\n```", "We count.\n\n```text\n5\n```", "The answer is:\n\n```\n5\n```\nIt is done.", "Answer: ```5```", "```python\nprint(2 + 3)\n```\n\nOutput:\n```\n5\n```", "We count.\n\n```math\nx = 5\n```")
+unknown(
+    "a program, or one of several blocks",
+    "```python\nx = 5\n```",
+    "```\nx = 5\nprint(x)\n```",
+    "```python\ndef f(x):\n    return x + 5\n```",
+    "```\n5\n```\n```\n7\n```",
+    "Step 1:\n```\n5\n```\nStep 2:\n```\n7\n```",
+    "It is not:\n```\n5\n```",
+)
+same(
+    "values of different names on lines of their own",
+    "x=3, y=4",
+    "The answer is x = 3\ny = 4",
+    "The answer is:\n\n$x = 3$\n\n$y = 4$",
+    "The answer is x = 3 and\ny = 4",
+    "The answer is:\n- x = 3\n- y = 4",
+    "**Answer:**\n\n* $x = 3$\n* $y = 4$",
+    "Therefore, x = 3\ny = 4",
+    "- $x = 3$\n- $y = 4$",
+)
+others("one of several values that stand below each other", "4", "The answer is x = 3\ny = 4", "The answer is:\n- x = 3\n- y = 4")
+unknown("two values of one name", "The answer is x = 3\nx = 4", "The answer is 3\n4")
+same("the mark of an item", "5", "The answer is:\n- $5$", "The answer is:\n\n* 5", "The answer is:\n- x = 5")
+unknown("the mark of an item, or a sign", "The answer is:\n- 5")
+same("how many digits there are", "5", "5 digits", r"\boxed{5 \text{ digits}}", "The answer is 5 digits.", "The number has 5 digits.")
+same(
+    "parts with labels",
+    "Part (a): \\boxed{3}\nPart (b): \\boxed{5}",
+    "3, 5",
+    "(3, 5)",
+    "**Part (a):** $\\boxed{3}$.\n\n**Part (b):** $\\boxed{5}$.",
+    "1. \\boxed{3}\n2. \\boxed{5}",
+    "(i) $\\boxed{3}$\n(ii) $\\boxed{5}$",
+    r"(a) \boxed{3}, (b) \boxed{5}",
+    r"a: \boxed{3}, b: \boxed{5}",
+)
+apart("the last part, or all of them", "5", "Part (a): \\boxed{3}\nPart (b): \\boxed{5}", "(a) \\boxed{5}\n(b) \\boxed{3}")
+same("steps, methods and one part twice", "5", "Step 1: \\boxed{3}\nStep 2: \\boxed{5}", "Method 1: \\boxed{5}\nMethod 2: \\boxed{5}", "(a) \\boxed{5}\n(a) \\boxed{5}")
+unknown(
+    "a mistake that is found behind an answer",
+    *(
+        f"\\boxed{{5}}. {found}"
+        for found in (
+            "The previous answer contains an error",
+            "The calculation above contains a mistake.",
+            "Looking back, I made a mistake in step 2.",
+            "It seems there was an error in my calculation.",
+            "The provided answer is not correct.",
+            "Therefore, the above solution is invalid.",
+            "This contradicts the condition.",
+            "It fails to satisfy the equation.",
+            "Let me re-check the problem.",
+            "It is clear that this is not right.",
+        )
+    ),
+)
+same(
+    "mistakes of others, or none",
+    "5",
+    *(
+        f"\\boxed{{5}}. {found}"
+        for found in (
+            "There is no error.",
+            "We checked it without finding any mistakes.",
+            "The other options are wrong.",
+            "All other answers are incorrect.",
+            "A common mistake here is to forget the minus sign.",
+            "If you find an error, let me know.",
+            "Note: this assumes that no apple is lost",
+        )
+    ),
+)
+same("a number that is said again", "72", "The answer is 72 (48 + 24).", "72 (6 * 12)", "We add.\n\n> **72**")
+same("a bracket that is a factor", "6", "2 (3)", "2 (1 + 2)")
+unknown(
+    "an answer that is taken back",
+    *(f"\\boxed{{5}}. {said}" for said in ("Hold on, half of 10 is not 4.", "Let me try again.", "The above is not the correct answer.", "Please ignore my previous answer.", "Strike that.", "I need to correct myself: it is less.")),
+)
+unknown("a program that has a result", "```python\nresult = 2 + 3\nprint(result)\n```", "```python\nanswer = 2 + x\nprint(answer)\n```")
+unknown("a calculation that is cut off, or two values", "We add up.\n\nSo the total is 48 +", "We factor.\n\nThe solutions are x = 2 and x = -3.")
+same("a yes or no before a dash", "yes", "Yes \u2014 it is prime.", "Yes: it is.", "Yes!")
+apart("a no, and more than that", "no", "No \u2014 5", "No: 5")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -1,7 +1,7 @@
 //! `\boxed{...}` in responses.
 
 use super::{
-    listing::{are_named_apart, is_listed, listed_answer},
+    listing::{are_listed, listed_answer},
     operand::is_operand,
     statement::is_contradicted,
     wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons, words},
@@ -20,8 +20,10 @@ pub(super) struct Boxes {
 const MOST: usize = 60;
 
 pub(super) struct Box<'a> {
-    pub begin: usize,
+    /// What stands before it, from the end of the box before on.
+    pub lead: &'a str,
     pub content: &'a str,
+    /// Where it ends, in bytes.
     pub end: usize,
 }
 
@@ -33,31 +35,25 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     let openings = openings(response);
     let skipped = openings.len().checked_sub(MOST + 1);
     for begin in openings.into_iter().skip(skipped.unwrap_or(0)) {
+        let before = boxes.last().map_or(0, |before| before.end);
         // A box in a box is a part of its content.
-        if boxes.last().is_some_and(|before| begin < before.end) {
+        if begin < before {
             continue;
         }
         match content(response, begin) {
-            Some((content, end)) => boxes.push(Box { begin, content, end }),
+            Some((content, end)) => boxes.push(Box { lead: &response[before..begin], content, end }),
             None => return no_answer(response.len()),
         }
     }
     let end = boxes.last()?.end;
-    let joined = |at: &usize| {
-        let lead = if *at == 0 { 0 } else { boxes[at - 1].end };
-        let (left, right) = (&boxes[*at], &boxes[at + 1]);
-        let between = &response[left.end..right.begin];
-        is_listed(between) || are_named_apart((&response[lead..left.begin], left), (between, right))
-    };
-    let first = (0..boxes.len() - 1).rev().find(|at| !joined(at)).map_or(0, |at| at + 1);
+    let first = boxes.windows(2).rposition(|pair| !are_listed(&pair[0], &pair[1])).map_or(0, |at| at + 1);
     let listed = &boxes[first..];
-    let begin = listed.first()?.begin;
-    let from = if first == 0 { 0 } else { boxes[first - 1].end };
-    let stands =
-        !is_operand(near_end(&response[..begin]), &response[end..]) && stands(&response[from..begin], &response[end..]);
-    let is_side = first > 0 && matches!(response[from..begin].trim_matches([' ', '$']), "to" | ":" | "out of");
-    let is_part = is_side || is_scaled(&response[end..]);
-    let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, &response[end..]));
+    let (lead, tail) = (listed.first()?.lead, &response[end..]);
+    let begin = first.checked_sub(1).map_or(0, |before| boxes[before].end) + lead.len();
+    let stands = !is_operand(near_end(&response[..begin]), tail) && stands(lead, tail);
+    let is_side = first > 0 && matches!(lead.trim_matches([' ', '$']), "to" | ":" | "out of");
+    let is_part = is_side || is_scaled(tail);
+    let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, tail));
     if listed.len() > MOST
         || listed.iter().any(|part| part.content.trim().is_empty())
         || !stands
@@ -66,7 +62,7 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     {
         return no_answer(end);
     }
-    Some(Boxes { answer: listed_answer(response, from, listed), end })
+    Some(Boxes { answer: listed_answer(listed, tail), end })
 }
 
 /// Where boxes begin.

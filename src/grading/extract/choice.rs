@@ -30,7 +30,7 @@ pub(super) fn lone_choice(text: &str) -> Option<char> {
 
 /// A text that is not too long, without commands.
 fn readable(text: &str) -> Option<String> {
-    (text.len() <= MAX_SENTENCE_BYTES).then(|| plain(text))
+    (text.len() <= MAX_SENTENCE_BYTES).then(|| plain(text).replace("**", ""))
 }
 
 /// The letter that a text names first, as `B`, `(b)` or `Option B`, and what stands behind it.

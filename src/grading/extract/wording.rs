@@ -33,7 +33,7 @@ const VERBS: Words = Words(
 /// Words that deny what stands beside them. So do words that end in `n't`.
 const DENIALS: Words = Words(
     "not no never cannot neither nor none nobody nothing without except wrong incorrect false untrue invalid \
-     impossible rather instead hardly \\ne \\neq",
+     impossible rather instead hardly fails contradicts violates \\ne \\neq",
 );
 
 /// Words before a number that make another one of it: `the square of 5`.
@@ -50,9 +50,22 @@ const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikel
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
-    "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight wrong \
-     incorrect error errors forgot meant edit scratch reconsider recheck recalculate recompute redo thought thoughts",
+    "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re \
+     reconsider recheck recalculate recompute disregard ignore strike retract reevaluate reexamine redo rethink \
+     revisit thought thoughts",
 );
+
+/// Several words, anywhere in a sentence, that do so too.
+const TAKINGS_BACK: [&str; 5] = ["not sure", "Hold on", "hold on", "try again", "correct myself"];
+
+/// Words of a sentence that finds a mistake in what was said before it.
+const FAULTS: Words = Words("mistake mistakes mistaken wrong incorrect incorrectly error errors invalid flawed flaw");
+
+/// Words before a fault that is not there: `no mistakes were found`.
+const ABSENCES: Words = Words("no not any without avoid avoids never");
+
+/// Words of a sentence about what others say, or what would be wrong.
+const ELSEWHERE: Words = Words("other others another common if would");
 
 /// Words that judge an answer, and do not give it.
 const JUDGEMENTS: Words = Words("correct reasonable right valid consistent plausible verified confirmed sensible");
@@ -227,15 +240,31 @@ fn takes_back(sentence: &str) -> bool {
     // `No other solutions exist` and `no mistakes were found` take nothing back.
     let behind_first =
         sentence.trim_start_matches(|c: char| !c.is_alphanumeric()).trim_start_matches(char::is_alphanumeric);
+    // `This assumes that no apple is lost`
+    let mut denied = first().take(2).chain(first().take(REACH).skip(2).take_while(|word| *word != "that"));
     let is_reply = second.is_none_or(|word| POINTERS.have(word))
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
-    let finds_none = begins("no") && matches!(second, Some("mistakes" | "errors"));
     begins("no") && is_reply
-        || sentence.contains("not sure")
+        || TAKINGS_BACK.iter().any(|words| sentence.contains(words))
         || begins("however") && gives_figure(sentence)
         // `I am sorry for the confusion`
-        || !finds_none && first().take(REACH).any(|word| RETRACTIONS.have(word))
-        || first().take(2).any(|word| POINTERS.have(word)) && first().take(REACH).any(is_denial)
+        || first().take(REACH).any(|word| RETRACTIONS.have(word))
+        || finds_fault(sentence)
+        || first().take(2).any(|word| POINTERS.have(word)) && denied.any(is_denial)
+}
+
+/// Whether a sentence finds a mistake, or that something is not correct.
+fn finds_fault(sentence: &str) -> bool {
+    // Reasons may tell of a mistake that is not made here.
+    let reach = if gives_reasons(sentence) { REACH } else { usize::MAX };
+    let said: Vec<&str> = words(sentence).take(reach).collect();
+    let is_fault = |at: usize| {
+        let before = &said[at.saturating_sub(2)..at];
+        FAULTS.have(said[at]) && !before.iter().any(|word| ABSENCES.have(word))
+            || JUDGEMENTS.have(said[at])
+                && before.iter().rfind(|word| **word != "the").is_some_and(|word| is_denial(word))
+    };
+    (0..said.len()).any(is_fault) && !said.iter().any(|word| ELSEWHERE.have(word))
 }
 
 /// Whether a verb gives a number: `the total is 20`.
