@@ -265,6 +265,11 @@ pub(super) fn limit(shape: &Shape) -> Option<Limit> {
     }
 }
 
+/// The region that a real number is alone.
+pub(super) fn point(shape: &Shape) -> Option<Region> {
+    if let Limit::At(value) = limit(shape)? { Some(Region::point(value)) } else { None }
+}
+
 /// A number that is real.
 pub(super) fn real(part: &Part) -> Shape {
     let zero = Part::Exact(BigRational::from_integer(0.into()));

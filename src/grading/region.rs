@@ -70,8 +70,9 @@ impl Region {
         Self::between(Limit::At(value.clone()), true, Limit::At(value), true)
     }
 
-    pub fn union(&self, other: &Self) -> Self {
-        let mut pieces: Vec<_> = self.0.iter().chain(&other.0).cloned().collect();
+    /// The numbers that are in any of several regions, which are sorted once: comparing digits takes its time.
+    pub fn union(regions: impl IntoIterator<Item = Self>) -> Self {
+        let mut pieces: Vec<_> = regions.into_iter().flat_map(|region| region.0).collect();
         pieces.sort_by(|a, b| a.0.compare(&b.0));
         let mut merged: Vec<(Edge, Edge)> = vec![];
         for (low, high) in pieces {
@@ -103,8 +104,9 @@ impl Region {
         Self(gaps)
     }
 
-    pub fn intersection(&self, other: &Self) -> Self {
-        self.complement().union(&other.complement()).complement()
+    /// The numbers that are in all of several regions.
+    pub fn intersection(regions: impl IntoIterator<Item = Self>) -> Self {
+        Self::union(regions.into_iter().map(|region| region.complement())).complement()
     }
 
     /// The numbers whose negatives are in this.

@@ -176,7 +176,7 @@ impl Reader<'_> {
                 if matches!(first, '<' | '\u{2264}') != matches!(second, '<' | '\u{2264}') {
                     return None;
                 }
-                (*subject, half(low, reversed(*first))?.intersection(&half(high, *second)?))
+                (*subject, Region::intersection([half(low, reversed(*first))?, half(high, *second)?]))
             }
             _ => return None,
         };
@@ -190,8 +190,9 @@ impl Reader<'_> {
     /// For which values of its only letter a linear expression, or the absolute value of one, is in a region.
     fn linear(&self, subject: &Expression, region: &Region) -> Option<(String, Region)> {
         if let Expression::Call(Function::Abs, inner) = subject {
-            let positive = Region::between(zero(), true, Limit::PlusInfinity, false).intersection(region);
-            return self.linear(inner.first()?, &positive.union(&positive.mirrored()));
+            let positive = Region::between(zero(), true, Limit::PlusInfinity, false);
+            let positive = Region::intersection([positive, region.clone()]);
+            return self.linear(inner.first()?, &Region::union([positive.mirrored(), positive]));
         }
         let [name] = subject.variables()[..] else { return None };
         if *subject == Expression::Variable(name.into()) {
@@ -233,7 +234,7 @@ impl Reader<'_> {
             };
             ends.push((limit, closed));
         }
-        let mut mapped = Region::everything().complement();
+        let mut mapped = vec![];
         for pair in ends.chunks(2) {
             let [(a, a_closed), (b, b_closed)] = pair else { return None };
             let piece = if flipped {
@@ -241,9 +242,9 @@ impl Reader<'_> {
             } else {
                 Region::between(a.clone(), *a_closed, b.clone(), *b_closed)
             };
-            mapped = mapped.union(&piece);
+            mapped.push(piece);
         }
-        Some(mapped)
+        Some(Region::union(mapped))
     }
 }
 

@@ -9,9 +9,9 @@ use crate::grading::{
     evaluate::Scalar,
     expression::Expression,
     form::Form,
-    key::{Detail, Shape, limit, shape},
+    key::{Detail, Shape, point, shape},
     lex::{Kind, Token},
-    region::{Limit, Region},
+    region::Region,
     relation::is_relation,
     unit::{Measure, is_known},
 };
@@ -126,11 +126,9 @@ impl Reader<'_> {
         let [Form::Named(name, first), others @ ..] = forms else { return None };
         let Form::Region(region) = &**first else { return None };
         region.complement().as_points().filter(|excluded| excluded.len() == 1)?;
-        let without = |region: Region, other: &Form| match limit(&shape(other, Detail::FULL, self.budget)?)? {
-            Limit::At(value) => Some(region.intersection(&Region::point(value).complement())),
-            _ => None,
-        };
-        let region = others.iter().try_fold(region.clone(), without)?;
+        let point = |other: &Form| point(&shape(other, Detail::FULL, self.budget)?);
+        let points: Vec<Region> = others.iter().map(point).collect::<Option<_>>()?;
+        let region = Region::union(points.into_iter().chain([region.complement()])).complement();
         Some(Form::Named(name.clone(), Box::new(Form::Region(region))))
     }
 
@@ -145,16 +143,13 @@ impl Reader<'_> {
             let has_region = values.iter().any(|value| matches!(value, Form::Region(_)));
             return (!has_region || !words.contains(&"and")).then(|| together(values, words));
         };
-        let mut regions = regions.into_iter();
-        let first = regions.next()?;
-        let joint = |join: fn(&Region, &Region) -> Region| regions.clone().fold(first.clone(), |a, b| join(&a, &b));
-        let (all, both) = (joint(Region::union), joint(Region::intersection));
+        let (all, both) = (Region::union(regions.clone()), Region::intersection(regions.clone()));
         match words {
             _ if words.contains(&"or") => Some(Form::Region(all)),
             _ if words.contains(&"and") => (!both.is_empty()).then_some(Form::Region(both)),
             // `x < 1, x > 3` can only mean either, `x > 1, x < 3` only both.
             _ if both.is_empty() => Some(Form::Region(all)),
-            _ => (!regions.any(|region| region == both) && first != both).then_some(Form::Region(both)),
+            _ => (!regions.contains(&both)).then_some(Form::Region(both)),
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     clean::clean,
     expression::Expression,
     form::Form,
-    key::{Detail, Names, Shape, Units, limit, shape},
+    key::{Detail, Names, Shape, Units, limit, point, shape},
     lex::{Gap, Kind, Token, tokens},
     matrix,
     names::name_of,
@@ -281,7 +281,7 @@ impl Reader<'_> {
         };
         let Some(within) = within else { return Some(Some(*set)) };
         let (Form::Region(set), Some(within)) = (*set, self.region(within)) else { return Some(None) };
-        Some(Some(Form::Region(set.intersection(&within))))
+        Some(Some(Form::Region(Region::intersection([set, within]))))
     }
 
     /// The two values of a formula with one `\pm`, in which `\mp` is the other sign.
@@ -310,13 +310,11 @@ impl Reader<'_> {
         }
         let regions: Vec<Region> =
             split(tokens, is_operator).into_iter().map(|part| self.region(part)).collect::<Option<_>>()?;
-        let mut regions = regions.into_iter();
-        let first = regions.next()?;
-        Some(Form::Region(regions.fold(first, |a, b| match signs[0].kind {
-            Kind::Sign('\u{222a}') => a.union(&b),
-            Kind::Sign('\u{2229}') => a.intersection(&b),
-            _ => a.intersection(&b.complement()),
-        })))
+        Some(Form::Region(match (&signs[0].kind, regions.as_slice()) {
+            (Kind::Sign('\u{222a}'), _) => Region::union(regions),
+            (Kind::Sign('\u{2216}'), [all, without]) => Region::intersection([all.clone(), without.complement()]),
+            _ => Region::intersection(regions),
+        }))
     }
 
     fn region(&self, tokens: &[Token]) -> Option<Region> {
@@ -327,13 +325,9 @@ impl Reader<'_> {
                 let [low, high] = ends.as_slice() else { return None };
                 Some(Region::between(limit(low)?, false, limit(high)?, false)).filter(|region| !region.is_empty())
             }
-            Shape::Set(points) => points.iter().try_fold(Region::everything().complement(), |region, point| {
-                let super::region::Limit::At(value) = limit(point)? else { return None };
-                Some(region.union(&Region::point(value)))
-            }),
+            Shape::Set(points) => Some(Region::union(points.iter().map(point).collect::<Option<Vec<_>>>()?)),
             number @ Shape::Number(_) if bracketed(tokens).is_some_and(|(open, ..)| *open == Kind::Open('{')) => {
-                let super::region::Limit::At(value) = limit(&number)? else { return None };
-                Some(Region::point(value))
+                point(&number)
             }
             _ => None,
         }
