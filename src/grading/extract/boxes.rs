@@ -6,7 +6,10 @@ use super::{
     statement::is_contradicted,
     wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons, words},
 };
-use crate::grading::{unit::scale, vocabulary::changes_number};
+use crate::grading::{
+    unit::scale,
+    vocabulary::{Words, changes_number},
+};
 
 /// The boxes at the end of a response that belong together.
 pub(super) struct Boxes {
@@ -52,7 +55,7 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     let begin = first.checked_sub(1).map_or(0, |before| boxes[before].end) + lead.len();
     let stands = !is_operand(near_end(&response[..begin]), tail) && stands(lead, tail);
     let is_side = first > 0 && matches!(lead.trim_matches([' ', '$']), "to" | ":" | "out of");
-    let is_part = is_side || is_scaled(tail);
+    let is_part = is_side || is_scaled(near_end(lead), tail);
     let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, tail));
     if listed.len() > MOST
         || listed.iter().any(|part| part.content.trim().is_empty())
@@ -105,14 +108,29 @@ fn until_closed(content: &str) -> Option<&str> {
     None
 }
 
-/// Whether words behind a box make it a part of a larger number: `\boxed{5} thousand`, `\boxed{2} and a half`.
-fn is_scaled(behind: &str) -> bool {
+/// Words before a box, and behind one, that make another number of it: `negative \boxed{5}`, `\boxed{5} squared`.
+const MAKERS_BEFORE: Words = Words("negative minus plus times twice thrice double triple");
+const MAKERS_BEHIND: Words = Words("squared cubed factorial plus minus multiplied divided remainder base choose");
+
+/// Words for what is made of a number, before `of`. A sum of \boxed{5} is 5.
+const OPERANDS: Words = Words("square cube reciprocal opposite negative inverse multiple");
+
+/// Whether words beside a box make it a part of another number: `minus \boxed{5}`, `half of \boxed{5}`,
+/// `\boxed{5} thousand`, `\boxed{2} and a half`, `\boxed{11} in base 5`.
+fn is_scaled(before: &str, behind: &str) -> bool {
+    let mut last = words(before.lines().next_back().unwrap_or_default()).rev();
+    let is_made = match last.next() {
+        Some("of") => last.next().is_some_and(|word| changes_number(word) || OPERANDS.have(word)),
+        word => word.is_some_and(|word| MAKERS_BEFORE.have(word)),
+    };
     let first: Vec<&str> = words(behind.lines().next().unwrap_or_default()).take(3).collect();
-    match first[..] {
-        ["and", "a", part] => changes_number(part),
-        [word, ..] => scale(word).is_some(),
-        [] => false,
-    }
+    is_made
+        || match first[..] {
+            ["and", "a", part] => changes_number(part),
+            [word, next, ..] => scale(word).is_some() || MAKERS_BEHIND.have(word) || word == "in" && next == "base",
+            [word] => scale(word).is_some() || MAKERS_BEHIND.have(word),
+            [] => false,
+        }
 }
 
 /// Whether boxes are an answer, by what is said before and behind them.

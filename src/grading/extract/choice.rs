@@ -22,6 +22,18 @@ pub(in crate::grading) fn choice(text: &str) -> Option<char> {
     (is_option(behind) || is_explained(behind) || says_nothing(behind)).then_some(letter)
 }
 
+/// The letter of a choice that is called one: `Option B`, `the correct choice is (B)`.
+pub(in crate::grading) fn named_choice(text: &str) -> Option<char> {
+    words(text).any(is_option_noun).then(|| choice(text)).flatten()
+}
+
+/// The letter, a capital one, before the text of a choice: `(B) Paris`, `B) 5`. In lower case it may be that of a part.
+pub(in crate::grading) fn lettered_choice(text: &str) -> Option<char> {
+    let text = readable(text)?;
+    let (letter, behind) = lettered(&text)?;
+    (text.trim_start_matches(['(', ' ', '*']).starts_with(letter) && is_option(behind)).then_some(letter)
+}
+
 /// As [`choice`], but without the text of the choice: what ends in `C) 5` may list the choices.
 pub(super) fn lone_choice(text: &str) -> Option<char> {
     let text = readable(text)?;
@@ -62,7 +74,7 @@ pub(super) fn is_about_others(sentence: &str, letter: char) -> bool {
 /// Whether a mark and the text of one choice stand behind a letter.
 fn is_option(behind: &str) -> bool {
     let Some(text) = behind.strip_prefix([')', '.', ':']) else { return false };
-    let joins = |word: &str| matches!(word, "or" | "and" | "nor" | "not" | "is" | "isn't" | "are" | "but");
+    let joins = |word: &str| matches!(word, "or" | "and" | "nor" | "not" | "is" | "isn't" | "are" | "but" | "only");
     let is_joined = words(text).next().is_some_and(|word| joins(&word.to_lowercase()))
         || text.trim_start().starts_with([',', '/', '&']);
     let letters: Vec<char> = text.chars().collect();
@@ -120,6 +132,7 @@ mod tests {
             "A/B",
             "(A) and (B)",
             "A) or B)",
+            "(A) only",
             "(A) 4 (B) 5",
             "B is wrong",
             "B?",

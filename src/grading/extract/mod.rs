@@ -20,11 +20,14 @@ use super::{
 };
 use announcement::Announced;
 use boxes::last_boxes;
-pub(super) use choice::choice;
+pub(super) use choice::{choice, lettered_choice, named_choice};
 use choice::{is_about_others, lone_choice};
-use statement::{is_formula, last_value, value, verbal};
+use statement::{DISPLAYS, is_formula, last_value, value, verbal};
 use turn::own_turn;
-use wording::{denies, gives_reasons, is_in_doubt, is_placeholder, retracts, sentences, upholds, without_reasons};
+use wording::{
+    changes, concludes, denies, gives_reasons, is_in_doubt, is_placeholder, retracts, sentences, upholds,
+    without_reasons,
+};
 
 /// Where a response has its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +84,11 @@ pub fn extract(response: &str, how: Extraction, reading: Reading) -> Option<Stri
 fn without_full_stop(answer: &str) -> &str {
     let is_short_form = |word: &str| word.contains('.') && word.contains(char::is_alphabetic);
     match answer.strip_suffix(['.', '。']) {
-        Some(rest) if !rest.ends_with('.') && !rest.split_whitespace().next_back().is_some_and(is_short_form) => {
+        Some(rest)
+            if !rest.ends_with('.')
+                && !rest.ends_with("\\right")
+                && !rest.split_whitespace().next_back().is_some_and(is_short_form) =>
+        {
             rest.trim_end()
         }
         _ => answer,
@@ -153,13 +160,17 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
             let found = value(line).map(str::to_owned);
             let guess = || last_value(line).filter(|_| reading.last_number && !is_single_word(line)).map(str::to_owned);
             let plain = || yes_or_no(without_reasons(line)).unwrap_or(line).to_owned();
-            found.or_else(guess).or_else(|| Some(plain()))
+            named_choice(line).map(String::from).or(found).or_else(guess).or_else(|| Some(plain()))
         }
         (_, None) if is_formula(response) => Some(response.to_owned()),
         (_, None) => last_bold(last_line)
             .or_else(|| only_block(response))
+            .or_else(|| last_display(response))
             .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
-            .or_else(|| explained(response).filter(|first| is_formula(first) || yes_or_no(first).is_some()))
+            .or_else(|| {
+                explained(response)
+                    .filter(|first| is_formula(first) || yes_or_no(first).is_some() || choice(first).is_some())
+            })
             .or_else(|| last_value(last_sentence(last_line)).filter(|_| reading.last_number))
             .map(str::to_owned),
     }
@@ -183,7 +194,18 @@ fn last_bold(line: &str) -> Option<&str> {
     if is_alone && !bold.ends_with(':') {
         return value(bold).or_else(|| verbal(bold));
     }
-    (!after.contains("**") && value(line).is_some_and(|value| value.contains(bold))).then_some(bold)
+    let is_said = || value(line).is_some_and(|value| value.contains(bold));
+    let has_digit = |text: &str| text.contains(|c: char| c.is_ascii_digit());
+    // `Therefore, they made a profit of **$70**.`
+    let is_concluded = || {
+        concludes(line)
+            && is_formula(bold)
+            && !changes(before)
+            && !changes(after)
+            && !has_digit(before)
+            && !has_digit(after)
+    };
+    (!after.contains("**") && (is_said() || is_concluded())).then_some(bold)
 }
 
 /// The block of code that a response ends in, if it is the only one that is a formula on one line.
@@ -194,6 +216,17 @@ fn only_block(response: &str) -> Option<&str> {
     let block = formulas.next().filter(|_| formulas.next().is_none())?;
     let lead = response.trim_end().strip_suffix(block)?.trim_end().lines().next_back().unwrap_or_default();
     (!denies(lead) && !is_in_doubt(lead)).then_some(block)
+}
+
+/// The formula on lines of its own that a response ends in, behind words that lead to it.
+fn last_display(response: &str) -> Option<&str> {
+    let text = response.trim_end();
+    let (open, close) =
+        DISPLAYS.into_iter().filter(|(open, _)| *open != FENCE).find(|(_, close)| text.ends_with(close))?;
+    let (before, _) = text.strip_suffix(close)?.rsplit_once(open)?;
+    let lead = before.trim_end().lines().next_back()?;
+    let formula = &text[before.len()..];
+    (lead.ends_with(':') && !denies(lead) && !is_in_doubt(lead) && is_formula(formula)).then_some(formula)
 }
 
 fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {

@@ -91,8 +91,12 @@ pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
         .take(MAX_OTHERS)
         .filter_map(other_value)
         .peekable();
-    let answer = others.peek().and_then(|_| number(answer));
-    others.any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
+    // `\boxed{5} or 6`
+    let alternative =
+        behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(|or| or.split_whitespace().next());
+    let alternative = alternative.map(|word| word.trim_end_matches(['.', ',', '$']));
+    let answer = if others.peek().is_some() || alternative.is_some() { number(answer) } else { None };
+    others.chain(alternative).any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
 }
 
 /// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what

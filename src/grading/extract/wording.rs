@@ -10,7 +10,7 @@ use crate::grading::{
 const FILLERS: Words = Words(
     "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
      believe so then thus hence therefore consequently finally now and also final correct right required desired \
-     exact actual numerical best answer answers solution solutions result value number fraction interval set of equal \
+     exact actual numerical it's that's best answer answers solution solutions result value number fraction interval set of equal \
      equals to for given by as follows exactly simply just only indeed total true certainly definitely clearly",
 );
 
@@ -27,7 +27,7 @@ const VERBS: Words = Words(
      saves saved sell sells sold buy buys bought eat eats ate use uses used read reads scored collected received \
      planted picked baked caught walks walked runs ran drives drove travels traveled travelled works worked \
      writes charges drinks contain contains hold holds weigh weighs leaves remain remains increases increased \
-     decreases decreased find obtain yields",
+     find obtain yields",
 );
 
 /// Words that deny what stands beside them. So do words that end in `n't`.
@@ -51,12 +51,14 @@ const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikel
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
     "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re \
-     reconsider recheck recalculate recompute disregard ignore strike retract reevaluate reexamine redo rethink \
+     reconsider recheck recalculate recompute disregard ignore strike misread \
+     miscounted miscalculated update updated revised rechecking recalculating recounting retract reevaluate reexamine redo rethink \
      revisit thought thoughts",
 );
 
 /// Several words, anywhere in a sentence, that do so too.
-const TAKINGS_BACK: [&str; 5] = ["not sure", "Hold on", "hold on", "try again", "correct myself"];
+const TAKINGS_BACK: [&str; 8] =
+    ["not sure", "not certain", "not confident", "Hold on", "hold on", "ever mind", "try again", "correct myself"];
 
 /// Words of a sentence that finds a mistake in what was said before it.
 const FAULTS: Words = Words("mistake mistakes mistaken wrong incorrect incorrectly error errors invalid flawed flaw");
@@ -246,7 +248,7 @@ fn takes_back(sentence: &str) -> bool {
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
     begins("no") && is_reply
         || TAKINGS_BACK.iter().any(|words| sentence.contains(words))
-        || begins("however") && gives_figure(sentence)
+        || (begins("however") || begins("but")) && gives_other(sentence)
         // `I am sorry for the confusion`
         || first().take(REACH).any(|word| RETRACTIONS.have(word))
         || finds_fault(sentence)
@@ -267,10 +269,13 @@ fn finds_fault(sentence: &str) -> bool {
     (0..said.len()).any(is_fault) && !said.iter().any(|word| ELSEWHERE.have(word))
 }
 
-/// Whether a verb gives a number: `the total is 20`.
-fn gives_figure(sentence: &str) -> bool {
+/// Whether a sentence with a number says that it is the answer, or that another one is none: `However, since x must be
+/// even, we choose 6`. `However, 13 is prime` says neither.
+fn gives_other(sentence: &str) -> bool {
     let behind = words(sentence).skip(1);
-    words(sentence).zip(behind).any(|(verb, word)| is_verb(verb) && word.starts_with(|c: char| c.is_ascii_digit()))
+    let is_given = |(verb, word): (&str, &str)| is_verb(verb) && word.starts_with(|c: char| c.is_ascii_digit());
+    let decides = |word: &str| is_denial(word) || matches!(word, "must" | "so");
+    figures(sentence).next().is_some() && (words(sentence).any(decides) || words(sentence).zip(behind).any(is_given))
 }
 
 pub(super) fn sentences(text: &str) -> impl Iterator<Item = &str> {
