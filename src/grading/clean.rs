@@ -46,7 +46,7 @@ fn with_unit(text: &str) -> String {
 }
 
 /// LaTeX spellings with another one that means the same. The order matters.
-const REWRITES: [(&str, &str); 54] = [
+const REWRITES: [(&str, &str); 60] = [
     ("\\left.", ""),
     ("\\right.", ""),
     ("\\left", ""),
@@ -100,11 +100,17 @@ const REWRITES: [(&str, &str); 54] = [
     ("\\mathrm{e}", "e"),
     ("\\mathrm{i}", "i"),
     ("\\colon", ":"),
+    ("\\not=", "\\ne "),
+    ("\\not\\in", "\\notin"),
+    (") U (", ") \\cup ("),
+    (") U [", ") \\cup ["),
+    ("] U (", "] \\cup ("),
+    ("] U [", "] \\cup ["),
     ("U.S.", "US"),
 ];
 
 /// Letters and signs outside ASCII with what they are in LaTeX.
-const SIGNS: [(char, &str); 72] = [
+const SIGNS: [(char, &str); 74] = [
     ('\u{2212}', "-"),
     ('\u{2013}', "-"),
     ('\u{2010}', "-"),
@@ -125,6 +131,8 @@ const SIGNS: [(char, &str); 72] = [
     ('\u{222a}', "\\cup "),
     ('\u{2229}', "\\cap "),
     ('\u{2208}', "\\in "),
+    ('\u{2209}', "\\notin "),
+    ('\u{2261}', "\\equiv "),
     ('\u{b1}', "\\pm "),
     ('\u{2213}', "\\mp "),
     ('\u{2205}', "\\emptyset "),

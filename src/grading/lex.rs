@@ -325,6 +325,12 @@ impl<'a> Lexer<'a> {
             "ne" | "neq" => Some(Kind::Sign('\u{2260}')),
             "approx" | "simeq" => Some(Kind::Sign('\u{2248}')),
             "in" => Some(Kind::Sign('\u{2208}')),
+            "notin" => Some(Kind::Sign('\u{2209}')),
+            // One arrow, however long.
+            "overrightarrow" => Some(Kind::Command("vec".to_owned())),
+            // Letters without dots, below hats.
+            "imath" => Some(Kind::Word("i".to_owned())),
+            "jmath" => Some(Kind::Word("j".to_owned())),
             "cup" => Some(Kind::Sign('\u{222a}')),
             "cap" => Some(Kind::Sign('\u{2229}')),
             "setminus" | "backslash" => Some(Kind::Sign('\u{2216}')),

@@ -4,6 +4,7 @@ mod answer;
 mod beside;
 mod budget;
 mod clean;
+mod congruence;
 mod evaluate;
 mod exact;
 mod expression;

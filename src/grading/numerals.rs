@@ -71,6 +71,14 @@ pub(super) fn numeral(text: &str) -> Option<Option<BigRational>> {
     Some(value(words).map(|value| if is_negative { -value } else { value }))
 }
 
+/// The integer that the first words of a text are, and the words behind it. `A third day` is no part of a day.
+pub(super) fn leading_integer(text: &str) -> Option<(BigRational, &str)> {
+    let spaces = text.match_indices(' ').map(|(at, _)| text.split_at(at));
+    let (integer, rest) = spaces.rev().find_map(|(words, rest)| Some((numeral(words)??, rest.trim_start())))?;
+    let is_counted = integer.is_integer() && !["a ", "an "].iter().any(|article| text.starts_with(article));
+    is_counted.then_some((integer, rest))
+}
+
 /// By how much a word multiplies what is before it.
 fn multiple(word: &str) -> Option<u64> {
     matches!(word, "hundred" | "thousand" | "million" | "billion" | "trillion").then(|| scale(word)).flatten()
@@ -153,6 +161,15 @@ mod tests {
         ] {
             assert_eq!(numeral(text), Some(Some(BigRational::new(above.into(), below.into()))), "{text}");
         }
+    }
+
+    #[test]
+    fn only_an_integer_leads_to_what_it_counts() {
+        let leading = |text| leading_integer(text).map(|(integer, rest)| (integer.to_string(), rest));
+        assert_eq!(leading("twenty-one red apples"), Some(("21".into(), "red apples")));
+        assert_eq!(leading("five"), None);
+        assert_eq!(leading("a third day"), None);
+        assert_eq!(leading("apples"), None);
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 use std::{cmp::Ordering, fmt};
 
+use num_rational::BigRational;
+use num_traits::Zero;
+
 use super::numeric::part::Part;
 
 /// Where an interval ends.
@@ -57,6 +60,10 @@ impl Region {
     pub fn everything() -> Self {
         let edge = |limit| Edge { limit, behind: false };
         Self(vec![(edge(Limit::MinusInfinity), edge(Limit::PlusInfinity))])
+    }
+
+    pub fn positive() -> Self {
+        Self::between(Limit::At(Part::Exact(BigRational::zero())), false, Limit::PlusInfinity, false)
     }
 
     /// The numbers between two limits; empty if the first is not less.

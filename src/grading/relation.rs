@@ -16,7 +16,10 @@ use super::{
 
 /// The signs between the sides of relations.
 pub(super) fn is_relation(kind: &Kind) -> bool {
-    matches!(kind, Kind::Sign('=' | '<' | '>' | '\u{2264}' | '\u{2265}' | '\u{2260}' | '\u{2248}' | '\u{2208}'))
+    matches!(
+        kind,
+        Kind::Sign('=' | '<' | '>' | '\u{2264}' | '\u{2265}' | '\u{2260}' | '\u{2248}' | '\u{2208}' | '\u{2209}')
+    )
 }
 
 /// What stands on the sides of a relation, and its signs.
@@ -44,6 +47,15 @@ impl Reader<'_> {
         }
         if signs.iter().all(|sign| *sign == '=') {
             return if sides.len() == 2 { self.equation(sides[0], sides[1]) } else { self.equations(&sides) };
+        }
+        let is_excluded = match signs[..] {
+            ['\u{2209}'] => true,
+            // `x \neq \pm 1`
+            ['\u{2260}'] => matches!(self.item(sides[1]), Some(Form::Values(_))),
+            _ => false,
+        };
+        if is_excluded {
+            return Some(Form::Named(name_of(sides[0])?, Box::new(Form::Region(self.region(sides[1])?.complement()))));
         }
         if signs == ['\u{2208}'] {
             let value = match self.item(sides[1])? {

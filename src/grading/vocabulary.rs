@@ -168,13 +168,10 @@ pub(super) fn is_greek(name: &str) -> bool {
 
 /// Whether a command makes a name of the letters behind it.
 pub(super) fn is_decoration(name: &str) -> bool {
-    matches!(
-        name,
-        "mathbf" | "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle"
-    )
+    matches!(name, "mathbf" | "overline" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle")
 }
 
 /// Whether a command makes a vector of the letter behind it.
 pub(super) fn is_vector(name: &str) -> bool {
-    matches!(name, "mathbf" | "vec" | "overrightarrow" | "hat")
+    matches!(name, "mathbf" | "vec" | "hat")
 }

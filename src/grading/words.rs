@@ -1,10 +1,13 @@
 //! Answers in words: text, choices, times of day, numbers in other bases.
 
+use num_rational::BigRational;
+
 use super::{
     expression::Expression,
     form::{Form, Time},
     lex::{Kind, Token, is_setting},
     numerals::number_word,
+    numeric::part::Part,
     region::Region,
     unit::is_unit_word,
     vocabulary::{Words, is_formula_word},
@@ -13,7 +16,8 @@ use super::{
 /// Whether the tokens are words rather than a formula: at least one word, and nothing that words do not have.
 pub(super) fn is_wordy(tokens: &[Token]) -> bool {
     let is_word = |kind: &Kind| match kind {
-        Kind::Word(word) => !is_formula_word(word) && !is_unit_word(word) && !is_junction(word),
+        // `(-infinity, 2)` is no sentence.
+        Kind::Word(word) => !is_formula_word(word) && !is_unit_word(word) && !is_junction(word) && word != "infinity",
         Kind::Text(text) => !is_junction(text) && text.trim().chars().any(char::is_alphabetic),
         _ => false,
     };
@@ -77,6 +81,9 @@ pub(super) fn yes_or_no(text: &str) -> Option<&str> {
         }
         None => true,
     };
+    // `Yes, the series converges because its terms vanish`
+    let has_reason = ["because", "since"].iter().any(|reason| words.contains(reason));
+    let says_again = says_again || has_reason && !has_digit(rest) && !words.contains(&"answer");
     (says_again && !words.into_iter().any(is_either)).then_some(word)
 }
 
@@ -95,10 +102,11 @@ pub(super) fn meaning(folded: &str) -> Option<Form> {
             Some(Form::Set(vec![]))
         }
         "infinity" | "positive infinity" => Some(Form::Infinity { negative: false }),
+        "dne" => Some(Form::Text("does not exist".into())),
         "noon" => Some(twelve(true)),
         "midnight" => Some(twelve(false)),
         "negative infinity" => Some(Form::Infinity { negative: true }),
-        words => named_set(words).or_else(|| said_in_base(words)),
+        words => named_set(words).or_else(|| real_set(words)).or_else(|| said_in_base(words)),
     }
 }
 
@@ -193,6 +201,28 @@ fn named_set(words: &str) -> Option<Form> {
         (_, set) => set,
     };
     SETS.iter().find(|(_, name)| *name == set).and_then(|(letter, _)| number_set(*letter))
+}
+
+/// Some of the real numbers: `all positive real numbers`, `all real numbers except 0 and 1`.
+fn real_set(words: &str) -> Option<Form> {
+    let is_real = |words: &str| named_set(words) == Some(Form::Region(Region::everything()));
+    if let Some((all, excluded)) = [" except ", " other than "].iter().find_map(|but| words.split_once(but)) {
+        let figures = excluded.split([',', ' ']).filter(|word| !matches!(*word, "" | "and" | "x" | "=" | "for"));
+        let point = |figure: &str| Some(Region::point(Part::Exact(BigRational::from_integer(figure.parse().ok()?))));
+        let points: Vec<Region> = figures.map(point).collect::<Option<_>>()?;
+        return (is_real(all) && !points.is_empty()).then(|| Form::Region(Region::union(points).complement()));
+    }
+    let (kind, numbers) = words.strip_prefix("all ").unwrap_or(words).split_once(' ')?;
+    let positive = Region::positive();
+    let region = match kind {
+        "positive" => positive,
+        "negative" => positive.mirrored(),
+        "nonnegative" | "non-negative" => positive.mirrored().complement(),
+        "nonpositive" | "non-positive" => positive.complement(),
+        "nonzero" | "non-zero" => Region::union([positive.mirrored(), positive]),
+        _ => return None,
+    };
+    is_real(&format!("all {numbers}")).then_some(Form::Region(region))
 }
 
 /// `12:05`, `3:30 pm`, `3 p.m.`, with the marks of the half of the day if there are any.

@@ -1349,6 +1349,102 @@ unknown("a calculation that is cut off, or two values", "We add up.\n\nSo the to
 same("a yes or no before a dash", "yes", "Yes \u2014 it is prime.", "Yes: it is.", "Yes!")
 apart("a no, and more than that", "no", "No \u2014 5", "No: 5")
 
+# Congruences, conditions, hats, numbers in words before units, choices with their text, words beside a box
+same(
+    "a congruence has many representatives",
+    r"x \equiv 2 \pmod 5",
+    r"x\equiv 2\pmod{5}",
+    r"x \equiv -3 \pmod{5}",
+    r"x \equiv 7 \mod 5",
+    "x ≡ 2 (mod 5)",
+    r"x \equiv 12 \ (\text{mod } 5)",
+)
+apart("congruences", r"x \equiv 2 \pmod 5", r"x \equiv 3 \pmod 5", r"x \equiv 2 \pmod 6", r"y \equiv 2 \pmod 5", "x = 2")
+unknown("a congruence of formulas", r"2x \equiv 3 \pmod 5", r"x \equiv a \pmod n", r"x \equiv 1, 4 \pmod 5")
+same(
+    "what is excluded, however it is written",
+    r"x \neq 1, 2",
+    r"x \in \mathbb{R}, x \neq 1, 2",
+    r"x \in \mathbb{R} \text{ and } x \neq 1, 2",
+    r"x \notin \{1, 2\}",
+    r"x \not\in \{1, 2\}",
+    r"x \not= 1, 2",
+    "x ∉ {1, 2}",
+    r"x \in \mathbb{R} \setminus \{1, 2\}",
+    "all real numbers except 1 and 2",
+)
+same("an exclusion of two", r"x \neq \pm 1", r"x \neq 1, -1", "x ≠ 1, x ≠ -1")
+apart("exclusions", r"x \neq 1, 2", r"x \in \{1, 2\}", r"x \neq 1", r"x \neq 1, 3", r"x \in \mathbb{R}", r"x \notin [1, 2]")
+same("the positive numbers", r"(0, \infty)", r"\mathbb{R}^+", r"\mathbb{R}^{+}", "x > 0", "all positive real numbers", "(0, infinity)")
+apart("half lines", r"\mathbb{R}^+", r"\mathbb{R}^-", r"\mathbb{R}", "all nonnegative real numbers", "all nonzero real numbers", "positive integers")
+unknown("other marks of sets of numbers", r"\mathbb{R}^2", r"\mathbb{Z}^+")
+same("a union with a letter", r"(-\infty, 1) \cup (2, 3]", r"(-\infty, 1) U (2, 3]")
+same("unit vectors", r"2\mathbf{i} + 3\mathbf{j}", r"2\hat{i} + 3\hat{j}", r"2\hat{\imath} + 3\hat{\jmath}", r"2\vec{i} + 3\vec{j}")
+apart("vectors and other hats", r"\hat{i}", r"\hat{j}", "i", r"\hat{n}", r"\vec{n}", "n")
+same("one arrow", r"\vec{AB}", r"\overrightarrow{AB}")
+apart("arrows, lines and lengths", r"\overrightarrow{AB}", r"\overrightarrow{BA}", r"\overline{AB}", "AB")
+same("a number in words before a unit", "5 dollars", "five dollars", "Five dollars", r"\text{five dollars}")
+same("percent in words", r"10\%", "ten percent", "Ten percent")
+same("what is counted in words", "21 apples", "twenty-one apples", "21")
+same("a long number in words", "1200", "one thousand two hundred", "twelve hundred")
+apart("numbers in words", "one thousand two hundred", "100200", "1000")
+apart("no number in words before a unit", "a third day", "8 hours")
+same(
+    "the letter of a choice stands for all of it",
+    "B",
+    "(B) Paris",
+    "(B) 12",
+    "B) 12",
+    "B. Paris",
+    "B. 12 m/s",
+    r"\text{(B) } 12",
+    "Option B",
+    "Option (B) is correct.",
+    "The correct choice is option B: Paris.",
+    "The answer is (B) Paris.",
+    "The answer is option B.",
+    "(B) 12\n\nExplanation: 3 * 4 = 12",
+)
+others("choices", "B", "(C) Paris", "Option C", "12")
+apart("choices with their text", "(B) 12", "(C) 12", "(B) 13")
+others("more than a choice", "A", "(A) only", "(A) or (B)", "12")
+unknown("parts", "(a) 5", "(A) 1 (B) 2")
+same("a system in one brace", r"\begin{cases} x = 1 \\ y = 2 \end{cases}", "The solution is:\n\n$$\\begin{cases} x = 1 \\\\ y = 2 \\end{cases}$$")
+same("what a conclusion has in bold", "70000", "He sold it for $200,000.\n\nTherefore, Josh made a profit of **$70,000**.")
+unknown("what a conclusion changes", "We add.\n\nTherefore, it is more than **5**.", "We add.\n\nThus it is not **5**.")
+same("a yes with its reason", "yes", "Yes, the series converges because its terms vanish.", "Yes, it converges")
+apart("a yes that says more", "yes", "Yes, the answer is no", "Yes, 5 because 2 + 3 = 5")
+unknown(
+    "words beside a box that make another number of it",
+    *(f"{before}\\boxed{{5}}" for before in ("minus ", "negative ", "twice ", "half of ", "the square root of ", "3 times ", "(6, ", "[1, ")),
+    *(f"\\boxed{{5}}{behind}" for behind in (" squared", " factorial", " plus 3", " remainder 2", " in base 7", " base 7", ", 6", "; 6", " x 10^3", " or 6")),
+)
+same(
+    "words beside a box that leave it as it is",
+    "5",
+    *(f"{before}\\boxed{{5}}" for before in ("at least ", "a total of ", "the sum of them is ", "the minimum of ", "(so it is ", "2 + 3 = 5, ")),
+    *(f"\\boxed{{5}}{behind}" for behind in (" moves", ", which is prime", r" \pmod 7", ", or five", " or 5.0", "!")),
+)
+unknown(
+    "a box that is taken back",
+    *(
+        f"\\boxed{{5}}. {said}"
+        for said in (
+            "However, since x must be even, we choose 6.",
+            "But x > 5, so there is no solution.",
+            "But 5 is not in the domain.",
+            "I misread the problem.",
+            "Never mind, it's 6.",
+            "Updated answer: 6",
+            "Rechecking: we get 6.",
+            "I am not certain.",
+        )
+    ),
+)
+same("a box that is not taken back", "5", *(f"\\boxed{{5}}. {said}" for said in ("However, 13 is prime.", "However you count, it is the same.", "But that is all.")))
+same("an increase is a number", "5", "It increases by 5.")
+others("a decrease is none", "5", "It decreases by 5.", "The function decreased by 5")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

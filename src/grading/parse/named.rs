@@ -264,8 +264,9 @@ impl Parser<'_> {
             _ => return None,
         };
         self.at += tokens;
-        // A vector has an arrow or is in bold.
-        let name = if name == "mathbf" { "vec" } else { name };
+        // A vector has an arrow or is in bold; one of length one may have a hat.
+        let is_vector = name == "mathbf" || name == "hat" && matches!(letters.as_str(), "i" | "j" | "k");
+        let name = if is_vector { "vec" } else { name };
         Some(Expression::Variable(format!("\\{name} {letters}")))
     }
 

@@ -69,6 +69,7 @@ impl Reader<'_> {
 
     /// What several forms are together.
     fn joined(&self, forms: Vec<Form>, words: &[&str]) -> Option<Form> {
+        let forms = self.with_all_excluded(forms);
         if forms.len() == 1 {
             return forms.into_iter().next();
         }
@@ -89,9 +90,6 @@ impl Reader<'_> {
         }
         let bare = |form: &Form| !matches!(form, Form::Named(..) | Form::Assignments(..) | Form::Equation(..));
         let follow = matches!(forms[0], Form::Named(..)) && forms[1..].iter().all(bare);
-        if follow && let Some(others) = self.all_but(&forms) {
-            return Some(others);
-        }
         if names.len() == forms.len() || follow {
             let values: Vec<Form> =
                 forms.into_iter().map(|form| named_value(form.clone()).map_or(form, |(_, v)| v)).collect();
@@ -121,9 +119,20 @@ impl Reader<'_> {
         Amount::total(&Amount::parts(&forms, self.budget)?)
     }
 
+    /// `x \in \mathbb{R}, x \neq 1, 2`: what is behind the last form that has a name is excluded with it.
+    fn with_all_excluded(&self, mut forms: Vec<Form>) -> Vec<Form> {
+        if let Some(at) = forms.iter().rposition(|form| matches!(form, Form::Named(..)))
+            && let Some(others) = self.all_but(&forms[at..])
+        {
+            forms.truncate(at);
+            forms.push(others);
+        }
+        forms
+    }
+
     /// `x \neq 1, 2`: what is behind the first value is excluded, too.
     fn all_but(&self, forms: &[Form]) -> Option<Form> {
-        let [Form::Named(name, first), others @ ..] = forms else { return None };
+        let (Form::Named(name, first), others @ [_, ..]) = forms.split_first()? else { return None };
         let Form::Region(region) = &**first else { return None };
         region.complement().as_points().filter(|excluded| excluded.len() == 1)?;
         let point = |other: &Form| point(&shape(other, Detail::FULL, self.budget)?);
@@ -144,6 +153,11 @@ impl Reader<'_> {
             return (!has_region || !words.contains(&"and")).then(|| together(values, words));
         };
         let (all, both) = (Region::union(regions.clone()), Region::intersection(regions.clone()));
+        // `x \in \mathbb{R}` beside another condition says only of what kind `x` is.
+        let is_condition = |region: &&Region| **region != Region::everything();
+        if !words.contains(&"or") && regions.iter().filter(is_condition).count() < 2 {
+            return Some(Form::Region(both));
+        }
         match words {
             _ if words.contains(&"or") => Some(Form::Region(all)),
             _ if words.contains(&"and") => (!both.is_empty()).then_some(Form::Region(both)),

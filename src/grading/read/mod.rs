@@ -6,13 +6,14 @@ mod quantity;
 use super::{
     budget::{Budget, MAX_BYTES},
     clean::clean,
+    congruence::{congruence, is_congruence},
     expression::Expression,
     form::Form,
     key::{Detail, Names, Shape, Units, limit, point, shape},
     lex::{Gap, Kind, Token, tokens},
     matrix,
     names::name_of,
-    numerals::numeral,
+    numerals::{leading_integer, numeral},
     order,
     parse::expression,
     region::Region,
@@ -102,6 +103,16 @@ fn decimal(tokens: &[Token]) -> Option<Form> {
     Some(Form::Decimal(if negative { -value } else { value }, literal.places?))
 }
 
+/// The positive or negative numbers: `\mathbb{R}^+`.
+fn half_line(sign: &Token) -> Option<Form> {
+    let positive = Region::positive();
+    match sign.kind {
+        Kind::Sign('+') => Some(Form::Region(positive)),
+        Kind::Sign('-') => Some(Form::Region(positive.mirrored())),
+        _ => None,
+    }
+}
+
 /// The entries of a matrix as they are written, row by row; none of a sum or a product.
 fn entries(tokens: &[Token]) -> Vec<Vec<&[Token]>> {
     let tokens = bracketed(tokens).map_or(tokens, |(_, inner, _)| inner);
@@ -181,9 +192,21 @@ impl Reader<'_> {
     fn words_or_list(&self, tokens: &[Token], text: &str) -> Option<Form> {
         let quantity_first = matches!(tokens.first()?.kind, Kind::Number(_) | Kind::Sign('-'));
         if is_wordy(tokens) && !(quantity_first && self.item(tokens).is_some()) {
-            return of_words(fold(text));
+            let folded = fold(text);
+            return if numeral(&folded).is_some() { None } else { self.counted(&folded) }.or_else(|| of_words(folded));
         }
         if order::may_count(tokens) { None } else { self.list(tokens) }
+    }
+
+    /// A number in words before a unit: `five dollars`, `ten percent`.
+    fn counted(&self, folded: &str) -> Option<Form> {
+        let (figure, unit) = leading_integer(folded)?;
+        let form = self.quantity(&tokens(&format!("{figure} {unit}"))?)?;
+        // `one line` is rather the beginning of a sentence.
+        match &form {
+            Form::Quantity { measure, .. } if !measure.optional => None,
+            _ => Some(form),
+        }
     }
 
     /// A single letter, also in brackets as the choice of one, or a single text.
@@ -229,6 +252,9 @@ impl Reader<'_> {
             let signs = outer(tokens).filter(|(_, token)| is_relation(&token.kind));
             let signs = signs.map(|(_, token)| if let Kind::Sign(sign) = token.kind { sign } else { '=' }).collect();
             return self.relation(Sides { sides: split(tokens, |token| is_relation(&token.kind)), signs });
+        }
+        if is_congruence(tokens) {
+            return congruence(tokens);
         }
         if let Some((open @ (Kind::Open('{') | Kind::Group), inner, _)) = bracketed(tokens) {
             return self.braces(open, inner);
@@ -317,7 +343,7 @@ impl Reader<'_> {
         }))
     }
 
-    fn region(&self, tokens: &[Token]) -> Option<Region> {
+    pub fn region(&self, tokens: &[Token]) -> Option<Region> {
         let form = self.item(tokens).filter(|form| !form.is_open())?;
         match shape(&form, Detail { names: Names::Loose, units: Units::Kept }, self.budget)? {
             Shape::Region(region) => Some(region),
@@ -399,6 +425,8 @@ impl Reader<'_> {
                 Some(Form::Set(vec![]))
             }
             [Token { kind: Kind::Domain(letter), .. }] => number_set(*letter),
+            [Token { kind: Kind::Domain('R'), .. }, hat, sign] if is_sign(hat, '^') => half_line(sign),
+            [Token { kind: Kind::Domain('R'), .. }, hat, _, sign, _] if is_sign(hat, '^') => half_line(sign),
             _ => None,
         }
     }
