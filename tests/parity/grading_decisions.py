@@ -1445,6 +1445,13 @@ same("a box that is not taken back", "5", *(f"\\boxed{{5}}. {said}" for said in 
 same("an increase is a number", "5", "It increases by 5.")
 others("a decrease is none", "5", "It decreases by 5.", "The function decreased by 5")
 
+same("formulas behind a colon at the end", "a = 1, b = 2", "Solving the system gives:\na = 1\nb = 2", "We get:\n\n$$a = 1$$\n$$b = 2$$")
+same("a sum behind a colon at the end", "10", "The sum is:\n1 + 2 + 3 + 4 = 10", "Adding up, we get:\n\n\\[ 10 \\]")
+unknown("what stands behind a colon, and is no answer", "Given:\na = 1\nb = 2", "It is not:\n10", "Check: we insert it:\n- 5")
+same("a condition that cuts an interval", r"x \in [0, 1], x \neq \frac{1}{2}", r"[0, \frac12) \cup (\frac12, 1]")
+apart("a condition that cuts an interval", r"x \in [0, 1], x \neq \frac{1}{2}", r"x \in [0, 1]", r"x \neq \frac12", r"x \in [0, \frac12)")
+others("a choice that is taken back", "A", "A. However, B is correct.")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

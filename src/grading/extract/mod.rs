@@ -22,11 +22,11 @@ use announcement::Announced;
 use boxes::last_boxes;
 pub(super) use choice::{choice, lettered_choice, named_choice};
 use choice::{is_about_others, lone_choice};
-use statement::{DISPLAYS, is_formula, last_value, value, verbal};
+use statement::{is_formula, last_value, value, verbal};
 use turn::own_turn;
 use wording::{
-    changes, concludes, denies, gives_reasons, is_in_doubt, is_placeholder, retracts, sentences, upholds,
-    without_reasons,
+    changes, concludes, denies, gives_reasons, is_given, is_in_doubt, is_placeholder, retracts, sentences, upholds,
+    without_reasons, words,
 };
 
 /// Where a response has its answer.
@@ -165,7 +165,7 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
         (_, None) if is_formula(response) => Some(response.to_owned()),
         (_, None) => last_bold(last_line)
             .or_else(|| only_block(response))
-            .or_else(|| last_display(response))
+            .or_else(|| last_lines(response))
             .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
             .or_else(|| {
                 explained(response)
@@ -218,15 +218,13 @@ fn only_block(response: &str) -> Option<&str> {
     (!denies(lead) && !is_in_doubt(lead)).then_some(block)
 }
 
-/// The formula on lines of its own that a response ends in, behind words that lead to it.
-fn last_display(response: &str) -> Option<&str> {
-    let text = response.trim_end();
-    let (open, close) =
-        DISPLAYS.into_iter().filter(|(open, _)| *open != FENCE).find(|(_, close)| text.ends_with(close))?;
-    let (before, _) = text.strip_suffix(close)?.rsplit_once(open)?;
-    let lead = before.trim_end().lines().next_back()?;
-    let formula = &text[before.len()..];
-    (lead.ends_with(':') && !denies(lead) && !is_in_doubt(lead) && is_formula(formula)).then_some(formula)
+/// What the lines are behind the last one that ends in a colon, if they are one formula: `We get:` and, below it, values.
+fn last_lines(response: &str) -> Option<&str> {
+    let (before, lines) = response.trim_end().rsplit_once(":\n")?;
+    let (lead, lines) = (before.lines().next_back()?, lines.trim_start());
+    let leads = !denies(lead) && !is_in_doubt(lead) && !gives_reasons(lead) && !words(lead).any(is_given);
+    // `- 5` may be an item or negative; of blocks of code only one may be an answer.
+    (leads && !lines.starts_with('-') && !lines.contains(FENCE) && is_formula(lines)).then_some(lines)
 }
 
 fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {

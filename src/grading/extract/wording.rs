@@ -115,6 +115,11 @@ pub(super) fn concludes(sentence: &str) -> bool {
     })
 }
 
+/// Whether a word says that what follows is what a question says: `Given:`.
+pub(super) fn is_given(word: &str) -> bool {
+    ["given", "known", "equation", "equations", "problem", "question"].iter().any(|own| word.eq_ignore_ascii_case(own))
+}
+
 pub(super) fn is_verb(word: &str) -> bool {
     VERBS.have(word)
 }

@@ -143,10 +143,14 @@ impl Reader<'_> {
 
     /// Several values of one name.
     fn alternatives(&self, values: Vec<Form>, words: &[&str]) -> Option<Form> {
-        let regions: Option<Vec<Region>> = values
-            .iter()
-            .map(|value| if let Form::Region(region) = value { Some(region.clone()) } else { None })
-            .collect();
+        let region = |value: &Form| match value {
+            Form::Region(_) | Form::Span { .. } => match shape(value, Detail::FULL, self.budget)? {
+                Shape::Region(region) => Some(region),
+                _ => None,
+            },
+            _ => None,
+        };
+        let regions: Option<Vec<Region>> = values.iter().map(region).collect();
         let Some(regions) = regions else {
             // What is 1 and more than 2 is nothing.
             let has_region = values.iter().any(|value| matches!(value, Form::Region(_)));
