@@ -2,7 +2,7 @@
 
 use super::{
     budget::Budget,
-    extract::choice,
+    extract::{choice, lettered_choice, named_choice},
     form::Form,
     key::{Detail, Key, Names, Shape, Units, shape},
     kind::AnswerKind,
@@ -38,15 +38,21 @@ impl Answer {
     /// is not of the kind.
     pub fn read(text: &str, kind: AnswerKind) -> Option<Self> {
         let budget = Budget::new();
+        let letter = if kind == AnswerKind::Auto { lettered_choice(text) } else { None };
         let form = match kind {
             AnswerKind::Choice => Form::Text(choice(text)?.to_string()),
             AnswerKind::Text => Some(fold(text)).filter(|text| !text.is_empty()).map(Form::Text)?,
-            AnswerKind::Auto => form_of(text, &budget)?,
+            AnswerKind::Auto => form_of(text, &budget).or_else(|| letter.map(|_| Form::Text(fold(text))))?,
             AnswerKind::Math => form_of(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
             AnswerKind::Number => form_of(text, &budget).filter(is_number)?,
         };
         let key = Key(shape(&form, Detail::FULL, &budget)?);
-        let shorter = shorter(&form, &key, &budget);
+        let mut shorter = shorter(&form, &key, &budget);
+        // The letter of a choice stands for all of it.
+        if let (Some(letter), Form::Text(_)) = (letter, &form) {
+            let alone = letter_form(letter, &budget).and_then(|form| shape(&form, Detail::FULL, &budget));
+            shorter.extend(alone.map(|shape| Shorter { key: Key(shape), bare: false, sure: true }));
+        }
         let other_readings = match kind {
             AnswerKind::Choice | AnswerKind::Text => vec![],
             _ => other_readings(text, &form, &budget),
@@ -72,12 +78,20 @@ fn is_number(form: &Form) -> bool {
 
 /// What a text says, before all other readings.
 fn form_of(text: &str, budget: &Budget) -> Option<Form> {
+    if let Some(letter) = named_choice(text) {
+        return letter_form(letter, budget);
+    }
     match pointed(text, budget) {
         // `1,50 cm` is no list of a number and a length.
         Some(quantity @ (Form::Quantity { .. } | Form::Percent(_))) => Some(quantity),
         // `5 g/cm^3` is no formula.
         _ => read::form(text, budget).or_else(|| measured(text, budget)),
     }
+}
+
+/// The letter of a choice alone.
+fn letter_form(letter: char, budget: &Budget) -> Option<Form> {
+    read::form(&letter.to_string(), budget)
 }
 
 /// The keys of a text in its other readings.

@@ -16,7 +16,7 @@ pub(super) const MAX_TOKENS: usize = 600;
 pub(super) const MAX_DEPTH: usize = 40;
 /// The most digits of all numbers of an answer together, were they written without exponents.
 pub(super) const MAX_DIGITS: usize = 4000;
-/// The most bits of a numerator or a denominator; about 1,200 decimal digits. `1000!` and `2^4096` are refused.
+/// The most bits of a numerator or a denominator; about 1,200 decimal digits. What is longer is not computed.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
 const STEPS: u32 = 4000;

@@ -4,7 +4,7 @@ use super::{lex::QUAD, unit::is_unit_word};
 
 /// The answer without what says how it is set, in ASCII as far as it has mathematical meaning.
 pub(super) fn clean(answer: &str) -> String {
-    let text = halve_backslashes(&to_ascii(answer));
+    let text = halve_backslashes(&without_bullets(&to_ascii(answer)));
     // A line break of a matrix is one sign from here on: `\\\\ 0` has no `\\ ` in it.
     let mut text = text.trim().replace("\\\\", "\u{2}");
     for (from, to) in REWRITES {
@@ -16,6 +16,27 @@ pub(super) fn clean(answer: &str) -> String {
     with_unit(strip(&text))
 }
 
+/// Lines without the marks of items: `- $5$`, and equations below each other. `- 5` may be negative.
+fn without_bullets(text: &str) -> String {
+    let is_set = |item: &str| {
+        let formula = item.trim_end_matches([' ', '.', ',', ';']);
+        formula.starts_with('$') && formula.ends_with('$') && formula.matches('$').count() == 2
+    };
+    let (_, below) = text.split_once('\n').unwrap_or_default();
+    let mut others = below.lines().filter(|line| !line.trim().is_empty()).peekable();
+    let are_equations = others.peek().is_some() && others.all(|line| line.contains('=') && item(line).is_some());
+    let lines = text.lines().map(|line| match item(line) {
+        Some(item) if are_equations || is_set(item) => item,
+        _ => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands behind the mark of an item at the beginning of a line.
+fn item(line: &str) -> Option<&str> {
+    ["- ", "* ", "+ ", "\u{2022} "].iter().find_map(|mark| line.trim_start().strip_prefix(mark))
+}
+
 /// `5 (in dollars)` as `5 dollars`.
 fn with_unit(text: &str) -> String {
     match text.strip_suffix(')').and_then(|text| text.split_once(" (in ")) {
@@ -25,7 +46,7 @@ fn with_unit(text: &str) -> String {
 }
 
 /// LaTeX spellings with another one that means the same. The order matters.
-const REWRITES: [(&str, &str); 54] = [
+const REWRITES: [(&str, &str); 60] = [
     ("\\left.", ""),
     ("\\right.", ""),
     ("\\left", ""),
@@ -79,11 +100,17 @@ const REWRITES: [(&str, &str); 54] = [
     ("\\mathrm{e}", "e"),
     ("\\mathrm{i}", "i"),
     ("\\colon", ":"),
+    ("\\not=", "\\ne "),
+    ("\\not\\in", "\\notin"),
+    (") U (", ") \\cup ("),
+    (") U [", ") \\cup ["),
+    ("] U (", "] \\cup ("),
+    ("] U [", "] \\cup ["),
     ("U.S.", "US"),
 ];
 
 /// Letters and signs outside ASCII with what they are in LaTeX.
-const SIGNS: [(char, &str); 72] = [
+const SIGNS: [(char, &str); 74] = [
     ('\u{2212}', "-"),
     ('\u{2013}', "-"),
     ('\u{2010}', "-"),
@@ -104,6 +131,8 @@ const SIGNS: [(char, &str); 72] = [
     ('\u{222a}', "\\cup "),
     ('\u{2229}', "\\cap "),
     ('\u{2208}', "\\in "),
+    ('\u{2209}', "\\notin "),
+    ('\u{2261}', "\\equiv "),
     ('\u{b1}', "\\pm "),
     ('\u{2213}', "\\mp "),
     ('\u{2205}', "\\emptyset "),
@@ -245,8 +274,12 @@ fn unwrap_dollars(text: &str) -> String {
     plain.replace('\u{1}', "\\$")
 }
 
+/// The marks around a block of code.
+pub(super) const FENCE: &str = "```";
+
 /// Delimiters that say how an answer is set, not what it is.
-const WRAPPERS: [(&str, &str); 10] = [
+const WRAPPERS: [(&str, &str); 11] = [
+    (FENCE, FENCE),
     ("**", "**"),
     ("\\(", "\\)"),
     ("\\[", "\\]"),
@@ -292,8 +325,15 @@ fn strip_wrapper(text: &str) -> Option<&str> {
             let is_letter = *open == "\\mathbf{" && inner.len() == 1;
             return (!is_letter && depth_stays_positive(inner)).then_some(inner);
         }
+        let inner = if *open == FENCE { without_language(inner) } else { inner };
         (!inner.contains(open) && !inner.contains(close)).then_some(inner)
     })
+}
+
+/// What stands in a fenced block, without the name of a language in its first line, unless that is one of programs.
+pub(super) fn without_language(block: &str) -> &str {
+    const PLAIN: [&str; 8] = ["text", "txt", "plaintext", "math", "latex", "tex", "output", "json"];
+    block.split_once('\n').filter(|(first, _)| PLAIN.contains(&first.trim())).map_or(block, |(_, content)| content)
 }
 
 /// Whether the brace before this text is not closed within it.

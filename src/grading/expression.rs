@@ -115,14 +115,20 @@ impl Expression {
         1 + self.children().into_iter().map(Self::size).sum::<usize>()
     }
 
+    /// The bits of the numbers that are written in it.
+    pub fn literal_bits(&self) -> u64 {
+        let own = if let Self::Number(value) = self { value.numer().bits() + value.denom().bits() } else { 0 };
+        own + self.children().into_iter().map(Self::literal_bits).sum::<u64>()
+    }
+
     /// Whether anything in it is not a known number.
     pub fn is_open(&self) -> bool {
         matches!(self, Self::Variable(_) | Self::Opaque(..)) || self.children().into_iter().any(Self::is_open)
     }
 
-    /// Whether the variable occurs in it.
-    pub fn mentions(&self, name: &str) -> bool {
-        matches!(self, Self::Variable(own) if own == name) || self.children().into_iter().any(|e| e.mentions(name))
+    /// Whether another expression occurs in it.
+    pub fn has(&self, other: &Self) -> bool {
+        self == other || self.children().into_iter().any(|inner| inner.has(other))
     }
 
     /// The names of its variables, in the order of their occurrence.

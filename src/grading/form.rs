@@ -42,8 +42,8 @@ pub(super) enum Form {
     Named(String, Box<Form>),
     /// Values of several names, in the order in which they are written; whether as a tuple, `(x, y) = (1, 2)`.
     Assignments(Vec<(String, Form)>, bool),
-    /// What is zero; and if it says what a letter is, `y = 2x + 3`, that.
-    Equation(Expression, Option<Box<Form>>),
+    /// What is zero; and if it says what an unknown is, `y = 2x + 3`, its name and that.
+    Equation(Expression, Option<(String, Box<Form>)>),
     /// What is less than zero, or not more, or not zero, by its sign.
     Inequality(char, Expression),
     /// `a < b < c` by its signs.

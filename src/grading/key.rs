@@ -5,15 +5,15 @@
 
 use std::fmt;
 
-use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::Signed;
 
 use super::{
-    budget::{Budget, MAX_EXACT_BITS},
+    budget::Budget,
     evaluate::{self, Scalar, up_to_factor},
     expression::Expression,
     form::{Form, Time},
+    huge,
     numeric::part::{Number, Part},
     region::{Limit, Region},
     unit::Unit,
@@ -27,8 +27,8 @@ pub struct Key(pub(super) Shape);
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Shape {
     Number(Scalar),
-    /// A base that is no power itself, and an exponent; only where the number is too long to be a `Number`.
-    HugePower(BigInt, BigInt),
+    /// The residues of a number that is too long to be a `Number`.
+    Huge(Vec<u64>),
     Infinity {
         negative: bool,
     },
@@ -104,7 +104,7 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
     Some(match form {
         Form::Scalar(expression) => match evaluate::scalar(expression, budget) {
             Some(scalar) => Shape::Number(scalar),
-            None => huge_power(expression, budget)?,
+            None => Shape::Huge(huge::residues(expression, budget)?),
         },
         Form::Decimal(value, _) => rational(value.clone()),
         Form::Infinity { negative } => Shape::Infinity { negative: *negative },
@@ -144,7 +144,7 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
                 Names::Written | Names::Sorted => tuple(values()),
             }
         }
-        Form::Equation(_, Some(value)) if detail.names != Names::Kept => return inside(value),
+        Form::Equation(_, Some((_, value))) if detail.names != Names::Kept => return inside(value),
         Form::Equation(zero, _) => Shape::Equation(up_to_factor(zero, false, budget)?),
         Form::Inequality('\u{2260}', expression) => {
             Shape::Inequality('\u{2260}', up_to_factor(expression, false, budget)?)
@@ -160,24 +160,6 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
         Form::Based(digits, base) => Shape::Based(digits.clone(), *base),
         Form::Text(text) => Shape::Text(text.clone()),
     })
-}
-
-/// A power of integers that is too long to be computed, by its smallest base: `4^1000000` is `2^2000000`.
-fn huge_power(expression: &Expression, budget: &Budget) -> Option<Shape> {
-    let Expression::Power(base, exponent) = expression else { return None };
-    let integer = |expression: &Expression| match evaluate::scalar(expression, budget)? {
-        Scalar::One(number) => number.rational().filter(|value| value.is_integer()).map(|value| value.numer().clone()),
-        Scalar::Branches(_) => None,
-    };
-    let (base, exponent) = (integer(base)?, integer(exponent)?);
-    // What is shorter is computed, or was refused for another reason.
-    if base < BigInt::from(2) || base.bits() > 20 || exponent < BigInt::from(MAX_EXACT_BITS) {
-        return None;
-    }
-    budget.take(100)?;
-    let root_of = |degree: u32| Some((base.nth_root(degree), degree)).filter(|(root, _)| root.pow(degree) == base);
-    let (root, degree) = (1..=20).rev().find_map(root_of)?;
-    Some(Shape::HugePower(root, exponent * degree))
 }
 
 fn rational(value: BigRational) -> Shape {
@@ -283,6 +265,11 @@ pub(super) fn limit(shape: &Shape) -> Option<Limit> {
     }
 }
 
+/// The region that a real number is alone.
+pub(super) fn point(shape: &Shape) -> Option<Region> {
+    if let Limit::At(value) = limit(shape)? { Some(Region::point(value)) } else { None }
+}
+
 /// A number that is real.
 pub(super) fn real(part: &Part) -> Shape {
     let zero = Part::Exact(BigRational::from_integer(0.into()));
@@ -344,7 +331,10 @@ impl fmt::Display for Shape {
                 let all = joined(numbers, " ");
                 write!(f, "{} on branches {:016x}", numbers[0], evaluate::fingerprint(&all))
             }
-            Self::HugePower(base, exponent) => write!(f, "{base}^{exponent}"),
+            Self::Huge(residues) => {
+                f.write_str("huge")?;
+                residues.iter().try_for_each(|residue| write!(f, " {residue:x}"))
+            }
             Self::Infinity { negative } => f.write_str(if *negative { "-inf" } else { "inf" }),
             Self::Quantity(figure, unit) => write!(f, "{figure} <{unit}>"),
             Self::Tuple(parts) => list(f, parts, "(", ")"),

@@ -1,13 +1,13 @@
 //! Tokens of a cleaned answer.
 
-use num_bigint::BigInt;
+mod numbers;
+
 use num_rational::BigRational;
-use num_traits::One;
 
 use super::{
     beside::side_by_side,
-    budget::{MAX_DEPTH, MAX_DIGITS, MAX_TOKENS},
-    vocabulary::is_vector,
+    budget::{MAX_DEPTH, MAX_TOKENS},
+    vocabulary::{is_integrated, is_vector},
 };
 
 /// A number as it is written.
@@ -27,6 +27,8 @@ pub(super) enum Kind {
     Word(String),
     /// `\name`, without the backslash.
     Command(String),
+    /// A letter that stands for a set of numbers: `\mathbb{R}`.
+    Domain(char),
     /// The content of `\text{...}` and its kin.
     Text(String),
     /// A bracket that means what it shows: `(`, `[`, `{` for `\{`, `<` for `\langle`.
@@ -124,7 +126,9 @@ const TEXTS: [&str; 9] = ["text", "mbox", "textbf", "textit", "textnormal", "tex
 const LOOKS: [&str; 7] = ["mathit", "mathsf", "mathcal", "textstyle", "boxed", "fbox", "rm"];
 /// Commands that set their argument in bold. A letter in bold is another one than in its usual look.
 const BOLD: [&str; 3] = ["mathbf", "boldsymbol", "bm"];
-const MATRICES: [&str; 7] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array", "align"];
+const MATRICES: [&str; 6] = ["matrix", "pmatrix", "bmatrix", "Bmatrix", "smallmatrix", "array"];
+/// Environments that only set formulas on lines of their own.
+const LINES: [&str; 7] = ["align", "aligned", "cases", "gather", "gathered", "split", "eqnarray"];
 
 /// Whether a command says how words are set, and not what they are.
 pub(super) fn is_setting(name: &str) -> bool {
@@ -170,7 +174,7 @@ impl<'a> Lexer<'a> {
             return Some(Kind::Ellipsis);
         }
         if c.is_alphabetic() {
-            return Some(Kind::Word(self.run(char::is_alphabetic).to_owned()));
+            return Some(self.word(c));
         }
         if c == '\\' {
             return self.command();
@@ -195,8 +199,43 @@ impl<'a> Lexer<'a> {
             '<' if self.eat("=") => Some(Kind::Sign('\u{2264}')),
             '>' if self.eat("=") => Some(Kind::Sign('\u{2265}')),
             '!' if self.eat("=") => Some(Kind::Sign('\u{2260}')),
+            '+' if self.eat("/-") => Some(Kind::Sign('\u{b1}')),
+            '\u{2217}' => Some(Kind::Sign('*')),
             '*' if self.eat("*") => Some(Kind::Sign('^')),
             _ => Some(Kind::Sign(c)),
+        }
+    }
+
+    /// Letters in a row; behind `\frac` and its kin, only the one that is an argument.
+    fn word(&mut self, first: char) -> Kind {
+        let is_times = first == 'x' && matches!(self.tokens.last(), Some(Token { kind: Kind::Number(_), .. }));
+        // `1.5 x 10^3`
+        if is_times && self.rest()[1..].trim_start().starts_with("10^") {
+            self.at += 1;
+            return Kind::Sign('*');
+        }
+        if self.is_before_argument() {
+            self.at += first.len_utf8();
+            return Kind::Word(first.to_string());
+        }
+        Kind::Word(self.run(char::is_alphabetic).to_owned())
+    }
+
+    /// Whether an argument without braces comes next: the first one, or the second one behind a letter or a digit.
+    fn is_before_argument(&self) -> bool {
+        let takes = |token: &Token, names: &[&str]| match &token.kind {
+            Kind::Command(name) => names.contains(&name.as_str()),
+            _ => false,
+        };
+        let is_short = |token: &Token| match &token.kind {
+            Kind::Word(word) => word.chars().count() == 1,
+            Kind::Number(literal) => literal.digits.len() == 1,
+            _ => false,
+        };
+        match &self.tokens[..] {
+            [.., last] if takes(last, &["frac", "binom", "dbinom", "tbinom", "sqrt"]) => true,
+            [.., command, argument] => takes(command, &["frac", "binom", "dbinom", "tbinom"]) && is_short(argument),
+            _ => false,
         }
     }
 
@@ -254,11 +293,16 @@ impl<'a> Lexer<'a> {
             };
         }
         match name {
+            "mathbb" | "Bbb" => self.domain(),
+            "R" | "N" | "Z" | "Q" => Some(Kind::Domain(name.chars().next()?)),
             "langle" => Some(self.open('<')),
             "rangle" => self.close('<'),
             "begin" | "end" => {
                 let environment = self.braced()?;
                 let base = environment.trim_end_matches('*');
+                if LINES.contains(&base) {
+                    return Some(Kind::Row);
+                }
                 if !MATRICES.contains(&base) {
                     return None;
                 }
@@ -281,6 +325,12 @@ impl<'a> Lexer<'a> {
             "ne" | "neq" => Some(Kind::Sign('\u{2260}')),
             "approx" | "simeq" => Some(Kind::Sign('\u{2248}')),
             "in" => Some(Kind::Sign('\u{2208}')),
+            "notin" => Some(Kind::Sign('\u{2209}')),
+            // One arrow, however long.
+            "overrightarrow" => Some(Kind::Command("vec".to_owned())),
+            // Letters without dots, below hats.
+            "imath" => Some(Kind::Word("i".to_owned())),
+            "jmath" => Some(Kind::Word("j".to_owned())),
             "cup" => Some(Kind::Sign('\u{222a}')),
             "cap" => Some(Kind::Sign('\u{2229}')),
             "setminus" | "backslash" => Some(Kind::Sign('\u{2216}')),
@@ -295,6 +345,18 @@ impl<'a> Lexer<'a> {
             // A command runs into the letters behind it where the space was lost: `\quadx`.
             _ => Some(Kind::Command(name.to_owned())),
         }
+    }
+
+    /// The letter behind `\mathbb`, in braces or not.
+    fn domain(&mut self) -> Option<Kind> {
+        self.skip_space();
+        if self.rest().starts_with('{') {
+            let mut letters = self.braced()?.trim().chars();
+            return letters.next().filter(|_| letters.next().is_none()).map(Kind::Domain);
+        }
+        let letter = self.rest().chars().next().filter(|c| c.is_ascii_alphabetic())?;
+        self.at += 1;
+        Some(Kind::Domain(letter))
     }
 
     /// Whether the last token is a letter with an arrow or in bold, in braces or not.
@@ -335,23 +397,19 @@ impl<'a> Lexer<'a> {
             || (!lone && matches!(name, "mathrm" | "operatorname") && inner.chars().all(|c| c.is_ascii_alphabetic()))
         {
             // An upright `d` begins a differential.
-            let variable = if inner == "d" { self.letter() } else { "" };
-            return Some(Kind::Word(format!("{inner}{variable}")));
+            let is_differential = inner == "d" && self.is_before_variable();
+            let letters = inner.to_owned();
+            return Some(if is_differential { Kind::Command(letters) } else { Kind::Word(letters) });
         }
         Some(Kind::Text(content.replace(['$', '\u{2009}'], " ")))
     }
 
-    /// The letter that comes next; empty if none does, or more of them.
-    fn letter(&mut self) -> &'a str {
-        let before = self.at;
-        self.skip_space();
-        let letters = self.run(char::is_alphabetic);
-        if letters.len() == 1 {
-            letters
-        } else {
-            self.at = before;
-            ""
-        }
+    /// Whether one letter comes next, and not more of them.
+    fn is_before_variable(&self) -> bool {
+        let rest = self.rest().trim_start();
+        let name = rest.strip_prefix('\\').unwrap_or(rest);
+        let name = &name[..name.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(name.len())];
+        name.len() == 1 || rest.starts_with('\\') && is_integrated(name)
     }
 
     /// What stands in the braces that come next.
@@ -379,138 +437,4 @@ impl<'a> Lexer<'a> {
     fn digits(&mut self) -> &'a str {
         self.run(|c| c.is_ascii_digit())
     }
-
-    /// `12`, `1,234.5`, `.5`, `0.1\overline{6}`, `1.5e3`, `0.333...`
-    fn number(&mut self) -> Option<Kind> {
-        let mut digits = self.digits().to_owned();
-        self.groups(&mut digits);
-        let has_point = self.rest().starts_with('.') && {
-            let after = &self.rest()[1..];
-            after.starts_with(|c: char| c.is_ascii_digit())
-                || ["\\overline", "\\bar", "\\dot", "("].iter().any(|mark| after.starts_with(mark))
-        };
-        let (mut decimals, mut block) = (String::new(), String::new());
-        if has_point {
-            self.at += 1;
-            decimals = self.digits().to_owned();
-            block = self.repeating(decimals.is_empty())?;
-        } else if !digits.is_empty() && self.eat("{,}") {
-            // Not a group of three: a decimal comma in LaTeX.
-            decimals = self.digits().to_owned();
-        } else if self.rest() == "." || self.rest().starts_with(". ") {
-            self.at += 1;
-        }
-        if self.rest().starts_with("...") && !decimals.is_empty() && block.is_empty() {
-            self.at += 3;
-            let Some((head, repeated)) = repetition(&decimals) else { return Some(Kind::Unknown) };
-            (decimals, block) = (head, repeated);
-        }
-        if digits.len() + decimals.len() + block.len() > 1200 {
-            return None;
-        }
-        let mut value = decimal(&digits, &decimals)?;
-        if !block.is_empty() {
-            let nines = BigInt::from(10).pow(u32::try_from(block.len()).ok()?) - 1;
-            let scale = BigInt::from(10).pow(u32::try_from(decimals.len()).ok()?);
-            value += BigRational::new(BigInt::parse_bytes(block.as_bytes(), 10)?, nines * scale);
-        }
-        let exponent = self.exponent();
-        self.digits += digits.len() + decimals.len() + block.len() + exponent.map_or(0, i32::unsigned_abs) as usize;
-        if self.digits > MAX_DIGITS {
-            return None;
-        }
-        if let Some(exponent) = exponent {
-            let power = BigRational::from_integer(BigInt::from(10).pow(exponent.unsigned_abs()));
-            value = if exponent < 0 { value / power } else { value * power };
-        }
-        let plain = decimals.is_empty() && block.is_empty() && exponent.is_none();
-        let places = (!decimals.is_empty() && block.is_empty() && exponent.is_none()).then_some(decimals.len() as u32);
-        Some(Kind::Number(Literal { value, digits: if plain { digits } else { String::new() }, places }))
-    }
-
-    /// Groups of three digits behind commas or thin spaces.
-    fn groups(&mut self, digits: &mut String) {
-        if digits.len() > 3 || digits.is_empty() {
-            return;
-        }
-        let separates = self.brackets.last().copied().unwrap_or(false);
-        loop {
-            let mark = ["{,}", "\u{2009}", ","].into_iter().find(|mark| self.rest().starts_with(mark));
-            let Some(mark) = mark.filter(|mark| *mark != "," || (!separates && !digits.starts_with('0'))) else {
-                return;
-            };
-            let after = self.rest()[mark.len()..].trim_start_matches(if mark == "," { '\u{2009}' } else { ' ' });
-            let group = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-            if group != 3 {
-                return;
-            }
-            digits.push_str(&after[..3]);
-            self.at = self.text.len() - after.len() + 3;
-        }
-    }
-
-    /// The block of digits that repeats for ever; empty if none does. `None` for `0.5(3)`, which may be a product.
-    fn repeating(&mut self, only: bool) -> Option<String> {
-        for mark in ["\\overline", "\\bar", "\\dot"] {
-            let before = self.at;
-            if self.eat(mark) {
-                let is_braced = self.rest().trim_start().starts_with('{');
-                let block = if is_braced { self.braced()? } else { self.rest().get(..1).unwrap_or_default() };
-                if !block.is_empty() && block.bytes().all(|b| b.is_ascii_digit()) {
-                    if !self.text[..self.at].ends_with('}') {
-                        self.at += 1;
-                    }
-                    return Some(block.to_owned());
-                }
-                self.at = before;
-            }
-        }
-        if self.rest().starts_with('(') {
-            let inner = self.rest()[1..].split(')').next()?;
-            let is_block = !inner.is_empty() && inner.bytes().all(|b| b.is_ascii_digit());
-            if !only || !is_block || self.rest().len() == inner.len() + 1 {
-                return None;
-            }
-            self.at += inner.len() + 2;
-            return Some(inner.to_owned());
-        }
-        Some(String::new())
-    }
-
-    /// The exponent of scientific notation, up to 400.
-    fn exponent(&mut self) -> Option<i32> {
-        let after = self.rest().strip_prefix(['e', 'E'])?;
-        let digits = after.strip_prefix(['+', '-']).unwrap_or(after);
-        let length = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-        let ends = !digits[length..].starts_with(|c: char| c.is_alphanumeric() || c == '^' || c == '.');
-        if length == 0 || length > 3 || !ends {
-            return None;
-        }
-        let end = after.len() - digits.len() + length;
-        let exponent: i32 = after[..end].parse().ok()?;
-        if exponent.abs() > 400 {
-            return None;
-        }
-        self.at += 1 + end;
-        Some(exponent)
-    }
-}
-
-fn decimal(digits: &str, decimals: &str) -> Option<BigRational> {
-    let all = format!("0{digits}{decimals}");
-    let scale = if decimals.is_empty() { BigInt::one() } else { BigInt::from(10).pow(decimals.len() as u32) };
-    Some(BigRational::new(BigInt::parse_bytes(all.as_bytes(), 10)?, scale))
-}
-
-/// What an ellipsis behind these decimals must mean: the digits before the block that is repeated, and that block. It
-/// has to be shown twice, a single digit three times.
-fn repetition(decimals: &str) -> Option<(String, String)> {
-    let found = |length: usize| {
-        let times = if length == 1 { 3 } else { 2 };
-        let start = decimals.len().checked_sub(length * times)?;
-        let block = &decimals[decimals.len() - length..];
-        let repeats = decimals.as_bytes()[start..].chunks(length).all(|chunk| chunk == block.as_bytes());
-        (repeats && block.bytes().any(|b| b != b'0')).then(|| (decimals[..start].to_owned(), block.to_owned()))
-    };
-    (1..=decimals.len().min(60) / 2).find_map(found)
 }

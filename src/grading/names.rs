@@ -15,7 +15,14 @@ pub(super) fn name_of(tokens: &[Token]) -> Option<String> {
     // Braces around a whole name are none of its own: `\mathbf{v}`.
     let tokens = if let Some((Kind::Group, inner, _)) = bracketed(tokens) { inner } else { tokens };
     let is_name = tokens.len() <= MAX_TOKENS && (is_ratio(tokens) || is_unknown(tokens));
-    is_name.then(|| spelled(tokens))
+    match tokens {
+        // One ratio in two spellings.
+        [frac, rest @ ..] if is_name && frac.kind == Kind::Command("frac".into()) && !is_derivative(rest) => {
+            let ([above, below], _) = arguments(rest)?;
+            Some(format!("{}/{}", spelled(above), spelled(below)))
+        }
+        _ => is_name.then(|| spelled(tokens)),
+    }
 }
 
 /// The names in `(x, y)`.
@@ -28,32 +35,40 @@ pub(super) fn tuple_of_names(tokens: &[Token]) -> Option<Vec<String>> {
 
 /// `A:B`, `a/b`, `\frac{AB}{CD}`, and the derivative `\frac{dy}{dx}`.
 fn is_ratio(tokens: &[Token]) -> bool {
-    if let [Token { kind: Kind::Command(frac), .. }, arguments @ ..] = tokens
+    if let [Token { kind: Kind::Command(frac), .. }, rest @ ..] = tokens
         && frac == "frac"
-        && let Some([above, below]) = groups(arguments)
+        && let Some(([above, below], [])) = arguments(rest)
     {
-        return is_unknown(above) && is_unknown(below) || is_derivative(arguments);
+        return is_unknown(above) && is_unknown(below) || is_derivative(rest);
     }
     let parts = split(tokens, |token| is_sign(token, ':') || is_sign(token, '/'));
     parts.len() > 1 && parts.into_iter().all(is_unknown)
 }
 
-/// What is in the two groups that the tokens begin with.
-fn groups(tokens: &[Token]) -> Option<[&[Token]; 2]> {
-    let end = |tokens: &[Token]| tokens.iter().position(|token| token.kind == Kind::EndGroup).map(|end| end + 1);
-    let (above, rest) = tokens.split_at(end(tokens)?);
-    let below = &rest[..end(rest)?];
-    let inside = |group| if let (Kind::Group, inner, _) = bracketed(group)? { Some(inner) } else { None };
-    Some([inside(above)?, inside(below)?])
+/// The two arguments that the tokens begin with, what is in braces or one token, and what is behind them.
+pub(super) fn arguments(tokens: &[Token]) -> Option<([&[Token]; 2], &[Token])> {
+    let (above, rest) = argument(tokens)?;
+    let (below, rest) = argument(rest)?;
+    Some(([above, below], rest))
+}
+
+/// The argument that the tokens begin with, and what is behind it.
+fn argument(tokens: &[Token]) -> Option<(&[Token], &[Token])> {
+    let (argument, rest) = tokens.split_at_checked(bracket(tokens).max(1))?;
+    match bracketed(argument) {
+        Some((Kind::Group, inner, _)) => Some((inner, rest)),
+        _ => (argument.len() == 1).then_some((argument, rest)),
+    }
 }
 
 /// Whether these are the arguments of a fraction that is none: `{dy}{dx}`, `{d}{dx}`, `{d^2y}{dx^2}`.
-pub(super) fn is_derivative(arguments: &[Token]) -> bool {
+pub(super) fn is_derivative(tokens: &[Token]) -> bool {
     let begins = |group: &[Token], letters: usize| match group.first() {
+        Some(Token { kind: Kind::Command(upright), .. }) => upright == "d" && group.len() >= letters,
         Some(Token { kind: Kind::Word(word), .. }) => word.starts_with('d') && word.chars().count() >= letters,
         _ => false,
     };
-    groups(arguments).is_some_and(|[above, below]| begins(above, 1) && begins(below, 2))
+    arguments(tokens).is_some_and(|([above, below], _)| begins(above, 1) && begins(below, 2))
 }
 
 /// A letter, a length, an angle, something in words, with an index, primes and arguments.

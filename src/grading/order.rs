@@ -4,7 +4,7 @@
 use super::{
     lex::{Kind, Token},
     read::{bracket, bracketed, is_sign},
-    vocabulary::{is_decoration, is_greek, is_vector, letters},
+    vocabulary::{differential, is_decoration, is_greek, is_vector, letters},
 };
 
 /// A letter that is a factor.
@@ -127,7 +127,8 @@ fn named(tokens: &[Token]) -> Option<(Vec<Letter<'_>>, usize)> {
         [Token { kind: Kind::Command(name), .. }, ..] if is_greek(name) => {
             Some((vec![letter(name.as_str(), false)], 1))
         }
-        [Token { kind: Kind::Word(word), .. }, ..] => {
+        // `dx` may be one letter.
+        [Token { kind: Kind::Word(word), .. }, ..] if differential(word).is_none() => {
             Some((letters(word)?.into_iter().map(|name| letter(name, false)).collect(), 1))
         }
         _ => None,

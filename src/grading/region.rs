@@ -2,6 +2,9 @@
 
 use std::{cmp::Ordering, fmt};
 
+use num_rational::BigRational;
+use num_traits::Zero;
+
 use super::numeric::part::Part;
 
 /// Where an interval ends.
@@ -59,6 +62,10 @@ impl Region {
         Self(vec![(edge(Limit::MinusInfinity), edge(Limit::PlusInfinity))])
     }
 
+    pub fn positive() -> Self {
+        Self::between(Limit::At(Part::Exact(BigRational::zero())), false, Limit::PlusInfinity, false)
+    }
+
     /// The numbers between two limits; empty if the first is not less.
     pub fn between(low: Limit, low_closed: bool, high: Limit, high_closed: bool) -> Self {
         let low = Edge { behind: !low_closed && matches!(low, Limit::At(_)), limit: low };
@@ -70,8 +77,9 @@ impl Region {
         Self::between(Limit::At(value.clone()), true, Limit::At(value), true)
     }
 
-    pub fn union(&self, other: &Self) -> Self {
-        let mut pieces: Vec<_> = self.0.iter().chain(&other.0).cloned().collect();
+    /// The numbers that are in any of several regions, which are sorted once: comparing digits takes its time.
+    pub fn union(regions: impl IntoIterator<Item = Self>) -> Self {
+        let mut pieces: Vec<_> = regions.into_iter().flat_map(|region| region.0).collect();
         pieces.sort_by(|a, b| a.0.compare(&b.0));
         let mut merged: Vec<(Edge, Edge)> = vec![];
         for (low, high) in pieces {
@@ -103,8 +111,9 @@ impl Region {
         Self(gaps)
     }
 
-    pub fn intersection(&self, other: &Self) -> Self {
-        self.complement().union(&other.complement()).complement()
+    /// The numbers that are in all of several regions.
+    pub fn intersection(regions: impl IntoIterator<Item = Self>) -> Self {
+        Self::union(regions.into_iter().map(|region| region.complement())).complement()
     }
 
     /// The numbers whose negatives are in this.

@@ -16,7 +16,10 @@ use super::{
 
 /// The signs between the sides of relations.
 pub(super) fn is_relation(kind: &Kind) -> bool {
-    matches!(kind, Kind::Sign('=' | '<' | '>' | '\u{2264}' | '\u{2265}' | '\u{2260}' | '\u{2248}' | '\u{2208}'))
+    matches!(
+        kind,
+        Kind::Sign('=' | '<' | '>' | '\u{2264}' | '\u{2265}' | '\u{2260}' | '\u{2248}' | '\u{2208}' | '\u{2209}')
+    )
 }
 
 /// What stands on the sides of a relation, and its signs.
@@ -45,6 +48,15 @@ impl Reader<'_> {
         if signs.iter().all(|sign| *sign == '=') {
             return if sides.len() == 2 { self.equation(sides[0], sides[1]) } else { self.equations(&sides) };
         }
+        let is_excluded = match signs[..] {
+            ['\u{2209}'] => true,
+            // `x \neq \pm 1`
+            ['\u{2260}'] => matches!(self.item(sides[1]), Some(Form::Values(_))),
+            _ => false,
+        };
+        if is_excluded {
+            return Some(Form::Named(name_of(sides[0])?, Box::new(Form::Region(self.region(sides[1])?.complement()))));
+        }
         if signs == ['\u{2208}'] {
             let value = match self.item(sides[1])? {
                 Form::Set(forms) => Form::Values(forms),
@@ -67,14 +79,14 @@ impl Reader<'_> {
         }
         if let Some(name) = name_of(left) {
             let value = self.list(right)?;
-            if let Form::Scalar(expression) = &value
-                && expression.is_open()
-                && let Some(Expression::Variable(letter)) = super::parse::expression(left)
+            // What says what an unknown is in terms of others is an equation between them.
+            if let Form::Scalar(told) = &value
+                && told.is_open()
+                && let Some(unknown) = expression(left)
             {
-                // What says what a letter is in terms of others is an equation between them.
-                let zero = Expression::Variable(letter.clone()).minus(expression.clone());
-                let told = (!expression.mentions(&letter)).then(|| Box::new(value.clone()));
-                return Some(Form::Equation(zero, told));
+                let is_told = !told.has(&unknown);
+                let zero = unknown.minus(told.clone());
+                return Some(Form::Equation(zero, is_told.then(|| (name, Box::new(value)))));
             }
             return Some(Form::Named(name, Box::new(value)));
         }
@@ -176,7 +188,7 @@ impl Reader<'_> {
                 if matches!(first, '<' | '\u{2264}') != matches!(second, '<' | '\u{2264}') {
                     return None;
                 }
-                (*subject, half(low, reversed(*first))?.intersection(&half(high, *second)?))
+                (*subject, Region::intersection([half(low, reversed(*first))?, half(high, *second)?]))
             }
             _ => return None,
         };
@@ -190,8 +202,9 @@ impl Reader<'_> {
     /// For which values of its only letter a linear expression, or the absolute value of one, is in a region.
     fn linear(&self, subject: &Expression, region: &Region) -> Option<(String, Region)> {
         if let Expression::Call(Function::Abs, inner) = subject {
-            let positive = Region::between(zero(), true, Limit::PlusInfinity, false).intersection(region);
-            return self.linear(inner.first()?, &positive.union(&positive.mirrored()));
+            let positive = Region::between(zero(), true, Limit::PlusInfinity, false);
+            let positive = Region::intersection([positive, region.clone()]);
+            return self.linear(inner.first()?, &Region::union([positive.mirrored(), positive]));
         }
         let [name] = subject.variables()[..] else { return None };
         if *subject == Expression::Variable(name.into()) {
@@ -233,7 +246,7 @@ impl Reader<'_> {
             };
             ends.push((limit, closed));
         }
-        let mut mapped = Region::everything().complement();
+        let mut mapped = vec![];
         for pair in ends.chunks(2) {
             let [(a, a_closed), (b, b_closed)] = pair else { return None };
             let piece = if flipped {
@@ -241,9 +254,9 @@ impl Reader<'_> {
             } else {
                 Region::between(a.clone(), *a_closed, b.clone(), *b_closed)
             };
-            mapped = mapped.union(&piece);
+            mapped.push(piece);
         }
-        Some(mapped)
+        Some(Region::union(mapped))
     }
 }
 

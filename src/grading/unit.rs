@@ -8,8 +8,8 @@ use num_traits::One;
 
 use super::{
     lex::{Kind, Token},
+    numerals::number_word,
     vocabulary::{Words, changes_number},
-    words::number_word,
 };
 
 /// What a quantity is counted in: powers of base units, which are sorted, and each there once.
@@ -228,8 +228,10 @@ const JOINTS: Words = Words(
 const NO_PLURALS: [&str; 8] = ["does", "goes", "always", "sideways", "sometimes", "perhaps", "besides", "thanks"];
 
 /// Words behind a unit that say nothing new.
-const FILLERS: [&str; 11] =
-    ["long", "wide", "tall", "high", "deep", "old", "each", "altogether", "in total", "in all", "total"];
+const FILLERS: [&str; 5] = ["each", "altogether", "in total", "in all", "total"];
+
+/// Words behind a unit that is known that say nothing new. A number that is 5 digits long is not 5.
+const DIMENSIONS: [&str; 6] = ["long", "wide", "tall", "high", "deep", "old"];
 
 /// What something may be moved or turned by, in base units and the singular.
 const MOVES: [&str; 15] = [
@@ -254,7 +256,7 @@ pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
     let words = words(tokens)?;
     let ends = |filler: &&&str| words.ends_with(&filler.split(' ').map(str::to_owned).collect::<Vec<_>>());
     let filled = FILLERS.iter().find(ends).map_or(0, |filler| filler.split(' ').count());
-    let words = without_left(without_more(&words[..words.len() - filled]));
+    let words = without_dimension(without_left(without_more(&words[..words.len() - filled])));
     let long = if let [short] = words { spelled_out(short) } else { None };
     let words = long.as_ref().map_or(words, |long| long.as_slice());
     if words.iter().filter(|word| *word == "\u{b0}").count() > 1 {
@@ -296,6 +298,17 @@ fn without_left(words: &[String]) -> &[String] {
         _ => false,
     };
     if is_left && (is_plural(unit) || base.is_some()) { &words[..=before.len()] } else { words }
+}
+
+/// `meters long` without its last word.
+fn without_dimension(words: &[String]) -> &[String] {
+    match words {
+        [before @ .., last] if DIMENSIONS.contains(&last.as_str()) => match before.last() {
+            Some(unit) if known(unit).is_none() => words,
+            _ => before,
+        },
+        _ => words,
+    }
 }
 
 /// Whether the word at a place joins a unit with the next: `km per hour`, `dollars an hour`.
@@ -365,9 +378,9 @@ impl Measure {
         let is_head =
             words[..end].last().is_some_and(|head| is_plural(head) || end < words.len() && known(head).is_some());
         let name: Vec<String> = words.iter().map(|word| named(&singular(word))).collect();
-        // How many digits a number has is not the number.
-        let is_length = name.iter().any(|word| word == "digit") || name.ends_with(&["decimal".into(), "place".into()]);
-        self.optional &= (is_head || sign < 0) && !is_length;
+        // How exact a number is given is not the number.
+        let is_precision = name.ends_with(&["decimal".into(), "place".into()]);
+        self.optional &= (is_head || sign < 0) && !is_precision;
         self.unit.multiply(&name.join(" "), sign);
         Some(())
     }

@@ -2,8 +2,8 @@
 
 use super::{
     expression::Function,
+    numerals::number_word,
     unit::{is_unit_word, scale},
-    words::number_word,
 };
 
 /// Words between spaces, in lower case.
@@ -128,8 +128,7 @@ const SHORT_WORDS: [&str; 46] = [
     "oz", "hr", "hz", "kj", "kw", "dm", "mi", "yd",
 ];
 
-/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel. The two of
-/// a differential, `dx`, are one.
+/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel.
 pub(super) fn letters(word: &str) -> Option<Vec<&str>> {
     let lower = word.to_ascii_lowercase();
     let is_product = match word.chars().count() {
@@ -145,14 +144,16 @@ pub(super) fn letters(word: &str) -> Option<Vec<&str>> {
     if !is_product || !word.chars().all(|c| c.is_ascii_alphabetic()) {
         return None;
     }
-    let (mut letters, mut rest) = (vec![], word);
-    while !rest.is_empty() {
-        let is_differential = rest.starts_with('d') && rest.len() > 1 && is_integrated(&rest[1..2]);
-        let (letter, after) = rest.split_at(if is_differential { 2 } else { 1 });
-        letters.push(letter);
-        rest = after;
-    }
-    Some(letters)
+    Some(each_letter(word))
+}
+
+pub(super) fn each_letter(word: &str) -> Vec<&str> {
+    word.char_indices().map(|(at, letter)| &word[at..at + letter.len_utf8()]).collect()
+}
+
+/// The variable of a word that may be a differential: `x` of `dx`.
+pub(super) fn differential(word: &str) -> Option<&str> {
+    word.strip_prefix('d').filter(|variable| is_integrated(variable))
 }
 
 /// Whether a letter is one over which people integrate. `nd` is a product.
@@ -167,13 +168,10 @@ pub(super) fn is_greek(name: &str) -> bool {
 
 /// Whether a command makes a name of the letters behind it.
 pub(super) fn is_decoration(name: &str) -> bool {
-    matches!(
-        name,
-        "mathbf" | "overline" | "overrightarrow" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle"
-    )
+    matches!(name, "mathbf" | "overline" | "vec" | "hat" | "widehat" | "tilde" | "bar" | "angle" | "triangle")
 }
 
 /// Whether a command makes a vector of the letter behind it.
 pub(super) fn is_vector(name: &str) -> bool {
-    matches!(name, "mathbf" | "vec" | "overrightarrow" | "hat")
+    matches!(name, "mathbf" | "vec" | "hat")
 }

@@ -1,9 +1,13 @@
 //! Answers in words: text, choices, times of day, numbers in other bases.
 
+use num_rational::BigRational;
+
 use super::{
     expression::Expression,
     form::{Form, Time},
     lex::{Kind, Token, is_setting},
+    numerals::number_word,
+    numeric::part::Part,
     region::Region,
     unit::is_unit_word,
     vocabulary::{Words, is_formula_word},
@@ -12,7 +16,8 @@ use super::{
 /// Whether the tokens are words rather than a formula: at least one word, and nothing that words do not have.
 pub(super) fn is_wordy(tokens: &[Token]) -> bool {
     let is_word = |kind: &Kind| match kind {
-        Kind::Word(word) => !is_formula_word(word) && !is_unit_word(word) && !is_junction(word),
+        // `(-infinity, 2)` is no sentence.
+        Kind::Word(word) => !is_formula_word(word) && !is_unit_word(word) && !is_junction(word) && word != "infinity",
         Kind::Text(text) => !is_junction(text) && text.trim().chars().any(char::is_alphabetic),
         _ => false,
     };
@@ -60,7 +65,7 @@ const COPULAS: Words = Words("is are was were isn aren wasn weren");
 /// The `yes` or `no` that a text is, or begins with if it goes on with a sentence about it: `No, it is not`.
 pub(super) fn yes_or_no(text: &str) -> Option<&str> {
     let is_either = |word: &str| word.eq_ignore_ascii_case("yes") || word.eq_ignore_ascii_case("no");
-    let (word, rest) = text.split_once([',', '.']).unwrap_or((text, ""));
+    let (word, rest) = text.split_once([',', '.', '!', ':', ';', '-', '\u{2013}', '\u{2014}']).unwrap_or((text, ""));
     let word = Some(word.trim_matches(['*', ' '])).filter(|word| is_either(word))?;
     let has_digit = |text: &str| text.contains(|c: char| c.is_ascii_digit());
     let words: Vec<&str> = rest.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect();
@@ -76,6 +81,9 @@ pub(super) fn yes_or_no(text: &str) -> Option<&str> {
         }
         None => true,
     };
+    // `Yes, the series converges because its terms vanish`
+    let has_reason = ["because", "since"].iter().any(|reason| words.contains(reason));
+    let says_again = says_again || has_reason && !has_digit(rest) && !words.contains(&"answer");
     (says_again && !words.into_iter().any(is_either)).then_some(word)
 }
 
@@ -87,44 +95,18 @@ pub(super) fn fold(text: &str) -> String {
     yes_or_no(&folded).map(str::to_owned).unwrap_or(folded)
 }
 
-const NUMBERS: [&str; 21] = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-    "twenty",
-];
-
 /// What some words mean besides themselves.
 pub(super) fn meaning(folded: &str) -> Option<Form> {
     match folded {
-        "all real numbers" | "real numbers" | "all reals" | "the real numbers" => {
-            Some(Form::Region(Region::everything()))
-        }
         "no solution" | "no solutions" | "empty set" | "the empty set" | "no real solution" | "no real solutions" => {
             Some(Form::Set(vec![]))
         }
         "infinity" | "positive infinity" => Some(Form::Infinity { negative: false }),
+        "dne" => Some(Form::Text("does not exist".into())),
         "noon" => Some(twelve(true)),
         "midnight" => Some(twelve(false)),
         "negative infinity" => Some(Form::Infinity { negative: true }),
-        word => number_word(word).map(|number| Form::Scalar(Expression::integer(number))),
+        words => named_set(words).or_else(|| real_set(words)).or_else(|| said_in_base(words)),
     }
 }
 
@@ -184,17 +166,63 @@ fn valid_date(year: Option<u32>, month: u32, day: u32) -> Option<Form> {
     ((1..=12).contains(&month) && (1..=31).contains(&day)).then_some(Form::Date(year, month, day))
 }
 
-/// The number that a word is.
-pub(super) fn number_word(word: &str) -> Option<i64> {
-    NUMBERS.iter().position(|number| *number == word).and_then(|at| i64::try_from(at).ok())
-}
-
-const SETS: [(&str, &str); 5] =
-    [("N", "natural numbers"), ("Z", "integers"), ("Q", "rational numbers"), ("C", "complex numbers"), ("P", "primes")];
+const SETS: [(char, &str); 6] = [
+    ('R', "real numbers"),
+    ('N', "natural numbers"),
+    ('Z', "integers"),
+    ('Q', "rational numbers"),
+    ('C', "complex numbers"),
+    ('P', "primes"),
+];
 
 /// `\mathbb{Z}` and its kin; the real numbers are a region.
-pub(super) fn number_set(letter: &str) -> Option<Form> {
-    SETS.iter().find(|(name, _)| *name == letter).map(|(_, words)| Form::Text((*words).into()))
+pub(super) fn number_set(letter: char) -> Option<Form> {
+    let (_, words) = SETS.iter().find(|(name, _)| *name == letter)?;
+    Some(if letter == 'R' { Form::Region(Region::everything()) } else { Form::Text((*words).into()) })
+}
+
+/// `all real numbers`, `all integers`, `all real values of x`.
+fn named_set(words: &str) -> Option<Form> {
+    let (quantifier, set) = ["the set of all ", "set of all ", "the set of ", "all ", "any ", "the "]
+        .into_iter()
+        .find_map(|start| words.strip_prefix(start).map(|set| (start, set)))
+        .unwrap_or(("", words));
+    // The values of what, is a letter.
+    let is_letter = |end: &&str| end.chars().count() == 1;
+    let set = match set.rsplit_once(' ') {
+        Some((set, letter)) if !quantifier.is_empty() && is_letter(&letter) => set.strip_suffix(" of").unwrap_or(set),
+        _ => set,
+    };
+    let set = match (quantifier, set) {
+        // Of one only its kind is known: `a real number`.
+        ("any ", "real number") => "real numbers",
+        ("any " | "", "reals" | "real" | "real values") => set,
+        (_, "reals" | "real" | "real values") => "real numbers",
+        (_, set) => set,
+    };
+    SETS.iter().find(|(_, name)| *name == set).and_then(|(letter, _)| number_set(*letter))
+}
+
+/// Some of the real numbers: `all positive real numbers`, `all real numbers except 0 and 1`.
+fn real_set(words: &str) -> Option<Form> {
+    let is_real = |words: &str| named_set(words) == Some(Form::Region(Region::everything()));
+    if let Some((all, excluded)) = [" except ", " other than "].iter().find_map(|but| words.split_once(but)) {
+        let figures = excluded.split([',', ' ']).filter(|word| !matches!(*word, "" | "and" | "x" | "=" | "for"));
+        let point = |figure: &str| Some(Region::point(Part::Exact(BigRational::from_integer(figure.parse().ok()?))));
+        let points: Vec<Region> = figures.map(point).collect::<Option<_>>()?;
+        return (is_real(all) && !points.is_empty()).then(|| Form::Region(Region::union(points).complement()));
+    }
+    let (kind, numbers) = words.strip_prefix("all ").unwrap_or(words).split_once(' ')?;
+    let positive = Region::positive();
+    let region = match kind {
+        "positive" => positive,
+        "negative" => positive.mirrored(),
+        "nonnegative" | "non-negative" => positive.mirrored().complement(),
+        "nonpositive" | "non-positive" => positive.complement(),
+        "nonzero" | "non-zero" => Region::union([positive.mirrored(), positive]),
+        _ => return None,
+    };
+    is_real(&format!("all {numbers}")).then_some(Form::Region(region))
 }
 
 /// `12:05`, `3:30 pm`, `3 p.m.`, with the marks of the half of the day if there are any.
@@ -260,9 +288,10 @@ pub(super) fn based(tokens: &[Token]) -> Option<Form> {
         [Token { kind: Kind::Number(base), .. }] => base.digits.parse().ok(),
         [Token { kind: Kind::Group, .. }, inner, Token { kind: Kind::EndGroup, .. }] => match &inner.kind {
             Kind::Number(base) => base.digits.parse().ok(),
-            Kind::Text(word) | Kind::Word(word) => number_word(&word.trim().to_lowercase()),
+            Kind::Text(word) | Kind::Word(word) => base_word(word),
             _ => None,
         },
+        [Token { kind: Kind::Text(word), .. }] => base_word(word),
         _ => None,
     };
     let base = u32::try_from(base.filter(|base| (2..=36).contains(base))?).ok()?;
@@ -273,13 +302,35 @@ pub(super) fn based(tokens: &[Token]) -> Option<Form> {
         match &token.kind {
             Kind::Number(literal) if !literal.digits.is_empty() => text.push_str(&literal.digits),
             Kind::Word(word) if at > 0 || digits.len() > 1 || is_letters(word) => text.push_str(&word.to_uppercase()),
+            Kind::Text(word) if word.chars().all(|c| c.is_ascii_digit() || c.is_ascii_uppercase()) => {
+                text.push_str(word)
+            }
             Kind::Open('(') if at == 0 && digits.len() == 3 => {}
             Kind::Close('(' | ')') if at == 2 => {}
             _ => return None,
         }
     }
     let is_number = text.starts_with(|c: char| c.is_ascii_digit()) || digits.len() == 1;
-    if !is_number || !text.chars().all(|c| c.is_digit(base)) {
+    if is_number { in_base(&text, base) } else { None }
+}
+
+/// The base that a word is: `five`, `5`.
+fn base_word(word: &str) -> Option<i64> {
+    let word = word.trim().to_lowercase();
+    word.parse().ok().or_else(|| number_word(&word))
+}
+
+/// `204 base 5`, `1a (base sixteen)`.
+fn said_in_base(folded: &str) -> Option<Form> {
+    let (digits, base) = folded.trim_end_matches(')').split_once("base ")?;
+    let digits = digits.trim_end_matches([' ', '(']);
+    let base = u32::try_from(base_word(base)?).ok().filter(|base| (2..=36).contains(base))?;
+    digits.starts_with(|c: char| c.is_ascii_digit()).then(|| in_base(&digits.to_uppercase(), base)).flatten()
+}
+
+/// These digits in a base.
+fn in_base(text: &str, base: u32) -> Option<Form> {
+    if text.is_empty() || !text.chars().all(|c| c.is_digit(base)) {
         return None;
     }
     if base == 10 {

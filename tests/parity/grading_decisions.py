@@ -739,8 +739,6 @@ same("brackets around listed boxes", "(3, 5)", r"(\boxed{3}, \boxed{5})", r"The 
 unknown(
     "listed boxes whose names or brackets are not clear",
     r"(\boxed{1}, \boxed{2}), (\boxed{3}, \boxed{4})",
-    r"(a) \boxed{3}, (b) \boxed{5}",
-    r"a: \boxed{3}, b: \boxed{5}",
     r"(\boxed{3}, \boxed{5}",
     r"\boxed{2}x + \boxed{7}",
     r"\boxed{2} + \boxed{7}",
@@ -1066,6 +1064,393 @@ same("a scalar product", r"\vec{a}\cdot\vec{b}", r"\vec{b}\cdot\vec{a}")
 unknown("conditions that exclude each other", "x<1 and x>2", "x=1 and x>2")
 same("conditions that only go together", "(1,3)", "x>1, x<3", "x>1 and x<3")
 unknown("conditions of which one is in the other", "x>1, x>3")
+
+# False differents: sets of numbers, factorials, bars, equations with two sides
+same("the real numbers", r"\mathbb{R}", r"\mathbb R", r"\R", r"x\in\mathbb R", r"x \in \R", r"\Bbb R", "all real numbers", r"\text{all real } x", "any real number", r"\text{all real values of } x", r"(-\infty,\infty)", "the set of all real numbers")
+apart("sets of numbers", r"\mathbb R", r"\mathbb Z", r"\mathbb{Q}", "all natural numbers", r"\R\setminus\{2\}", "(0,\\infty)", "real")
+same("sets of numbers", "k\\in\\mathbb{Z}", r"k\in\mathbb Z", r"k\in\Z", "all integers")
+apart("one of a set", "all integers", "integer", "the integer", "an integer")
+unknown("a space over numbers", r"\mathbb{R}^3", r"\mathbb{Z}^+", r"\mathbb{R}^2")
+same("a factorial ends its operand", "10", r"\frac{5!}{2!3!}", r"\frac{5!}{3!\,2!}", r"\frac{5!}{3! 2!}", "5!/(2!3!)")
+same("a product of factorials", "12", "2!3!", r"2!\cdot 3!")
+unknown("a number behind a factorial", "2!3", "5!3^2")
+same("bars in several terms", "|x|+2|y|", "2|y|+|x|", r"\lvert x\rvert+2\lvert y\rvert", r"|x|+2\cdot|y|")
+apart("bars in several terms", "|x|+2|y|", "|x|-2|y|", "2|x|+|y|", "|x+2y|", "|x|+|y|", "|x|+2y")
+same("bars behind their letter", "x|x|+y|y|", "y|y|+x|x|")
+unknown("bars that may go around other bars", "|x-1|y|z|", "|x|(y+1)|z|", "|2|x|-1|")
+same("an equation has two sides", "AB=CD", "CD=AB", r"AB = CD")
+same("an equation has two sides", "PV=nRT", "nRT=PV", "PV-nRT=0")
+same("an equation has two sides", "V=IR", "IR=V", "V=RI")
+same("an equation has two sides", "AB=2CD", "2CD=AB")
+same("an equation has two sides", "f(x)=x^2", "x^2=f(x)", "x^2")
+same("an equation has two sides", "a_n=2n+1", "2n+1=a_n", "2n+1")
+same("functions by their names", "f(x)=2x, g(x)=3x", "g(x)=3x, f(x)=2x", "2x, 3x")
+apart("an equation has two sides", "AB=CD", "AC=BD", "AB=2CD", "2AB=CD")
+apart("a function, and another one", "f(x)=x^2", "g(x)=x^2", "f(x)=2x^2", "f(x)=x", "f(y)=y^2")
+apart("a length by its name", "AB=5", "CD=5", "AB=6")
+same("equations of functions", "f(x)=-f(-x)", "f(x)+f(-x)=0")
+others("what a side is in an equation is left out before it only", "x+y", "x+y=z")
+same("binomials of letters", r"\binom{n}{2}", r"\frac{n(n-1)}{2}", r"{n \choose 2}", r"\binom{n}{n-2}", r"\frac{n!}{2!(n-2)!}", r"\frac{n^2-n}{2}")
+same("binomials of letters", r"\binom{n}{k}", r"\frac{n!}{k!(n-k)!}", r"\binom{n}{n-k}", r"\binom{n-1}{k}+\binom{n-1}{k-1}", r"\frac{n}{k}\binom{n-1}{k-1}")
+same("a binomial of one letter", r"\binom{10}{k}", r"\frac{10!}{k!(10-k)!}", r"\binom{10}{10-k}")
+same("factorials of letters", "n+1", r"\frac{(n+1)!}{n!}", r"\frac{(n+2)!}{(n+2)\,n!}")
+same("numbers of Catalan", r"\frac{1}{n+1}\binom{2n}{n}", r"\frac{(2n)!}{n!(n+1)!}", r"\binom{2n}{n}-\binom{2n}{n+1}")
+same("factorials under a root", r"\sqrt{n!}", r"\sqrt{n(n-1)!}")
+same("binomials that are numbers", "1", r"\binom{n}{0}", r"\binom{n}{n}")
+apart("factorials of letters", "n!", "(n-1)!", "(n+1)!", "m!", "2n!", "(2n)!", "n!^2", "(n!)!", "n")
+apart("binomials of letters", r"\binom{n}{2}", r"\binom{n}{3}", r"\binom{m}{2}", r"\binom{2n}{2}", r"\binom{n+1}{2}", r"\binom{2}{n}", r"\frac{n^2}{2}")
+same("a number more or less", "5, -1", r"2\pm3", "2+/-3", r"2 \pm 3", "\\{5,-1\\}", "-1 or 5")
+apart("a number more or less", r"2\pm3", r"3\pm2", r"2\pm 4", "5", "(-1, 5)")
+unknown("a range is no difference", "2-3", "2--3")
+same("several values are excluded", r"x\neq1,2", r"x\ne 1 \text{ and } x\ne 2", r"x \neq 2, 1", r"(-\infty,1)\cup(1,2)\cup(2,\infty)", r"x\neq 1 \text{ and } 2", r"\mathbb{R}\setminus\{1,2\}")
+apart("several values are excluded", r"x\neq1,2", r"x\neq 1", r"x\neq 1,3", "x=1,2", r"y\neq 1,2")
+same("amounts with symbols", "90 minutes", "1 h 30 min", "1.5 hours", "1 h 30 min.", "1 hr 30 min", "1 hour and 30 minutes")
+same("amounts with symbols", "320 cm", "3 m 20 cm")
+apart("amounts with symbols", "1 h 30 min", "1 h 20 min", "30 min", "1 h", r"1.3\text{ h}")
+unknown("amounts of two things", "5 s 3 g", "1 h 30 m")
+same("a fraction of units", "60 km/h", r"60\frac{\text{km}}{\text{h}}", r"60\,\frac{\mathrm{km}}{\mathrm{h}}", r"60\ \frac{km}{h}")
+apart("a fraction of units", r"60\frac{\text{km}}{\text{h}}", r"60\frac{\text{mi}}{\text{h}}", r"60\text{ km}")
+same("another asterisk", "6", "2\u22173")
+same("numbers in words", "25", "twenty-five", "twenty five", r"\text{twenty-five}", "Twenty-five")
+same("numbers in words", "101", "one hundred one", "one hundred and one")
+same("numbers in words", "10000", "ten thousand", "10 thousand")
+same("fractions in words", "3/4", "three quarters", "three-fourths", "three fourths", "0.75")
+same("fractions in words", "1/2", "one half", "one-half", "a half")
+same("a mixed number in words", "5/2", "two and a half", "two and one half")
+apart("numbers in words", "twenty-five", "fifty-two", "twenty", "five", "2005", "205")
+apart("an ordinal is no fraction", "1/3", "third", "3rd")
+unknown("several numbers in words", "two three", "two and three", "nineteen eighty-four", "twenty ten")
+same("bases in words, and in a text", "204_5", "204 base 5", "204 (base 5)", r"204_\text{five}", r"204_{\text{5}}", "204 base five", r"204 \text{ (base 5)}")
+same("bases in words, and in a text", "1A_{16}", r"\text{1A}_{16}", r"1A_{\text{sixteen}}", "1A base 16")
+same("bases in words, and in a text", "FF_{16}", r"\text{FF}_{16}")
+apart("bases in words, and in a text", "204 base 5", "204", "204 base 6", "54", "203 base 5")
+same("a system of equations", "x=3, y=4", r"\begin{cases}x=3\\y=4\end{cases}", r"\begin{aligned} x &= 3 \\ y &= 4 \end{aligned}", r"\begin{align*}x&=3\\y&=4\end{align*}", r"\begin{gathered}x=3\\y=4\end{gathered}", "(3,4)")
+same("a chain over several lines", "8", r"\begin{aligned}x&=3+5\\&=8\end{aligned}", r"\begin{align*} 3+5 \\ = 8 \end{align*}")
+apart("a system of equations", "4", r"\begin{cases}x=3\\y=4\end{cases}", r"\begin{cases}x=4\\y=3\end{cases}")
+unknown("a function in pieces", r"f(x)=\begin{cases}x&x>0\\-x&x\le0\end{cases}", r"\begin{cases}1&x=0\\2&x=1\end{cases}", r"\begin{cases} 1 & \text{if } x>0 \\ 0 & \text{otherwise}\end{cases}", r"f(x)=\begin{cases} x^2 & \text{for } x \ge 0 \\ 0 & \text{else}\end{cases}")
+same("d is a letter as others", "2rd", "2dr", r"2d\cdot r")
+same("d is a letter as others", "ax^3+bx^2+cx+d", "d+cx+bx^2+ax^3")
+same("d is a letter as others", "ax^4+bx^3+cx^2+xd+e", "ax^4+bx^3+cx^2+dx+e", "ax^4 + bx^3 + cx^2 + dx + e")
+same("d is a letter as others", r"\sqrt{2sd}", r"\sqrt{2ds}")
+same("words of English that are products", "ax+by+cz+dw", "dw+cz+by+ax")
+same("words of English that are products", "ax + by + c = 0", "c+ax+by=0", "by+ax+c=0")
+same("a differential is set off", r"2x\,dx", "2x dx", r"2x\,\mathrm{d}x", r"2x \mathrm{d}x", r"dx\cdot 2x")
+same("a differential above a line", r"\frac{dx}{x}", r"\frac{1}{x}\,dx", r"\frac1x dx")
+same("differentials of two letters", "y dx + x dy", r"x\,dy + y\,dx")
+same("an equation of differentials", "du = 2x dx", r"du=2x\,dx", r"2x\,dx=du")
+apart("differentials", r"\frac{dx}{x}", r"\frac{dt}{t}", "d", r"\frac{dx}{x^2}", "y dx + x dy", "2x dy", r"2xyd")
+apart("a differential alone", "dx", "xd", "dy")
+unknown("a differential, or a product with d", "2xdx", r"e^xdx", r"\frac{1}{x}dx", r"\frac{2dx}{x}", r"(2dx)/x")
+same("numbers that are too long to be computed", "2024^{2024}", "2024^{2024}", r"2024\cdot 2024^{2023}")
+same("numbers that are too long to be computed", "2^{5000}-1", "2^{5000}-1", "-1+4^{2500}", r"\frac{2^{5001}-2}{2}")
+same("numbers that are too long to be computed", "2^{-5000}", r"\frac{1}{2^{5000}}", r"\left(\frac12\right)^{5000}")
+same("numbers that are too long to be computed", "1000!", r"1000\cdot 999!", "x = 1000!")
+same("numbers that are too long to be computed", "2^{2^{100}}", "4^{2^{99}}", "(-2)^{2^{100}}")
+apart("numbers that are too long to be computed", "2^{5000}", "2^{5000}-1", "2^{5000}+1", "-2^{5000}", "2^{5001}", "2^{-5000}", "3^{5000}", "10^{1505}", "0", "1")
+apart("factorials that are too long to be computed", "1000!", "999!", "1001!", "-1000!")
+unknown("long numbers that may cancel", "2^{5000}-2^{5000}", "2^{5000}/2^{4990}", "2^{5000}+2^{5000}")
+same("arguments without braces", r"\frac{x}{y}", r"\frac xy", "x/y")
+same("arguments without braces", r"\binom{n}{k}", r"\binom nk")
+same("arguments without braces", r"y\sqrt{x}", r"\sqrt xy", r"\sqrt{x}\,y")
+same("arguments without braces", r"\frac{xz}{y}", r"\frac xyz", r"\frac{x}{y}z")
+same("an x for times", "1500", "1.5 x 10^3", "1.5x10^3", "15 x 10^2")
+same("a ratio in two spellings", "a/b=2/3", r"\frac ab=\frac23", r"\frac{a}{b}=\frac{2}{3}", "2/3")
+apart("a ratio in two spellings", r"\frac{a}{b}=\frac{2}{3}", "b/a=2/3", "a/b=3/2", "a/c=2/3")
+others("a ratio with a factor is no name", "5", r"\frac{x}{y}z=5")
+same("a form that graders get wrong", r"\frac ab=\frac23", r"a/b=2/3")
+same("a form that graders get wrong", r"z=\frac yx", r"\frac{y}{x}=z")
+same("a form that graders get wrong", r"\frac xy", r"x/y")
+others("a form that graders get wrong", r"(1,2)", r"[1,2]")
+others("a form that graders get wrong", r"(1,2]", r"[1,2)")
+same("a form that graders get wrong", r"(1,2]", r"1<x\le2")
+same("a form that graders get wrong", r"50\%", r"0.5")
+same("a form that graders get wrong", r"50\%", r"50")
+same("a form that graders get wrong", r"12\frac{1}{2}\%", r"12.5\%")
+others("a form that graders get wrong", r"1\frac12", r"\frac{11}{2}")
+same("a form that graders get wrong", r"1,234,567", r"1234567")
+others("a form that graders get wrong", r"12,345", r"12.345")
+same("a form that graders get wrong", r"1{,}5", r"1.5")
+same("a form that graders get wrong", r"\frac12", r"0.5")
+same("a form that graders get wrong", r"\frac1{12}", r"1/12")
+same("a form that graders get wrong", r"\frac{1}2", r"1/2")
+same("a form that graders get wrong", r"\sqrt2", r"\sqrt{2}")
+same("a form that graders get wrong", r"2\sqrt[3]{2}", r"\sqrt[3]{16}")
+same("a form that graders get wrong", r"1\pm\sqrt2", r"\{1-\sqrt2,1+\sqrt2\}")
+same("a form that graders get wrong", r"x=\pm2", r"x=2 \text{ or } x=-2")
+same("a form that graders get wrong", r"x=\pm 2", r"2, -2")
+same("a form that graders get wrong", r"\{1,2\}", r"\{2,1\}")
+others("a form that graders get wrong", r"(1,2)", r"(2,1)")
+same("a form that graders get wrong", r"1.5\times10^{-3}", r"0.0015")
+same("a form that graders get wrong", r"1.5\times10^{3}", r"1500")
+same("a form that graders get wrong", r"1.5 x 10^3", r"1500")
+others("a form that graders get wrong", r"1011_2", r"1011")
+others("a form that graders get wrong", r"1011_2", r"11")
+same("a form that graders get wrong", r"\log_2 8", r"3")
+same("a form that graders get wrong", r"\log_{10}100", r"2")
+same("a form that graders get wrong", r"\ln 8", r"3\ln2")
+same("a form that graders get wrong", r"\sin 30^\circ", r"1/2")
+same("a form that graders get wrong", r"\tan 45^\circ", r"1")
+others("a form that graders get wrong", r"\cos 60", r"1/2")
+same("a form that graders get wrong", r"0.\overline{36}", r"4/11")
+same("a form that graders get wrong", r"0.3\overline{6}", r"11/30")
+others("a form that graders get wrong", r"0.\overline{3}", r"0.3")
+same("a form that graders get wrong", r"y=2x+3", r"2x+3")
+same("a form that graders get wrong", r"y=2x+3", r"y-3=2x")
+same("a form that graders get wrong", r"y=2x+3", r"2x-y+3=0")
+same("a form that graders get wrong", r"x+y=5", r"5=x+y")
+same("a form that graders get wrong", r"x>5", r"5<x")
+others("a form that graders get wrong", r"x\ge5", r"x>5")
+same("a form that graders get wrong", r"-1<x<3", r"3>x>-1")
+same("a form that graders get wrong", r"-1<x<3", r"x\in(-1,3)")
+same("a form that graders get wrong", r"(-\infty,0)\cup(0,\infty)", r"(0,\infty)\cup(-\infty,0)")
+same("a form that graders get wrong", r"(-\infty,0)\cup(0,\infty)", r"x\ne0")
+same("a form that graders get wrong", r"\begin{pmatrix}1\\2\end{pmatrix}", r"(1,2)")
+others("a form that graders get wrong", r"\begin{pmatrix}1&2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}")
+same("a form that graders get wrong", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}")
+same("a form that graders get wrong", r"\frac{\sqrt3}{3}", r"\frac{1}{\sqrt3}")
+others("a form that graders get wrong", r"5\text{ cm}^2", r"5\text{ cm}")
+same("a form that graders get wrong", r"\$1,000", r"1000 dollars")
+same("a form that graders get wrong", r"90^\circ", r"90")
+others("a form that graders get wrong", r"90^\circ", r"\frac{\pi}{2}")
+same("a form that graders get wrong", r"3+4i", r"4i+3")
+others("a form that graders get wrong", r"3-4i", r"3+4i")
+same("a form that graders get wrong", r"e^{i\pi}", r"-1")
+same("a form that graders get wrong", r"x^2+2x+1", r"(x+1)^2")
+same("a form that graders get wrong", r"(x+1)^2", r"(x+1)(x+1)")
+same("a form that graders get wrong", r"ax - by = c", r"c = ax-by")
+same("a form that graders get wrong", r"a^2-b^2", r"(a-b)(a+b)")
+same("a form that graders get wrong", r"3 \frac{1}{4}", r"3.25")
+same("a form that graders get wrong", r"\frac{3}{4}x", r"3x/4")
+same("a form that graders get wrong", r"2^{-1}", r"0.5")
+same("a form that graders get wrong", r"8^{2/3}", r"4")
+same("a form that graders get wrong", r"\lfloor 3.7\rfloor", r"3")
+same("a form that graders get wrong", r"|{-3}|", r"3")
+same("a form that graders get wrong", r"x\in\{1,2\}", r"x=1,2")
+same("a form that graders get wrong", r"1 or 2", r"1 and 2")
+same("a form that graders get wrong", r"(1,2),(3,4)", r"(3,4),(1,2)")
+same("a form that graders get wrong", r"[-1,1]", r"-1\le x\le 1")
+same("a form that graders get wrong", r"\emptyset", r"\{\}")
+same("a form that graders get wrong", r"1:2:3", r"2:4:6")
+others("a form that graders get wrong", r"1/3", r"0.333")
+same("a form that graders get wrong", r"\frac{2}{4}", r"\frac{1}{2}")
+same("a form that graders get wrong", r"10^3", r"1000")
+same("a form that graders get wrong", r"-\frac{1}{2}", r"\frac{-1}{2}")
+same("a form that graders get wrong", r"\frac{1}{-2}", r"-0.5")
+same("a form that graders get wrong", r"\sqrt{-4}", r"2i")
+same("a form that graders get wrong", r"5\pi", r"5π")
+same("a form that graders get wrong", r"5\pi", r"15.70796")
+same("a form that graders get wrong", r"f^{-1}(x)=x/2", r"x/2")
+same("a form that graders get wrong", r"x=1+2k", r"x=2k+1")
+same("a form that graders get wrong", r"\text{east}", r"east")
+same("a form that graders get wrong", r"C", r"\text{(C)}")
+same("a form that graders get wrong", r"6,-6", r"\pm6")
+others("a form that graders get wrong", r"(6,-6)", r"\pm6")
+same("a form that graders get wrong", r"2\frac{1}{3}\text{ hours}", r"140 minutes")
+same("a form that graders get wrong", r"x^{1/2}", r"\sqrt{x}")
+same("a form that graders get wrong", r"\frac{x}{2}", r"0.5x")
+same("a form that graders get wrong", r"1-\cos^2 x", r"\sin^2 x")
+same("a form that graders get wrong", r"\sin^{-1}(1/2)", r"\frac{\pi}{6}")
+same("a form that graders get wrong", r"\cot x", r"1/\tan x")
+same("a form that graders get wrong", r"100000", r"10^5")
+same("a form that graders get wrong", r"1e5", r"100000")
+same("a form that graders get wrong", r".5", r"0.5")
+same("a form that graders get wrong", r"-.5", r"-1/2")
+same("a form that graders get wrong", r"7/2", r"3.5")
+same("a form that graders get wrong", r"3 1/2", r"7/2")
+others("a form that graders get wrong", r"-3 1/2", r"-5/2")
+same("a form that graders get wrong", r"x < -2 \text{ or } x > 2", r"|x|>2")
+same("a form that graders get wrong", r"\frac{a}{b}", r"a \div b")
+same("a form that graders get wrong", r"a_1", r"a_{1}")
+same("a form that graders get wrong", r"12\text{ km/h}", r"12 km per hour")
+same("a form that graders get wrong", r"9{,}8", r"9.8")
+same("a form that graders get wrong", r"1 000", r"1000")
+# Blocks of code, values on several lines, labelled parts, mistakes that are found behind an answer
+same("a number in a block of code", "5", "```\n5\n```", "We count.\n\n```text\n5\n```", "The answer is:\n\n```\n5\n```\nIt is done.", "Answer: ```5```", "```python\nprint(2 + 3)\n```\n\nOutput:\n```\n5\n```", "We count.\n\n```math\nx = 5\n```")
+unknown(
+    "a program, or one of several blocks",
+    "```python\nx = 5\n```",
+    "```\nx = 5\nprint(x)\n```",
+    "```python\ndef f(x):\n    return x + 5\n```",
+    "```\n5\n```\n```\n7\n```",
+    "Step 1:\n```\n5\n```\nStep 2:\n```\n7\n```",
+    "It is not:\n```\n5\n```",
+)
+same(
+    "values of different names on lines of their own",
+    "x=3, y=4",
+    "The answer is x = 3\ny = 4",
+    "The answer is:\n\n$x = 3$\n\n$y = 4$",
+    "The answer is x = 3 and\ny = 4",
+    "The answer is:\n- x = 3\n- y = 4",
+    "**Answer:**\n\n* $x = 3$\n* $y = 4$",
+    "Therefore, x = 3\ny = 4",
+    "- $x = 3$\n- $y = 4$",
+)
+others("one of several values that stand below each other", "4", "The answer is x = 3\ny = 4", "The answer is:\n- x = 3\n- y = 4")
+unknown("two values of one name", "The answer is x = 3\nx = 4", "The answer is 3\n4")
+same("the mark of an item", "5", "The answer is:\n- $5$", "The answer is:\n\n* 5", "The answer is:\n- x = 5")
+unknown("the mark of an item, or a sign", "The answer is:\n- 5")
+same("how many digits there are", "5", "5 digits", r"\boxed{5 \text{ digits}}", "The answer is 5 digits.", "The number has 5 digits.")
+same(
+    "parts with labels",
+    "Part (a): \\boxed{3}\nPart (b): \\boxed{5}",
+    "3, 5",
+    "(3, 5)",
+    "**Part (a):** $\\boxed{3}$.\n\n**Part (b):** $\\boxed{5}$.",
+    "1. \\boxed{3}\n2. \\boxed{5}",
+    "(i) $\\boxed{3}$\n(ii) $\\boxed{5}$",
+    r"(a) \boxed{3}, (b) \boxed{5}",
+    r"a: \boxed{3}, b: \boxed{5}",
+)
+apart("the last part, or all of them", "5", "Part (a): \\boxed{3}\nPart (b): \\boxed{5}", "(a) \\boxed{5}\n(b) \\boxed{3}")
+same("steps, methods and one part twice", "5", "Step 1: \\boxed{3}\nStep 2: \\boxed{5}", "Method 1: \\boxed{5}\nMethod 2: \\boxed{5}", "(a) \\boxed{5}\n(a) \\boxed{5}")
+unknown(
+    "a mistake that is found behind an answer",
+    *(
+        f"\\boxed{{5}}. {found}"
+        for found in (
+            "The previous answer contains an error",
+            "The calculation above contains a mistake.",
+            "Looking back, I made a mistake in step 2.",
+            "It seems there was an error in my calculation.",
+            "The provided answer is not correct.",
+            "Therefore, the above solution is invalid.",
+            "This contradicts the condition.",
+            "It fails to satisfy the equation.",
+            "Let me re-check the problem.",
+            "It is clear that this is not right.",
+        )
+    ),
+)
+same(
+    "mistakes of others, or none",
+    "5",
+    *(
+        f"\\boxed{{5}}. {found}"
+        for found in (
+            "There is no error.",
+            "We checked it without finding any mistakes.",
+            "The other options are wrong.",
+            "All other answers are incorrect.",
+            "A common mistake here is to forget the minus sign.",
+            "If you find an error, let me know.",
+            "Note: this assumes that no apple is lost",
+        )
+    ),
+)
+same("a number that is said again", "72", "The answer is 72 (48 + 24).", "72 (6 * 12)", "We add.\n\n> **72**")
+same("a bracket that is a factor", "6", "2 (3)", "2 (1 + 2)")
+unknown(
+    "an answer that is taken back",
+    *(f"\\boxed{{5}}. {said}" for said in ("Hold on, half of 10 is not 4.", "Let me try again.", "The above is not the correct answer.", "Please ignore my previous answer.", "Strike that.", "I need to correct myself: it is less.")),
+)
+unknown("a program that has a result", "```python\nresult = 2 + 3\nprint(result)\n```", "```python\nanswer = 2 + x\nprint(answer)\n```")
+unknown("a calculation that is cut off, or two values", "We add up.\n\nSo the total is 48 +", "We factor.\n\nThe solutions are x = 2 and x = -3.")
+same("a yes or no before a dash", "yes", "Yes \u2014 it is prime.", "Yes: it is.", "Yes!")
+apart("a no, and more than that", "no", "No \u2014 5", "No: 5")
+
+# Congruences, conditions, hats, numbers in words before units, choices with their text, words beside a box
+same(
+    "a congruence has many representatives",
+    r"x \equiv 2 \pmod 5",
+    r"x\equiv 2\pmod{5}",
+    r"x \equiv -3 \pmod{5}",
+    r"x \equiv 7 \mod 5",
+    "x ≡ 2 (mod 5)",
+    r"x \equiv 12 \ (\text{mod } 5)",
+)
+apart("congruences", r"x \equiv 2 \pmod 5", r"x \equiv 3 \pmod 5", r"x \equiv 2 \pmod 6", r"y \equiv 2 \pmod 5", "x = 2")
+unknown("a congruence of formulas", r"2x \equiv 3 \pmod 5", r"x \equiv a \pmod n", r"x \equiv 1, 4 \pmod 5")
+same(
+    "what is excluded, however it is written",
+    r"x \neq 1, 2",
+    r"x \in \mathbb{R}, x \neq 1, 2",
+    r"x \in \mathbb{R} \text{ and } x \neq 1, 2",
+    r"x \notin \{1, 2\}",
+    r"x \not\in \{1, 2\}",
+    r"x \not= 1, 2",
+    "x ∉ {1, 2}",
+    r"x \in \mathbb{R} \setminus \{1, 2\}",
+    "all real numbers except 1 and 2",
+)
+same("an exclusion of two", r"x \neq \pm 1", r"x \neq 1, -1", "x ≠ 1, x ≠ -1")
+apart("exclusions", r"x \neq 1, 2", r"x \in \{1, 2\}", r"x \neq 1", r"x \neq 1, 3", r"x \in \mathbb{R}", r"x \notin [1, 2]")
+same("the positive numbers", r"(0, \infty)", r"\mathbb{R}^+", r"\mathbb{R}^{+}", "x > 0", "all positive real numbers", "(0, infinity)")
+apart("half lines", r"\mathbb{R}^+", r"\mathbb{R}^-", r"\mathbb{R}", "all nonnegative real numbers", "all nonzero real numbers", "positive integers")
+unknown("other marks of sets of numbers", r"\mathbb{R}^2", r"\mathbb{Z}^+")
+same("a union with a letter", r"(-\infty, 1) \cup (2, 3]", r"(-\infty, 1) U (2, 3]")
+same("unit vectors", r"2\mathbf{i} + 3\mathbf{j}", r"2\hat{i} + 3\hat{j}", r"2\hat{\imath} + 3\hat{\jmath}", r"2\vec{i} + 3\vec{j}")
+apart("vectors and other hats", r"\hat{i}", r"\hat{j}", "i", r"\hat{n}", r"\vec{n}", "n")
+same("one arrow", r"\vec{AB}", r"\overrightarrow{AB}")
+apart("arrows, lines and lengths", r"\overrightarrow{AB}", r"\overrightarrow{BA}", r"\overline{AB}", "AB")
+same("a number in words before a unit", "5 dollars", "five dollars", "Five dollars", r"\text{five dollars}")
+same("percent in words", r"10\%", "ten percent", "Ten percent")
+same("what is counted in words", "21 apples", "twenty-one apples", "21")
+same("a long number in words", "1200", "one thousand two hundred", "twelve hundred")
+apart("numbers in words", "one thousand two hundred", "100200", "1000")
+apart("no number in words before a unit", "a third day", "8 hours")
+same(
+    "the letter of a choice stands for all of it",
+    "B",
+    "(B) Paris",
+    "(B) 12",
+    "B) 12",
+    "B. Paris",
+    "B. 12 m/s",
+    r"\text{(B) } 12",
+    "Option B",
+    "Option (B) is correct.",
+    "The correct choice is option B: Paris.",
+    "The answer is (B) Paris.",
+    "The answer is option B.",
+    "(B) 12\n\nExplanation: 3 * 4 = 12",
+)
+others("choices", "B", "(C) Paris", "Option C", "12")
+apart("choices with their text", "(B) 12", "(C) 12", "(B) 13")
+others("more than a choice", "A", "(A) only", "(A) or (B)", "12")
+unknown("parts", "(a) 5", "(A) 1 (B) 2")
+same("a system in one brace", r"\begin{cases} x = 1 \\ y = 2 \end{cases}", "The solution is:\n\n$$\\begin{cases} x = 1 \\\\ y = 2 \\end{cases}$$")
+same("what a conclusion has in bold", "70000", "He sold it for $200,000.\n\nTherefore, Josh made a profit of **$70,000**.")
+unknown("what a conclusion changes", "We add.\n\nTherefore, it is more than **5**.", "We add.\n\nThus it is not **5**.")
+same("a yes with its reason", "yes", "Yes, the series converges because its terms vanish.", "Yes, it converges")
+apart("a yes that says more", "yes", "Yes, the answer is no", "Yes, 5 because 2 + 3 = 5")
+unknown(
+    "words beside a box that make another number of it",
+    *(f"{before}\\boxed{{5}}" for before in ("minus ", "negative ", "twice ", "half of ", "the square root of ", "3 times ", "(6, ", "[1, ")),
+    *(f"\\boxed{{5}}{behind}" for behind in (" squared", " factorial", " plus 3", " remainder 2", " in base 7", " base 7", ", 6", "; 6", " x 10^3", " or 6")),
+)
+same(
+    "words beside a box that leave it as it is",
+    "5",
+    *(f"{before}\\boxed{{5}}" for before in ("at least ", "a total of ", "the sum of them is ", "the minimum of ", "(so it is ", "2 + 3 = 5, ")),
+    *(f"\\boxed{{5}}{behind}" for behind in (" moves", ", which is prime", r" \pmod 7", ", or five", " or 5.0", "!")),
+)
+unknown(
+    "a box that is taken back",
+    *(
+        f"\\boxed{{5}}. {said}"
+        for said in (
+            "However, since x must be even, we choose 6.",
+            "But x > 5, so there is no solution.",
+            "But 5 is not in the domain.",
+            "I misread the problem.",
+            "Never mind, it's 6.",
+            "Updated answer: 6",
+            "Rechecking: we get 6.",
+            "I am not certain.",
+        )
+    ),
+)
+same("a box that is not taken back", "5", *(f"\\boxed{{5}}. {said}" for said in ("However, 13 is prime.", "However you count, it is the same.", "But that is all.")))
+same("an increase is a number", "5", "It increases by 5.")
+others("a decrease is none", "5", "It decreases by 5.", "The function decreased by 5")
+
+same("formulas behind a colon at the end", "a = 1, b = 2", "Solving the system gives:\na = 1\nb = 2", "We get:\n\n$$a = 1$$\n$$b = 2$$")
+same("a sum behind a colon at the end", "10", "The sum is:\n1 + 2 + 3 + 4 = 10", "Adding up, we get:\n\n\\[ 10 \\]")
+unknown("what stands behind a colon, and is no answer", "Given:\na = 1\nb = 2", "It is not:\n10", "Check: we insert it:\n- 5")
+same("a condition that cuts an interval", r"x \in [0, 1], x \neq \frac{1}{2}", r"[0, \frac12) \cup (\frac12, 1]")
+apart("a condition that cuts an interval", r"x \in [0, 1], x \neq \frac{1}{2}", r"x \in [0, 1]", r"x \neq \frac12", r"x \in [0, \frac12)")
+others("a choice that is taken back", "A", "A. However, B is correct.")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -9,21 +9,59 @@ use crate::grading::{
     budget::MAX_EXACT_BITS,
     exact,
     expression::{Expression, Function},
-    numeric::{complex::Complex, elementary::Elementary, real::Real},
+    numeric::{complex::Complex, elementary::Elementary, part::Number, real::Real},
 };
 
 impl Evaluator<'_> {
     pub(super) fn opaque(&mut self, name: &str, arguments: &[Expression]) -> Option<Value> {
+        let numbers: Vec<Number> = arguments.iter().map(|argument| self.number(argument)).collect::<Option<_>>()?;
+        self.at_random(name, &numbers)
+    }
+
+    /// What something unknown is at these numbers.
+    fn at_random(&self, name: &str, numbers: &[Number]) -> Option<Value> {
         let mut digest = Digest::new((self.point << 32) + 1);
         digest.bytes(name.as_bytes());
-        for argument in arguments {
-            digest.bytes(self.number(argument)?.to_string().as_bytes());
+        for number in numbers {
+            digest.bytes(number.to_string().as_bytes());
         }
         Value::computed(digest.complex(), Origin { open: true, ..Origin::default() })
     }
 
+    /// The factorial: of a number that is open, a function of which no more is known than `(z + 1)! = (z + 1) z!`. It is
+    /// at random where the real part is between 0 and 1, and that many steps away elsewhere.
+    fn factorial(&mut self, argument: Value) -> Option<Value> {
+        if let Some(known) = self.canonical(&argument)?.rational() {
+            return self.of_one(Function::Factorial, &Value::rational(known.clone()))?;
+        }
+        if !argument.origin.open {
+            return None;
+        }
+        const MAX_STEPS: i64 = 20;
+        let steps =
+            argument.approximated().real_part().whole(false)?.to_i64().filter(|steps| steps.abs() <= MAX_STEPS)?;
+        let integer = |n: i64| Value::rational(BigRational::from_integer(n.into()));
+        let base = self.sum(argument, integer(-steps))?;
+        let mut value = self.at_random("factorial", &[self.canonical(&base)?])?;
+        for step in steps.min(0) + 1..=steps.max(0) {
+            let factor = self.sum(base.clone(), integer(step))?;
+            value = if steps > 0 { self.product(value, factor)? } else { self.quotient(value, factor)? };
+        }
+        Some(value)
+    }
+
+    /// `n! / (k! (n - k)!)`
+    fn binomial(&mut self, n: Value, k: Value) -> Option<Value> {
+        let minus_one = Value::rational(BigRational::from_integer((-1).into()));
+        let negated = self.product(minus_one, k.clone())?;
+        let rest = self.sum(n.clone(), negated)?;
+        let (above, below, rest) = (self.factorial(n)?, self.factorial(k)?, self.factorial(rest)?);
+        let below = self.product(below, rest)?;
+        self.quotient(above, below)
+    }
+
     pub(super) fn call(&mut self, function: Function, arguments: &[Expression]) -> Option<Value> {
-        use Function::{Binomial, Gcd, Lcm, Ln, Log, Max, Min};
+        use Function::{Binomial, Factorial, Gcd, Lcm, Ln, Log, Max, Min};
         match (function, arguments) {
             (Min | Max | Gcd | Lcm | Binomial, _) => self.of_integers(function, arguments),
             (Ln, [x]) => {
@@ -34,6 +72,10 @@ impl Evaluator<'_> {
                 let (x, base) = (self.value(x)?, self.value(base)?);
                 let (above, below) = (self.ln(x)?, self.ln(base)?);
                 self.quotient(above, below)
+            }
+            (Factorial, [x]) => {
+                let value = self.value(x)?;
+                self.factorial(value)
             }
             (_, [x]) => {
                 let value = self.value(x)?;
@@ -75,7 +117,8 @@ impl Evaluator<'_> {
                 return Some(Some(Value::rational(x.whole(function == Ceiling)?)));
             }
             Arctan | Arcsin | Arccos if !argument.origin.open => self.inverse(function, &x)?,
-            Floor | Ceiling | Factorial | Arctan | Arcsin | Arccos => return Some(None),
+            Factorial => return None,
+            Floor | Ceiling | Arctan | Arcsin | Arccos => return Some(None),
             _ => self.trigonometric(function, &x)?,
         };
         let hyperbolic = matches!(function, Function::Sinh | Function::Cosh | Function::Tanh);
@@ -128,6 +171,12 @@ impl Evaluator<'_> {
             let value = self.value(argument)?;
             match value.as_rational() {
                 Some(rational) => numbers.push(rational.clone()),
+                None if value.origin.open
+                    && let (Function::Binomial, [n, k]) = (function, arguments) =>
+                {
+                    let (n, k) = (self.value(n)?, self.value(k)?);
+                    return self.binomial(n, k);
+                }
                 None if value.origin.open => return self.opaque(&format!("{function:?}"), arguments),
                 None => return None,
             }

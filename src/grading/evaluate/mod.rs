@@ -96,6 +96,7 @@ fn over_seeds(mut numbers: impl FnMut(u64, &mut bool) -> Option<Vec<Number>>) ->
 }
 
 /// A value and what is known of how it came about.
+#[derive(Clone)]
 struct Value {
     kind: Kind,
     origin: Origin,
@@ -133,6 +134,7 @@ impl Origin {
     }
 }
 
+#[derive(Clone)]
 enum Kind {
     Exact(Gaussian),
     Computed(Complex),
@@ -208,11 +210,15 @@ struct Evaluator<'a> {
 impl Evaluator<'_> {
     fn number(&mut self, expression: &Expression) -> Option<Number> {
         let value = self.value(expression)?;
-        match value.kind {
-            Kind::Exact(value) => Some(value.number()),
+        self.canonical(&value)
+    }
+
+    fn canonical(&self, value: &Value) -> Option<Number> {
+        match &value.kind {
+            Kind::Exact(value) => Some(value.clone().number()),
             Kind::Computed(computed) => {
                 self.budget.take(FORM_STEPS)?;
-                if value.origin.height <= MAX_HEIGHT { Number::of(&computed) } else { None }
+                if value.origin.height <= MAX_HEIGHT { Number::of(computed) } else { None }
             }
         }
     }

@@ -1,13 +1,16 @@
 //! Where a response says that its answer follows: `the answer is`, `####`, or a conclusion.
 
+use std::ops::Range;
+
 use super::{
     char_boundary,
-    statement::{DELIMITERS, MAX_SENTENCE_BYTES, is_formula, is_prose},
+    statement::{DELIMITERS, DISPLAYS, MAX_SENTENCE_BYTES, is_formula, is_prose, name_of, value},
     wording::{
         concludes, demanded, denies, is_aside, is_conclusion, is_conditional, is_filler, near_end, sentences,
         without_reasons, words,
     },
 };
+use crate::grading::clean::{FENCE, without_language};
 
 /// What is announced, and what is said behind it.
 pub(super) struct Announced<'a> {
@@ -31,6 +34,9 @@ const MAX_MENTIONS: usize = 200;
 /// How many lines behind `####` are read as a value.
 const MAX_HEADINGS: usize = 4;
 
+/// How many values that stand below each other are read.
+const MAX_NAMES: usize = 10;
+
 /// Marks that end a clause.
 const CLAUSE_ENDS: [char; 16] =
     ['.', ',', ';', ':', '!', '?', '\n', '*', '#', '(', '"', '>', '|', '\u{ff0c}', '\u{3002}', '\u{201c}'];
@@ -40,20 +46,22 @@ const CLAUSE_ENDS: [char; 16] =
 pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a>> {
     // Lower case in ASCII only keeps every byte where it is.
     let lower = response.to_ascii_lowercase();
+    let programs = programs(response);
     let of_noun = |noun: &&str| {
         lower.rmatch_indices(noun).take(MAX_MENTIONS).find_map(|(at, noun)| {
             let behind = at + noun.len();
-            let start = leads(&lower[..at]).then(|| verb(&lower[behind..])).flatten()? + behind;
-            let is_told = is_told(&lower[behind..start], announced(&lower, start).statement);
+            let is_lead = leads(&lower[..at]) && !is_in(&programs, at);
+            let start = is_lead.then(|| verb(&lower[behind..])).flatten()? + behind;
             // `Option A is wrong`
             let is_denied = noun != "answer" && words(&lower[start..]).next().is_some_and(denies);
-            (is_told && !is_denied).then_some(start)
+            (!is_denied && is_told(&lower[behind..start], announced(&lower, start, |_, line| line).statement))
+                .then_some(start)
         })
     };
     let of_mark = |mark: &&str| {
         let ends = lower.rmatch_indices(mark).take(MAX_MENTIONS).map(|(at, _)| at + mark.len());
         ends.filter(|end| **mark != *"####" || !is_heading(&lower[*end..])).take(MAX_HEADINGS).find(|end| match *mark {
-            "####" => is_formula(announced(response, *end).line),
+            "####" => is_formula(announced(response, *end, |_, line| line).line),
             "<answer>" => lower[*end..].split_once("</answer>").is_some_and(|(answer, _)| !answer.trim().is_empty()),
             _ => true,
         })
@@ -61,7 +69,7 @@ pub(super) fn last<'a>(response: &'a str, nouns: &[&str]) -> Option<Announced<'a
     let marks =
         ["####", "<answer>", "\u{7b54}\u{6848}\u{662f}", "\u{7b54}\u{6848}\u{4e3a}", "\u{7b54}\u{6848}\u{ff1a}"];
     let start = nouns.iter().filter_map(of_noun).chain(marks.iter().filter_map(of_mark)).max()?;
-    Some(announced(response, start))
+    Some(announced(response, start, names_end))
 }
 
 /// Whether a statement about an answer gives it, behind the words that lead to it. What it `must be` is given by a formula
@@ -85,6 +93,21 @@ fn is_heading(behind: &str) -> bool {
     text.is_empty() || text.starts_with('\n') || is_word || is_item
 }
 
+/// Where blocks of code are of a language of programs, each from its beginning to its end.
+fn programs(response: &str) -> Vec<Range<usize>> {
+    let fences: Vec<usize> = response.match_indices(FENCE).map(|(at, _)| at).chain([response.len()]).collect();
+    let is_program = |block: &Range<usize>| {
+        let code = &response[(block.start + FENCE.len()).min(block.end)..block.end];
+        !code.starts_with('\n') && without_language(code) == code
+    };
+    fences.chunks_exact(2).map(|pair| pair[0]..pair[1]).filter(is_program).collect()
+}
+
+fn is_in(programs: &[Range<usize>], at: usize) -> bool {
+    let begun = programs.partition_point(|program| program.start <= at);
+    programs[..begun].last().is_some_and(|program| program.contains(&at))
+}
+
 /// The last sentence that begins as a conclusion does.
 pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
     let from = char_boundary(response, response.len().saturating_sub(MAX_SENTENCE_BYTES));
@@ -95,15 +118,23 @@ pub(super) fn conclusion(response: &str) -> Option<Announced<'_>> {
         .chain([0])
         .collect();
     starts.sort_unstable();
-    let start = starts.into_iter().rev().find(|start| concludes(end[*start..].lines().next().unwrap_or_default()))?;
-    Some(announced(response, from + start))
+    let begins = |start: &usize| concludes(end[*start..].lines().next().unwrap_or_default());
+    let programs = programs(response);
+    let start = starts.into_iter().rev().find(|start| begins(start) && !is_in(&programs, from + start))?;
+    Some(announced(response, from + start, names_end))
 }
 
-fn announced(response: &str, start: usize) -> Announced<'_> {
+/// What is announced there. A statement that fills its line goes on to where `until` says, of the text and that line's end.
+fn announced(response: &str, start: usize, until: fn(&str, usize) -> usize) -> Announced<'_> {
     let rest = &response[start..];
     let text = rest.trim_start_matches([' ', ':', '*', '_', '\n', '\r', '\u{ff1a}']);
+    let marks = &rest[..rest.len() - text.len()];
+    let item = text.strip_prefix("- ").filter(|_| marks.contains('\n'));
+    let text = item.unwrap_or(text);
+    // `- 5` on a line of its own may be an item or negative.
+    let is_clear = !item.is_some_and(|item| item.starts_with(|c: char| c.is_ascii_digit()));
     // A formula on lines of its own is in the sentence.
-    let formula = DELIMITERS[..2].iter().find_map(|(open, close)| {
+    let formula = DISPLAYS.iter().find_map(|(open, close)| {
         let content = text.strip_prefix(open)?;
         content.find(close).map(|length| open.len() + length + close.len())
     });
@@ -113,11 +144,35 @@ fn announced(response: &str, start: usize) -> Announced<'_> {
     let end_of =
         |mark: &&str| Some(formula + text[formula..line].find(mark)? + usize::from(mark.starts_with(['!', '?'])));
     // `1. ` on a line of its own, or behind a colon, begins a list of steps.
-    let marks = &rest[..rest.len() - text.len()];
     let is_item = marks.contains('\n') && text.trim_start_matches(|c: char| c.is_ascii_digit()).starts_with(". ")
         || marks.contains(':') && text.starts_with("1. ");
-    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or(line);
-    Announced { statement: unmarked(&text[..end]), line: unmarked(&text[..line]), behind: &text[end..] }
+    let end = ends.iter().filter_map(end_of).min().filter(|_| !is_item).unwrap_or_else(|| until(text, line));
+    let line = &rest[marks.len()..rest.len() - text.len() + line];
+    let statement = if is_clear { unmarked(&text[..end]) } else { "" };
+    Announced { statement, line: unmarked(line), behind: &text[end..] }
+}
+
+/// Where the values end that stand below each other, each of another name: `x = 3` and, on the next line, `y = 4`.
+fn names_end(text: &str, first_line: usize) -> usize {
+    let (first, rest) = text.split_at(first_line);
+    let is_named = first.contains('=') && rest.trim_start().lines().next().is_some_and(|line| line.contains('='));
+    let Some(name) = value(first).filter(|_| is_named).and_then(name_of) else { return first_line };
+    let (mut names, mut end, mut at) = (vec![name], first_line, first_line);
+    while names.len() < MAX_NAMES
+        && let Some(rest) = text[at..].strip_prefix('\n')
+    {
+        let line = rest.split('\n').next().unwrap_or_default();
+        at += 1 + line.len();
+        match name_of(line.strip_prefix("- ").unwrap_or(line)) {
+            Some(name) if !names.contains(&name) => {
+                names.push(name);
+                end = at;
+            }
+            _ if line.trim().is_empty() => {}
+            _ => break,
+        }
+    }
+    end
 }
 
 /// A text without the ends of what is in bold.
@@ -205,6 +260,16 @@ mod tests {
         assert_eq!(statement("The answer is \\[\n5. 5\n\\] here. Good"), Some("\\[\n5. 5\n\\] here"));
         assert_eq!(statement("Answer:\n1. We add"), Some("1. We add"));
         assert_eq!(statement("The answer is 5? No"), Some("5?"));
+        assert_eq!(statement("Answer:\n- $5$"), Some("$5$"));
+        assert_eq!(statement("Answer:\n- 5"), Some(""));
+    }
+
+    #[test]
+    fn a_statement_goes_on_with_values_of_other_names_on_the_next_lines() {
+        assert_eq!(statement("The answer is x = 3\n\n- y = 4\nGood"), Some("x = 3\n\n- y = 4"));
+        for next in ["x = 4", "4", "Check: y = 4", "2y = 8"] {
+            assert_eq!(statement(&format!("The answer is x = 3\n{next}")), Some("x = 3"), "{next}");
+        }
     }
 
     #[test]

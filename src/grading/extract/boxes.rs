@@ -1,12 +1,15 @@
 //! `\boxed{...}` in responses.
 
 use super::{
-    listing::{are_named_apart, is_listed, listed_answer},
+    listing::{are_listed, listed_answer},
     operand::is_operand,
     statement::is_contradicted,
     wording::{denies_last, denies_next, is_hypothetical, is_in_doubt, near_end, retracts, without_reasons, words},
 };
-use crate::grading::{unit::scale, vocabulary::changes_number};
+use crate::grading::{
+    unit::scale,
+    vocabulary::{Words, changes_number},
+};
 
 /// The boxes at the end of a response that belong together.
 pub(super) struct Boxes {
@@ -20,8 +23,10 @@ pub(super) struct Boxes {
 const MOST: usize = 60;
 
 pub(super) struct Box<'a> {
-    pub begin: usize,
+    /// What stands before it, from the end of the box before on.
+    pub lead: &'a str,
     pub content: &'a str,
+    /// Where it ends, in bytes.
     pub end: usize,
 }
 
@@ -33,31 +38,25 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     let openings = openings(response);
     let skipped = openings.len().checked_sub(MOST + 1);
     for begin in openings.into_iter().skip(skipped.unwrap_or(0)) {
+        let before = boxes.last().map_or(0, |before| before.end);
         // A box in a box is a part of its content.
-        if boxes.last().is_some_and(|before| begin < before.end) {
+        if begin < before {
             continue;
         }
         match content(response, begin) {
-            Some((content, end)) => boxes.push(Box { begin, content, end }),
+            Some((content, end)) => boxes.push(Box { lead: &response[before..begin], content, end }),
             None => return no_answer(response.len()),
         }
     }
     let end = boxes.last()?.end;
-    let joined = |at: &usize| {
-        let lead = if *at == 0 { 0 } else { boxes[at - 1].end };
-        let (left, right) = (&boxes[*at], &boxes[at + 1]);
-        let between = &response[left.end..right.begin];
-        is_listed(between) || are_named_apart((&response[lead..left.begin], left), (between, right))
-    };
-    let first = (0..boxes.len() - 1).rev().find(|at| !joined(at)).map_or(0, |at| at + 1);
+    let first = boxes.windows(2).rposition(|pair| !are_listed(&pair[0], &pair[1])).map_or(0, |at| at + 1);
     let listed = &boxes[first..];
-    let begin = listed.first()?.begin;
-    let from = if first == 0 { 0 } else { boxes[first - 1].end };
-    let stands =
-        !is_operand(near_end(&response[..begin]), &response[end..]) && stands(&response[from..begin], &response[end..]);
-    let is_side = first > 0 && matches!(response[from..begin].trim_matches([' ', '$']), "to" | ":" | "out of");
-    let is_part = is_side || is_scaled(&response[end..]);
-    let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, &response[end..]));
+    let (lead, tail) = (listed.first()?.lead, &response[end..]);
+    let begin = first.checked_sub(1).map_or(0, |before| boxes[before].end) + lead.len();
+    let stands = !is_operand(near_end(&response[..begin]), tail) && stands(lead, tail);
+    let is_side = first > 0 && matches!(lead.trim_matches([' ', '$']), "to" | ":" | "out of");
+    let is_part = is_side || is_scaled(near_end(lead), tail);
+    let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, tail));
     if listed.len() > MOST
         || listed.iter().any(|part| part.content.trim().is_empty())
         || !stands
@@ -66,7 +65,7 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     {
         return no_answer(end);
     }
-    Some(Boxes { answer: listed_answer(response, from, listed), end })
+    Some(Boxes { answer: listed_answer(listed, tail), end })
 }
 
 /// Where boxes begin.
@@ -109,14 +108,29 @@ fn until_closed(content: &str) -> Option<&str> {
     None
 }
 
-/// Whether words behind a box make it a part of a larger number: `\boxed{5} thousand`, `\boxed{2} and a half`.
-fn is_scaled(behind: &str) -> bool {
+/// Words before a box, and behind one, that make another number of it: `negative \boxed{5}`, `\boxed{5} squared`.
+const MAKERS_BEFORE: Words = Words("negative minus plus times twice thrice double triple");
+const MAKERS_BEHIND: Words = Words("squared cubed factorial plus minus multiplied divided remainder base choose");
+
+/// Words for what is made of a number, before `of`. A sum of \boxed{5} is 5.
+const OPERANDS: Words = Words("square cube reciprocal opposite negative inverse multiple");
+
+/// Whether words beside a box make it a part of another number: `minus \boxed{5}`, `half of \boxed{5}`,
+/// `\boxed{5} thousand`, `\boxed{2} and a half`, `\boxed{11} in base 5`.
+fn is_scaled(before: &str, behind: &str) -> bool {
+    let mut last = words(before.lines().next_back().unwrap_or_default()).rev();
+    let is_made = match last.next() {
+        Some("of") => last.next().is_some_and(|word| changes_number(word) || OPERANDS.have(word)),
+        word => word.is_some_and(|word| MAKERS_BEFORE.have(word)),
+    };
     let first: Vec<&str> = words(behind.lines().next().unwrap_or_default()).take(3).collect();
-    match first[..] {
-        ["and", "a", part] => changes_number(part),
-        [word, ..] => scale(word).is_some(),
-        [] => false,
-    }
+    is_made
+        || match first[..] {
+            ["and", "a", part] => changes_number(part),
+            [word, next, ..] => scale(word).is_some() || MAKERS_BEHIND.have(word) || word == "in" && next == "base",
+            [word] => scale(word).is_some() || MAKERS_BEHIND.have(word),
+            [] => false,
+        }
 }
 
 /// Whether boxes are an answer, by what is said before and behind them.

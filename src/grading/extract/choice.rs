@@ -2,7 +2,7 @@
 
 use super::{
     statement::MAX_SENTENCE_BYTES,
-    wording::{changes, is_filler, without_reasons, words},
+    wording::{changes, is_filler, retracts, without_reasons, words},
 };
 use crate::grading::words::plain;
 
@@ -22,6 +22,19 @@ pub(in crate::grading) fn choice(text: &str) -> Option<char> {
     (is_option(behind) || is_explained(behind) || says_nothing(behind)).then_some(letter)
 }
 
+/// The letter of a choice that is called one: `Option B`, `the correct choice is (B)`.
+pub(in crate::grading) fn named_choice(text: &str) -> Option<char> {
+    words(text).any(is_option_noun).then(|| choice(text)).flatten()
+}
+
+/// The letter, a capital one, before the text of a choice: `(B) Paris`, `B) 5`. In lower case it may be that of a part.
+pub(in crate::grading) fn lettered_choice(text: &str) -> Option<char> {
+    let text = readable(text.trim())?;
+    let (letter, behind) = lettered(&text).filter(|(_, behind)| words(behind).next().is_some())?;
+    let is_capital = text.trim_start_matches(['(', ' ', '*']).starts_with(letter);
+    (is_capital && is_option(behind) && !names_letter(behind) && !retracts(&behind[1..])).then_some(letter)
+}
+
 /// As [`choice`], but without the text of the choice: what ends in `C) 5` may list the choices.
 pub(super) fn lone_choice(text: &str) -> Option<char> {
     let text = readable(text)?;
@@ -30,7 +43,7 @@ pub(super) fn lone_choice(text: &str) -> Option<char> {
 
 /// A text that is not too long, without commands.
 fn readable(text: &str) -> Option<String> {
-    (text.len() <= MAX_SENTENCE_BYTES).then(|| plain(text))
+    (text.len() <= MAX_SENTENCE_BYTES).then(|| plain(text).replace("**", ""))
 }
 
 /// The letter that a text names first, as `B`, `(b)` or `Option B`, and what stands behind it.
@@ -62,7 +75,7 @@ pub(super) fn is_about_others(sentence: &str, letter: char) -> bool {
 /// Whether a mark and the text of one choice stand behind a letter.
 fn is_option(behind: &str) -> bool {
     let Some(text) = behind.strip_prefix([')', '.', ':']) else { return false };
-    let joins = |word: &str| matches!(word, "or" | "and" | "nor" | "not" | "is" | "isn't" | "are" | "but");
+    let joins = |word: &str| matches!(word, "or" | "and" | "nor" | "not" | "is" | "isn't" | "are" | "but" | "only");
     let is_joined = words(text).next().is_some_and(|word| joins(&word.to_lowercase()))
         || text.trim_start().starts_with([',', '/', '&']);
     let letters: Vec<char> = text.chars().collect();
@@ -71,12 +84,16 @@ fn is_option(behind: &str) -> bool {
     !text.starts_with(|c: char| c.is_alphanumeric()) && !is_joined && !names_another
 }
 
+/// Whether a text has a single capital letter, which may be another choice.
+fn names_letter(text: &str) -> bool {
+    words(text).any(|word| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()))
+}
+
 /// Whether the text of one choice stands in brackets or behind a dash: `D (5 apples)`, `C - Paris`.
 fn is_explained(behind: &str) -> bool {
-    let names_none = !words(behind).any(|word| word.len() == 1 && word.starts_with(|c: char| c.is_ascii_uppercase()));
     let text = behind.strip_prefix(" (").and_then(|text| text.trim_end_matches('.').strip_suffix(')'));
     let text = text.or_else(|| behind.strip_prefix(" - "));
-    names_none && text.is_some_and(|text| !text.contains(['(', ')']) && !changes(text))
+    !names_letter(behind) && text.is_some_and(|text| !text.contains(['(', ')']) && !changes(text))
 }
 
 /// Whether nothing but marks, and words that say that a choice is right, stand behind its letter.
@@ -120,6 +137,7 @@ mod tests {
             "A/B",
             "(A) and (B)",
             "A) or B)",
+            "(A) only",
             "(A) 4 (B) 5",
             "B is wrong",
             "B?",
@@ -127,6 +145,22 @@ mod tests {
             "B (not 5)",
         ] {
             assert_eq!(choice(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_letter_that_is_called_a_choice_or_stands_before_its_text_is_one_also_among_formulas() {
+        for text in ["Option B", "Option (B) is correct", "The correct choice is option B: Paris"] {
+            assert_eq!(named_choice(text), Some('B'), "{text}");
+        }
+        for text in ["B", "Options A and B", "option 5", "Option A is wrong"] {
+            assert_eq!(named_choice(text), None, "{text}");
+        }
+        for text in ["(B) Paris", "B) 5", "B. 12 m/s"] {
+            assert_eq!(lettered_choice(text), Some('B'), "{text}");
+        }
+        for text in ["(b) 5", "B", "(A) only", "A. However, B is correct", "(A) 4 (B) 5", "A. Wait, no"] {
+            assert_eq!(lettered_choice(text), None, "{text}");
         }
     }
 

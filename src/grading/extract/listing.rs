@@ -3,10 +3,10 @@
 use super::{
     boxes::Box,
     measure::measured,
-    statement::is_counted,
+    statement::{is_counted, name_of},
     wording::{changes, is_filler, is_verb, words},
 };
-use crate::grading::{budget::Budget, form::Form, read::form, words::is_junction};
+use crate::grading::words::is_junction;
 
 /// The most bytes between two boxes that are listed.
 const MAX_BETWEEN_BYTES: usize = 60;
@@ -22,29 +22,52 @@ struct Joint<'a> {
     name: &'a str,
 }
 
-/// Whether what stands between two boxes makes a list of them: marks alone, names of what is in the next one, or a few
-/// words that say what the first one counts or is for, or end in `and` or `or`.
-pub(super) fn is_listed(between: &str) -> bool {
-    (between.is_empty() || !is_blank(between)) && joint(between).is_some()
+/// Whether the second of two boxes is listed with the first: marks alone between them, names of what is in it, or a few
+/// words that say what the first one counts or is for, or end in `and` or `or`; or only space, if their names differ, as
+/// in `\boxed{x = 3}` and `\boxed{y = 4}` on the next line; or both are parts with labels, on lines of their own.
+pub(super) fn are_listed(left: &Box<'_>, right: &Box<'_>) -> bool {
+    let between = right.lead;
+    let differ = |left: Option<String>, right: Option<String>| left.is_some() && right.is_some() && left != right;
+    if is_blank(between) && !between.is_empty() {
+        differ(named(left), named(right))
+    } else {
+        joint(between).is_some() || starts_part(between) && differ(part(left.lead), part(between))
+    }
 }
 
-/// Whether two boxes, each behind its lead, have different names and nothing but space between them: `\boxed{x = 3}` and
-/// `\boxed{y = 4}` on the next line.
-pub(super) fn are_named_apart((before, left): (&str, &Box<'_>), (between, right): (&str, &Box<'_>)) -> bool {
-    let own = |lead, part: &Box<'_>| {
-        let name = name(lead).to_owned();
-        if name.is_empty() {
-            part.content.split_once('=').map_or(name, |(name, _)| name.trim().to_owned())
-        } else {
-            name
-        }
-    };
-    let is_name = |name: &str| {
-        let is_named = form(&format!("{name} = 0"), &Budget::new());
-        matches!(is_named, Some(Form::Named(..)))
-    };
-    let (left, right) = (own(before, left), own(between, right));
-    is_blank(between) && left != right && is_name(&left) && is_name(&right)
+/// The name of what is in a box, in it or before it.
+fn named(part: &Box<'_>) -> Option<String> {
+    match name(part.lead) {
+        "" => name_of(part.content),
+        name => name_of(&format!("{name} = 0")),
+    }
+}
+
+/// Whether only marks stand between a box and the line of the next one.
+fn starts_part(between: &str) -> bool {
+    between.rsplit_once('\n').is_some_and(|(before, _)| !before.contains(char::is_alphanumeric))
+}
+
+/// What a part of the answer is called, if the line before a box has only that: `Part (a):`, `(a)`, `1.`
+fn part(lead: &str) -> Option<String> {
+    let line = lead.rsplit('\n').next().unwrap_or_default().trim_end_matches(['$', '\\', '(', '[', ' ', '*']);
+    let text = line.trim_end_matches([':', ')', '.', '*']);
+    let is_marked = text.len() < line.len();
+    let mut said = words(text);
+    let label = said.next_back()?;
+    let is_noun =
+        |word: &str| ["part", "question", "problem", "answer"].iter().any(|noun| word.eq_ignore_ascii_case(noun));
+    let is_alone = said.next().is_none_or(is_noun) && said.next().is_none();
+    part_name(label).filter(|_| is_marked && is_alone)
+}
+
+/// One name for `a`, `A`, `i` and `1`.
+fn part_name(label: &str) -> Option<String> {
+    const LETTERS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    const ROMAN: [&str; 8] = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii"];
+    let place = |labels: &[&str]| labels.iter().position(|own| label.eq_ignore_ascii_case(own)).map(|at| at + 1);
+    let number = place(&LETTERS).or_else(|| place(&ROMAN)).or_else(|| label.parse::<u8>().ok().map(usize::from))?;
+    Some(format!("part {number}"))
 }
 
 /// Whether there is only space between two boxes, but for the name of the second one.
@@ -90,6 +113,7 @@ fn joint(between: &str) -> Option<Joint<'_>> {
 /// they say something else.
 fn label(words: &[&str]) -> Option<String> {
     match words {
+        ["for", "part", label] => part_name(label),
         ["for", of @ ..] if !of.is_empty() => Some(of.join(" ")),
         // In January, and no inches.
         ["in", ..] => None,
@@ -110,21 +134,23 @@ fn is_balanced(between: &str) -> bool {
 
 /// What listed boxes say together, with what they are called and the brackets around them, as the order would be lost
 /// without those. `None` if it is not clear what they are called.
-pub(super) fn listed_answer(response: &str, from: usize, listed: &[Box<'_>]) -> Option<String> {
-    let (first, last) = (listed.first()?, listed.last()?);
-    let (lead, tail) = (&response[from..first.begin], &response[last.end..]);
-    if listed.len() == 1 {
-        return measured(lead, first.content, tail);
+pub(super) fn listed_answer(listed: &[Box<'_>], tail: &str) -> Option<String> {
+    let (first, others) = listed.split_first()?;
+    if others.is_empty() {
+        return measured(first.lead, first.content, tail);
     }
-    let joints: Vec<Joint<'_>> =
-        listed.windows(2).map(|pair| joint(&response[pair[0].end..pair[1].begin])).collect::<Option<_>>()?;
+    if let Some(parts) = listed.iter().map(|each| part(each.lead)).collect::<Option<Vec<_>>>() {
+        let named = parts.iter().zip(listed).map(|(part, each)| format!("\\text{{{part}}} = {}", each.content.trim()));
+        return Some(named.collect::<Vec<_>>().join(", "));
+    }
+    let joints: Vec<Joint<'_>> = others.iter().map(|each| joint(each.lead)).collect::<Option<_>>()?;
     let mut labels: Vec<String> = joints.iter().map(|joint| joint.label.clone()).collect::<Option<_>>()?;
     if labels.iter().any(|label| !label.is_empty()) {
         let clause = tail.split(['.', ',', ';', ':', '!', '?', '\n']).next().unwrap_or_default();
         let label = label(&spoken(clause).collect::<Vec<_>>()).filter(|label| !label.is_empty());
         labels.push(label.unwrap_or_else(|| "other".into()));
     }
-    let names = std::iter::once(name(lead)).chain(joints.iter().map(|joint| joint.name)).enumerate();
+    let names = std::iter::once(name(first.lead)).chain(joints.iter().map(|joint| joint.name)).enumerate();
     let names: Vec<String> = names
         .map(|(at, name)| match labels.get(at) {
             Some(label) if name.is_empty() && !label.is_empty() => format!("\\text{{{label}}}"),
@@ -142,7 +168,7 @@ pub(super) fn listed_answer(response: &str, from: usize, listed: &[Box<'_>]) -> 
     } else {
         names.iter().zip(contents).map(|(name, content)| format!("{name} = {content}")).collect()
     };
-    bracketed(lead, &list.join(", "), tail)
+    bracketed(first.lead, &list.join(", "), tail)
 }
 
 /// A list in the brackets that are open before it; `None` if they are not closed behind it.
@@ -186,18 +212,29 @@ fn is_letter(word: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn listed((before, left): (&str, &str), (between, right): (&str, &str)) -> bool {
+        let boxed = |lead, content| Box { lead, content, end: 0 };
+        are_listed(&boxed(before, left), &boxed(between, right))
+    }
+
     #[test]
     fn boxes_with_names_of_their_own_are_a_list_without_a_mark() {
-        let apart = |before, left, between, right| {
-            let boxed = |content| Box { begin: 0, content, end: 0 };
-            are_named_apart((before, &boxed(left)), (between, &boxed(right)))
-        };
-        assert!(apart("", "x=3", "$ \\quad $", "y=4"));
-        assert!(apart("$x = ", "3", "$\n$y = ", "4"));
-        assert!(!apart("", "x=3", "\n", "x=3"));
-        assert!(!apart("", "3", "\n", "4"));
-        assert!(!apart("", "2x=6", "\n", "x=3"));
-        assert!(!apart("", "x=3", " so ", "y=4"));
+        assert!(listed(("", "x=3"), ("$ \\quad $", "y=4")));
+        assert!(listed(("$x = ", "3"), ("$\n$y = ", "4")));
+        assert!(!listed(("", "x=3"), ("\n", "x=3")));
+        assert!(!listed(("", "3"), ("\n", "4")));
+        assert!(!listed(("", "2x=6"), ("\n", "x=3")));
+        assert!(!listed(("", "x=3"), (" so ", "y=4")));
+    }
+
+    #[test]
+    fn parts_on_lines_of_their_own_are_a_list() {
+        assert!(listed(("We add.\n**Part (a):** $", "3"), ("$.\n\n**Part (b):** $", "5")));
+        assert!(listed(("1. ", "3"), ("\n2. ", "5")));
+        assert!(!listed(("(a) ", "3"), ("\n(a) ", "5")));
+        assert!(!listed(("(a) ", "3"), (" (b) ", "5")));
+        assert!(!listed(("(a) ", "3"), (" is wrong\n(b) ", "5")));
+        assert!(!listed(("Step 1: ", "3"), ("\nStep 2: ", "5")));
     }
 
     #[test]
@@ -205,12 +242,12 @@ mod tests {
         for between in
             ["", ", ", "$, $", "; ", " and ", "$ or $x=", "\\text{ and }", " papers and ", "\n\nand\n\n", ", y = "]
         {
-            assert!(is_listed(between), "{between:?}");
+            assert!(listed(("", "1"), (between, "2")), "{between:?}");
         }
         for between in
             [" ", "\n", " = ", " so ", " and so ", " is wrong and ", ", wait, ", ". And ", " but ", " or maybe ", " + "]
         {
-            assert!(!is_listed(between), "{between:?}");
+            assert!(!listed(("", "1"), (between, "2")), "{between:?}");
         }
     }
 
@@ -220,7 +257,7 @@ mod tests {
         for (text, expected) in [
             ("", Some("")),
             (" as the solutions", Some("")),
-            (" for part (a)", Some("part a")),
+            (" for part (a)", Some("part 1")),
             (" red apples in the basket", Some("red apples")),
             (" in January", None),
             (" x", None),

@@ -13,17 +13,21 @@ mod wording;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    clean::FENCE,
     kind::{AnswerKind, Reading},
     number,
     words::yes_or_no,
 };
 use announcement::Announced;
 use boxes::last_boxes;
-pub(super) use choice::choice;
+pub(super) use choice::{choice, lettered_choice, named_choice};
 use choice::{is_about_others, lone_choice};
 use statement::{is_formula, last_value, value, verbal};
 use turn::own_turn;
-use wording::{gives_reasons, is_placeholder, retracts, sentences, upholds, without_reasons};
+use wording::{
+    changes, concludes, denies, gives_reasons, is_given, is_in_doubt, is_placeholder, retracts, sentences, upholds,
+    without_reasons, words,
+};
 
 /// Where a response has its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,9 @@ const SHORT_CHARS: usize = 80;
 
 /// The longest end of a response, in bytes, in which an answer is looked for. Announcements stand at the end.
 const MAX_RESPONSE_BYTES: usize = 200_000;
+
+/// How many blocks of code are looked at, from the last one on.
+const MAX_BLOCKS: usize = 20;
 
 /// The answer of a finished response; `None` for an unfinished one. A response that was cut off never has an answer:
 /// what looks like one may be the start of another, or an intermediate result.
@@ -77,7 +84,11 @@ pub fn extract(response: &str, how: Extraction, reading: Reading) -> Option<Stri
 fn without_full_stop(answer: &str) -> &str {
     let is_short_form = |word: &str| word.contains('.') && word.contains(char::is_alphabetic);
     match answer.strip_suffix(['.', '。']) {
-        Some(rest) if !rest.ends_with('.') && !rest.split_whitespace().next_back().is_some_and(is_short_form) => {
+        Some(rest)
+            if !rest.ends_with('.')
+                && !rest.ends_with("\\right")
+                && !rest.split_whitespace().next_back().is_some_and(is_short_form) =>
+        {
             rest.trim_end()
         }
         _ => answer,
@@ -141,18 +152,25 @@ fn unmarked(response: &str, reading: Reading) -> Option<String> {
         (AnswerKind::Text, line) => line.or_else(|| last_bold(last_line)).map(str::to_owned),
         (AnswerKind::Choice, Some(line)) => choice(line).map(String::from),
         (AnswerKind::Choice, None) => {
-            last_bold(last_line).and_then(choice).or_else(|| lone_choice(last_sentence(last_line))).map(String::from)
+            let explained = || explained(response).and_then(choice);
+            let last = last_bold(last_line).and_then(choice).or_else(|| lone_choice(last_sentence(last_line)));
+            last.or_else(explained).map(String::from)
         }
         (_, Some(line)) => {
             let found = value(line).map(str::to_owned);
             let guess = || last_value(line).filter(|_| reading.last_number && !is_single_word(line)).map(str::to_owned);
             let plain = || yes_or_no(without_reasons(line)).unwrap_or(line).to_owned();
-            found.or_else(guess).or_else(|| Some(plain()))
+            named_choice(line).map(String::from).or(found).or_else(guess).or_else(|| Some(plain()))
         }
         (_, None) if is_formula(response) => Some(response.to_owned()),
         (_, None) => last_bold(last_line)
+            .or_else(|| only_block(response))
+            .or_else(|| last_lines(response))
             .or_else(|| announcement::conclusion(response).and_then(|told| concluded(&told)))
-            .or_else(|| explained(response))
+            .or_else(|| {
+                explained(response)
+                    .filter(|first| is_formula(first) || yes_or_no(first).is_some() || choice(first).is_some())
+            })
             .or_else(|| last_value(last_sentence(last_line)).filter(|_| reading.last_number))
             .map(str::to_owned),
     }
@@ -172,11 +190,41 @@ fn last_bold(line: &str) -> Option<&str> {
     let (before, rest) = line.split_once("**")?;
     let (bold, after) = rest.split_once("**")?;
     let bold = bold.trim();
-    let is_alone = before.trim().is_empty() && after.trim_matches(['.', ' ']).is_empty();
+    let is_alone = before.trim_matches([' ', '>']).is_empty() && after.trim_matches(['.', ' ']).is_empty();
     if is_alone && !bold.ends_with(':') {
         return value(bold).or_else(|| verbal(bold));
     }
-    (!after.contains("**") && value(line).is_some_and(|value| value.contains(bold))).then_some(bold)
+    let is_said = || value(line).is_some_and(|value| value.contains(bold));
+    let has_digit = |text: &str| text.contains(|c: char| c.is_ascii_digit());
+    // `Therefore, they made a profit of **$70**.`
+    let is_concluded = || {
+        concludes(line)
+            && is_formula(bold)
+            && !changes(before)
+            && !changes(after)
+            && !has_digit(before)
+            && !has_digit(after)
+    };
+    (!after.contains("**") && (is_said() || is_concluded())).then_some(bold)
+}
+
+/// The block of code that a response ends in, if it is the only one that is a formula on one line.
+fn only_block(response: &str) -> Option<&str> {
+    let fences: Vec<usize> = response.match_indices(FENCE).map(|(at, _)| at).collect();
+    let blocks = fences.chunks_exact(2).map(|pair| &response[pair[0]..pair[1] + FENCE.len()]);
+    let mut formulas = blocks.rev().take(MAX_BLOCKS).filter(|block| block.lines().count() <= 3 && is_formula(block));
+    let block = formulas.next().filter(|_| formulas.next().is_none())?;
+    let lead = response.trim_end().strip_suffix(block)?.trim_end().lines().next_back().unwrap_or_default();
+    (!denies(lead) && !is_in_doubt(lead)).then_some(block)
+}
+
+/// What the lines are behind the last one that ends in a colon, if they are one formula: `We get:` and, below it, values.
+fn last_lines(response: &str) -> Option<&str> {
+    let (before, lines) = response.trim_end().rsplit_once(":\n")?;
+    let (lead, lines) = (before.lines().next_back()?, lines.trim_start());
+    let leads = !denies(lead) && !is_in_doubt(lead) && !gives_reasons(lead) && !words(lead).any(is_given);
+    // `- 5` may be an item or negative; of blocks of code only one may be an answer.
+    (leads && !lines.starts_with('-') && !lines.contains(FENCE) && is_formula(lines)).then_some(lines)
 }
 
 fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {
@@ -186,7 +234,7 @@ fn concluded<'a>(told: &Announced<'a>) -> Option<&'a str> {
 /// What the first line of a response says, if all that follows gives its reasons.
 fn explained(response: &str) -> Option<&str> {
     let (first, rest) = response.trim().split_once('\n')?;
-    (is_formula(first) && gives_reasons(rest) && upholds(rest, first)).then_some(first)
+    (gives_reasons(rest) && upholds(rest, first)).then_some(first)
 }
 
 fn last_sentence(line: &str) -> &str {
@@ -306,6 +354,18 @@ mod tests {
                 ("", None),
             ],
         );
+    }
+
+    #[test]
+    fn a_block_of_code_is_an_answer_if_it_is_a_formula_and_the_only_one() {
+        let block = "```\n5\n```";
+        let guess = Reading { last_number: true, ..PLAIN };
+        let found = |response: &str| extract(response, Extraction::Auto, guess);
+        assert_eq!(found(&format!("We count.\n{block}")).as_deref(), Some(block));
+        assert_eq!(found(&format!("The answer is:\n{block}\nGood")).as_deref(), Some(block));
+        for response in [format!("{block}\nor\n{block}"), format!("Not:\n{block}"), "```python\nx = 5\n```".into()] {
+            assert_eq!(found(&response), None, "{response}");
+        }
     }
 
     #[test]

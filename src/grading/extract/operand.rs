@@ -1,6 +1,9 @@
 //! Boxes that are a part of a formula: `-\boxed{5}`, `\boxed{5}^2`.
 
-use super::wording::{is_filler, words};
+use super::{
+    statement::is_prose,
+    wording::{is_filler, words},
+};
 use crate::grading::vocabulary::Words;
 
 /// Commands before and behind a box that set it, or relate it to another formula that it equals. All others make it a
@@ -17,7 +20,22 @@ const OPERATORS: [char; 9] = ['-', '+', '/', '^', '_', '\u{2212}', '\u{d7}', '\u
 
 /// Whether boxes are a part of a formula, by what stands before and behind them.
 pub(super) fn is_operand(before: &str, behind: &str) -> bool {
-    continues(before) || is_continued(behind) || before.ends_with("}{") || behind.starts_with("}{")
+    continues(before)
+        || is_continued(behind)
+        || is_member(before, behind)
+        || before.ends_with("}{")
+        || behind.starts_with("}{")
+}
+
+/// Whether a box is one of several values: `\boxed{5}, 6`, `(6, \boxed{5})`.
+fn is_member(before: &str, behind: &str) -> bool {
+    let starts_number =
+        |text: &str| text.trim_start_matches(['-', '\u{2212}']).starts_with(|c: char| c.is_ascii_digit());
+    let next = behind.trim_start_matches([' ', '$']).strip_prefix([',', ';']);
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    let open = line.rfind(['(', '[']).map(|at| &line[at + 1..]);
+    let ends_list = |inner: &str| inner.contains(',') && !inner.contains([')', ']']) && !is_prose(inner);
+    next.is_some_and(|next| starts_number(next.trim_start_matches(' '))) || open.is_some_and(ends_list)
 }
 
 /// Whether a text before a box makes it a part of a formula.
@@ -99,7 +117,9 @@ fn is_continued(behind: &str) -> bool {
         || behind.starts_with(|c: char| c.is_ascii_digit());
     // In a formula `!` is a factorial, and at the end of a sentence it is none.
     let is_factorial = ["!$", "!\\)", "!\\]"].iter().any(|mark| behind.starts_with(mark));
-    !is_dash && near.starts_with(OPERATORS) || is_suffixed || is_compared || is_adjacent || is_factorial
+    // `\boxed{5} x 10^3`
+    let is_times = near.strip_prefix("x ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    !is_dash && near.starts_with(OPERATORS) || is_times || is_suffixed || is_compared || is_adjacent || is_factorial
 }
 
 /// Whether what stands behind `<` is the name of a tag and its end.

@@ -9,15 +9,19 @@ use super::wording::{
 use crate::grading::{
     Answer, AnswerKind, Verdict,
     budget::Budget,
+    clean::FENCE,
     form::Form,
     lex::tokens,
     read::form,
     unit::{is_unit_word, unit},
-    words::yes_or_no,
+    words::{is_junction, yes_or_no},
 };
 
 /// Delimiters of formulas.
-pub(super) const DELIMITERS: [(&str, &str); 4] = [("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")];
+pub(super) const DELIMITERS: [(&str, &str); 5] = [DISPLAYS[0], DISPLAYS[1], DISPLAYS[2], ("\\(", "\\)"), ("$", "$")];
+
+/// Delimiters of formulas that may stand on lines of their own.
+pub(super) const DISPLAYS: [(&str, &str); 3] = [("$$", "$$"), ("\\[", "\\]"), (FENCE, FENCE)];
 
 /// The longest sentence that is looked into, in bytes.
 pub(super) const MAX_SENTENCE_BYTES: usize = 1000;
@@ -30,12 +34,23 @@ pub(super) fn is_formula(text: &str) -> bool {
     form(text, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)))
 }
 
+/// The name of the value that a formula gives: `x` for `x = 5`.
+pub(super) fn name_of(text: &str) -> Option<String> {
+    match form(text, &Budget::new())? {
+        Form::Named(name, _) => Some(name),
+        _ => None,
+    }
+}
+
 /// The formula or number that a sentence gives: the sentence itself, but for its reasons and for words that add
 /// nothing; or what stands behind its verb; or the only one in it, if no word makes something else of it.
 pub(super) fn value(sentence: &str) -> Option<&str> {
     let text = sentence.trim();
     if text.len() > MAX_SENTENCE_BYTES {
         return None;
+    }
+    if let Some(figure) = said_again(text) {
+        return Some(figure);
     }
     if !is_prose(text) {
         return is_formula(text).then_some(text);
@@ -57,6 +72,16 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
     })
 }
 
+/// A number that is said again in the brackets behind it: `5 (five)`, `72 (48 + 24)`.
+fn said_again(text: &str) -> Option<&str> {
+    let (figure, again) = text.trim_end_matches('.').strip_suffix(')')?.split_once(" (")?;
+    let is_one = |text: &str| !text.contains([' ', '(', ')']);
+    let is_other = again.contains(|c: char| !(c.is_ascii_digit() || "., ".contains(c)));
+    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+    let is_same = || Verdict::of(number(figure).as_ref(), number(again).as_ref()) == Verdict::Equal;
+    (is_one(figure) && is_other && is_same()).then_some(figure)
+}
+
 /// Whether a sentence behind an answer, and before its reasons, says that it is another number: `The true value is 6`.
 pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
     let number = |text: &str| Answer::read(text, AnswerKind::Number);
@@ -66,8 +91,12 @@ pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
         .take(MAX_OTHERS)
         .filter_map(other_value)
         .peekable();
-    let answer = others.peek().and_then(|_| number(answer));
-    others.any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
+    // `\boxed{5} or 6`
+    let alternative =
+        behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(|or| or.split_whitespace().next());
+    let alternative = alternative.map(|word| word.trim_end_matches(['.', ',', '$']));
+    let answer = if others.peek().is_some() || alternative.is_some() { number(answer) } else { None };
+    others.chain(alternative).any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
 }
 
 /// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what
@@ -185,8 +214,19 @@ fn last_figure(sentence: &str) -> Option<&str> {
     // `x^2 = 25` does not say what x is.
     let is_told_otherwise = if first < before.len() { changes(told) } else { !before.is_empty() && lead.trim() == "=" };
     let stands = (introduces(lead) || opens || measures) && !denies(lead) && !digresses(lead) && !is_told_otherwise;
-    let stands = stands && !changes(tail) && !is_scaled;
+    let stands = stands && !changes(tail) && !is_scaled && !goes_on(tail) && (before.is_empty() || !joins(lead));
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
+}
+
+/// Whether a calculation goes on behind a figure: `48 +`, where the rest was never written.
+fn goes_on(tail: &str) -> bool {
+    tail.trim_start_matches(['*', ' ']).starts_with(['+', '/', '=', '^', '\u{d7}', '\u{f7}'])
+}
+
+/// Whether what stands between two figures makes them one answer: `x = 2 and x = 3`.
+fn joins(between: &str) -> bool {
+    let mut said = words(between);
+    said.next().is_some_and(is_junction) && said.all(|word| word.len() == 1)
 }
 
 /// Which figure begins the calculation that the last one ends: `5 + 7 = 12`.
@@ -225,7 +265,7 @@ fn with_unit(sentence: &str, end: usize) -> usize {
 fn figures(sentence: &str) -> Vec<Range<usize>> {
     let mut found: Vec<Range<usize>> = vec![];
     let mut at = 0;
-    while let Some(offset) = sentence[at..].find(|c: char| c == '$' || c == '\\' || c.is_ascii_digit()) {
+    while let Some(offset) = sentence[at..].find(|c: char| "$\\`".contains(c) || c.is_ascii_digit()) {
         let start = at + offset;
         if let Some(length) = delimited(&sentence[start..]) {
             at = start + length;
@@ -290,6 +330,8 @@ mod tests {
     fn a_sentence_gives_a_formula_or_the_number_that_its_verb_gives() {
         for (sentence, expected) in [
             ("simply $5$", "$5$"),
+            ("5 (five)", "5"),
+            ("72 (48 + 24).", "72"),
             ("5 is our final answer", "5"),
             ("5 apples in total", "5 apples"),
             ("that x = 5", "x = 5"),
@@ -367,6 +409,8 @@ mod tests {
         assert_eq!((value(sentence), last_value(sentence)), (None, Some("12")));
         assert_eq!(last_value("10 apples, and not 12"), None);
         assert_eq!(last_value("it is 5 to 6"), None);
+        assert_eq!(last_value("the solutions are x = 2 and x = 3"), None);
+        assert_eq!(last_value("so the total is 48 +"), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::grading::{
 const FILLERS: Words = Words(
     "the a an this that it its here i we our my is are be would will should must get have find see conclude think \
      believe so then thus hence therefore consequently finally now and also final correct right required desired \
-     exact actual numerical best answer answers solution solutions result value number fraction interval set of equal \
+     exact actual numerical it's that's best answer answers solution solutions result value number fraction interval set of equal \
      equals to for given by as follows exactly simply just only indeed total true certainly definitely clearly",
 );
 
@@ -27,13 +27,13 @@ const VERBS: Words = Words(
      saves saved sell sells sold buy buys bought eat eats ate use uses used read reads scored collected received \
      planted picked baked caught walks walked runs ran drives drove travels traveled travelled works worked \
      writes charges drinks contain contains hold holds weigh weighs leaves remain remains increases increased \
-     decreases decreased find obtain yields",
+     find obtain yields",
 );
 
 /// Words that deny what stands beside them. So do words that end in `n't`.
 const DENIALS: Words = Words(
     "not no never cannot neither nor none nobody nothing without except wrong incorrect false untrue invalid \
-     impossible rather instead hardly \\ne \\neq",
+     impossible rather instead hardly fails contradicts violates \\ne \\neq",
 );
 
 /// Words before a number that make another one of it: `the square of 5`.
@@ -50,9 +50,24 @@ const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikel
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
-    "wait actually oops hmm sorry correction mistake mistakes mistaken confusion misunderstanding oversight wrong \
-     incorrect error errors forgot meant edit scratch reconsider recheck recalculate recompute redo thought thoughts",
+    "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re \
+     reconsider recheck recalculate recompute disregard ignore strike misread \
+     miscounted miscalculated update updated revised rechecking recalculating recounting retract reevaluate reexamine redo rethink \
+     revisit thought thoughts",
 );
+
+/// Several words, anywhere in a sentence, that do so too.
+const TAKINGS_BACK: [&str; 8] =
+    ["not sure", "not certain", "not confident", "Hold on", "hold on", "ever mind", "try again", "correct myself"];
+
+/// Words of a sentence that finds a mistake in what was said before it.
+const FAULTS: Words = Words("mistake mistakes mistaken wrong incorrect incorrectly error errors invalid flawed flaw");
+
+/// Words before a fault that is not there: `no mistakes were found`.
+const ABSENCES: Words = Words("no not any without avoid avoids never");
+
+/// Words of a sentence about what others say, or what would be wrong.
+const ELSEWHERE: Words = Words("other others another common if would");
 
 /// Words that judge an answer, and do not give it.
 const JUDGEMENTS: Words = Words("correct reasonable right valid consistent plausible verified confirmed sensible");
@@ -98,6 +113,11 @@ pub(super) fn concludes(sentence: &str) -> bool {
     first.is_some_and(|word| {
         is_conclusion(word) || ["total", "result"].iter().any(|noun| word.eq_ignore_ascii_case(noun))
     })
+}
+
+/// Whether a word says that what follows is what a question says: `Given:`.
+pub(super) fn is_given(word: &str) -> bool {
+    ["given", "known", "equation", "equations", "problem", "question"].iter().any(|own| word.eq_ignore_ascii_case(own))
 }
 
 pub(super) fn is_verb(word: &str) -> bool {
@@ -227,21 +247,40 @@ fn takes_back(sentence: &str) -> bool {
     // `No other solutions exist` and `no mistakes were found` take nothing back.
     let behind_first =
         sentence.trim_start_matches(|c: char| !c.is_alphanumeric()).trim_start_matches(char::is_alphanumeric);
+    // `This assumes that no apple is lost`
+    let mut denied = first().take(2).chain(first().take(REACH).skip(2).take_while(|word| *word != "that"));
     let is_reply = second.is_none_or(|word| POINTERS.have(word))
         || behind_first.trim_start_matches('*').starts_with([',', '.', '!', ':', ';', '-', '?']);
-    let finds_none = begins("no") && matches!(second, Some("mistakes" | "errors"));
     begins("no") && is_reply
-        || sentence.contains("not sure")
-        || begins("however") && gives_figure(sentence)
+        || TAKINGS_BACK.iter().any(|words| sentence.contains(words))
+        || (begins("however") || begins("but")) && gives_other(sentence)
         // `I am sorry for the confusion`
-        || !finds_none && first().take(REACH).any(|word| RETRACTIONS.have(word))
-        || first().take(2).any(|word| POINTERS.have(word)) && first().take(REACH).any(is_denial)
+        || first().take(REACH).any(|word| RETRACTIONS.have(word))
+        || finds_fault(sentence)
+        || first().take(2).any(|word| POINTERS.have(word)) && denied.any(is_denial)
 }
 
-/// Whether a verb gives a number: `the total is 20`.
-fn gives_figure(sentence: &str) -> bool {
+/// Whether a sentence finds a mistake, or that something is not correct.
+fn finds_fault(sentence: &str) -> bool {
+    // Reasons may tell of a mistake that is not made here.
+    let reach = if gives_reasons(sentence) { REACH } else { usize::MAX };
+    let said: Vec<&str> = words(sentence).take(reach).collect();
+    let is_fault = |at: usize| {
+        let before = &said[at.saturating_sub(2)..at];
+        FAULTS.have(said[at]) && !before.iter().any(|word| ABSENCES.have(word))
+            || JUDGEMENTS.have(said[at])
+                && before.iter().rfind(|word| **word != "the").is_some_and(|word| is_denial(word))
+    };
+    (0..said.len()).any(is_fault) && !said.iter().any(|word| ELSEWHERE.have(word))
+}
+
+/// Whether a sentence with a number says that it is the answer, or that another one is none: `However, since x must be
+/// even, we choose 6`. `However, 13 is prime` says neither.
+fn gives_other(sentence: &str) -> bool {
     let behind = words(sentence).skip(1);
-    words(sentence).zip(behind).any(|(verb, word)| is_verb(verb) && word.starts_with(|c: char| c.is_ascii_digit()))
+    let is_given = |(verb, word): (&str, &str)| is_verb(verb) && word.starts_with(|c: char| c.is_ascii_digit());
+    let decides = |word: &str| is_denial(word) || matches!(word, "must" | "so");
+    figures(sentence).next().is_some() && (words(sentence).any(decides) || words(sentence).zip(behind).any(is_given))
 }
 
 pub(super) fn sentences(text: &str) -> impl Iterator<Item = &str> {

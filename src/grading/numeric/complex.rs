@@ -210,6 +210,10 @@ impl Complex {
         self.re.approximate().hypot(self.im.approximate())
     }
 
+    pub fn real_part(&self) -> Self {
+        Self::real(self.re.clone())
+    }
+
     /// The next integer below a real number, or above; `None` where it cannot be told.
     pub fn whole(&self, above: bool) -> Option<BigRational> {
         let (low, high) = self.im.may_be_zero().then(|| self.re.bounds())?;

@@ -102,6 +102,7 @@ impl<'a> Parser<'a> {
     }
 
     fn product(&mut self) -> Option<Expression> {
+        let start = self.at;
         let mut product = self.power()?;
         let mut quotients = 0;
         loop {
@@ -121,14 +122,17 @@ impl<'a> Parser<'a> {
                 let is_product = self.is_product();
                 let mut factor = self.power()?;
                 let is_set_off = self.gap() != Gap::None && matches!(factor, Expression::Number(_));
-                if over && (is_product || self.starts_factor() && !is_set_off) {
+                if over && self.has_product_with_d(start..self.at, &product, &factor) {
+                    return None;
+                }
+                if over && (is_product || self.starts_factor(start) && !is_set_off) {
                     return None;
                 }
                 factor = if minus { factor.negative() } else { factor };
                 product = if over { product.over(factor) } else { Expression::Product(vec![product, factor]) };
-            } else if self.starts_factor() {
-                // A number behind something is no factor of it: `x2`, `2 3`.
-                if matches!(self.peek(), Some(Kind::Number(_))) {
+            } else if self.starts_factor(start) {
+                // A number behind something is no factor of it, `x2`, `2 3`, but for factorials: `2!3!`.
+                if matches!(self.peek(), Some(Kind::Number(_))) && !self.is_between_factorials() {
                     return None;
                 }
                 let factor = self.power()?;
@@ -145,13 +149,18 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Whether a factor begins here without a sign of multiplication.
-    fn starts_factor(&self) -> bool {
+    fn is_between_factorials(&self) -> bool {
+        let is_mark = |at: Option<usize>| at.and_then(|at| self.tokens.get(at)).is_some_and(|t| is_sign(t, '!'));
+        is_mark(self.at.checked_sub(1)) && is_mark(Some(self.at + 1))
+    }
+
+    /// Whether a factor of the product that started at that token begins here without a sign of multiplication.
+    fn starts_factor(&self, start: usize) -> bool {
         match self.peek() {
             Some(Kind::Number(_) | Kind::Open('(' | '[') | Kind::Group | Kind::Begin) => true,
             // `|x|y|z|` may be |xyz|.
             Some(Kind::Sign('|')) if !self.in_bars => {
-                let before = &self.tokens[..self.at];
+                let before = &self.tokens[start..self.at];
                 before.last().is_some_and(is_bar) || !before.iter().any(is_bar)
             }
             Some(Kind::Word(word)) => is_formula_word(word),

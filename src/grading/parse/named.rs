@@ -1,12 +1,17 @@
 //! Letters, functions and commands in formulas.
 
+use std::ops::Range;
+
 use super::Parser;
 use crate::grading::{
     expression::{Expression, Function},
     lex::{Gap, Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
-    read::{bracket, bracketed},
-    vocabulary::{function, is_decoration, is_formula_word, is_greek, is_integrated, letters},
+    read::{bracket, bracketed, is_sign},
+    unit::is_unit_word,
+    vocabulary::{
+        differential, each_letter, function, is_decoration, is_formula_word, is_greek, is_integrated, letters,
+    },
 };
 
 impl Parser<'_> {
@@ -21,16 +26,22 @@ impl Parser<'_> {
         if let Some(function) = function(word) {
             return self.call(function);
         }
-        let letters = letters(word)?;
+        if let Some(variable) = self.variable_of(word) {
+            let end = self.at + usize::from(word == "d");
+            if self.is_differential(end)? {
+                let name = format!("d{variable}");
+                self.at = end;
+                return self.symbol(&name);
+            }
+        }
+        let letters = letters(word).or_else(|| self.is_term(word).then(|| each_letter(word)))?;
+        // `xdx` is a product of three letters, or of two.
+        if (1..letters.len()).any(|at| differential(&word[at..]).is_some() || self.variable_of(&word[at..]).is_some()) {
+            return None;
+        }
         let (last, first) = letters.split_last()?;
         let mut factors: Vec<Expression> = first.iter().map(|letter| constant_or_variable(letter)).collect();
-        factors.push(match self.peek() {
-            Some(Kind::Command(variable)) if *last == "d" && is_integrated(variable) => {
-                self.at += 1;
-                self.symbol(&format!("d{variable}"))?
-            }
-            _ => self.symbol(last)?,
-        });
+        factors.push(self.symbol(last)?);
         if factors.len() == 1 {
             return factors.pop();
         }
@@ -39,6 +50,68 @@ impl Parser<'_> {
         let last = self.raised(last)?;
         factors.push(last);
         Some(Expression::Product(factors))
+    }
+
+    /// The variable of a word that may begin a differential: `dx`, `d\theta`.
+    fn variable_of<'w>(&'w self, word: &'w str) -> Option<&'w str> {
+        match self.peek() {
+            Some(Kind::Command(variable)) if word == "d" && is_integrated(variable) => Some(variable),
+            _ => differential(word),
+        }
+    }
+
+    /// Whether what may be a differential, and ends there, is one: a space sets it off from other factors, or it is all
+    /// that there is, or that is above a line. Else it is a product, `2dr` or `cx^2 + dx + e`; `None` if nothing shows
+    /// which it is, `e^xdx`.
+    fn is_differential(&self, end: usize) -> Option<bool> {
+        let start = self.at - 1;
+        let next = self.tokens.get(end);
+        if start == 0 && next.is_none() {
+            return Some(true);
+        }
+        let is_factor = |token: &Token| {
+            is_sign(token, '*')
+                || token.is_spaced()
+                    && matches!(token.kind, Kind::Word(_) | Kind::Command(_) | Kind::Group | Kind::Open(_))
+        };
+        match self.tokens[..start].last().map(|token| &token.kind) {
+            Some(Kind::Group)
+                if self.tokens[..start - 1].last().is_some_and(|token| token.kind == Kind::Command("frac".into()))
+                    && next.is_some_and(|token| token.kind == Kind::EndGroup) =>
+            {
+                Some(true)
+            }
+            None | Some(Kind::Open(_) | Kind::Group | Kind::Begin | Kind::Sign('+' | '-' | '*' | '/' | '&')) => {
+                Some(next.is_some_and(is_factor))
+            }
+            _ if self.tokens[start].is_spaced() => Some(true),
+            Some(Kind::Number(_)) => Some(false),
+            _ => None,
+        }
+    }
+
+    /// Whether what was read as a product in these tokens, `dx`, may be a differential, as its variable is below the line:
+    /// `\frac{2dx}{x}` is not `2d`.
+    pub(super) fn has_product_with_d(&self, tokens: Range<usize>, above: &Expression, below: &Expression) -> bool {
+        let d = Expression::Variable("d".to_owned());
+        above.has(&d)
+            && self.tokens[tokens].iter().any(|token| match &token.kind {
+                Kind::Word(word) => {
+                    differential(word).is_some_and(|own| below.has(&Expression::Variable(own.to_owned())))
+                }
+                _ => false,
+            })
+    }
+
+    /// Whether a word of two letters that is also one of English is a product: `by` in `ax + by`.
+    fn is_term(&self, word: &str) -> bool {
+        let is_joint = |token: Option<&Token>| token.map(|token| is_sign(token, '+') || is_sign(token, '-'));
+        let sides = [is_joint(self.tokens[..self.at - 1].last()), is_joint(self.tokens.get(self.at))];
+        word.len() == 2
+            && word.is_ascii()
+            && !is_unit_word(word)
+            && sides.contains(&Some(true))
+            && !sides.contains(&Some(false))
     }
 
     fn plain_root(&mut self, degree: u32) -> Option<Expression> {
@@ -108,10 +181,20 @@ impl Parser<'_> {
 
     pub(super) fn command(&mut self, name: &str) -> Option<Expression> {
         match name {
+            "d" => match self.peek()? {
+                Kind::Word(variable) | Kind::Command(variable) => {
+                    self.at += 1;
+                    self.symbol(&format!("d{variable}"))
+                }
+                _ => None,
+            },
             "frac" if is_derivative(&self.tokens[self.at..]) => None,
             "frac" => {
-                let (above, below) = (self.argument()?, self.argument()?);
-                Some(above.over(below))
+                let start = self.at;
+                let above = self.argument()?;
+                let end = self.at;
+                let below = self.argument()?;
+                if self.has_product_with_d(start..end, &above, &below) { None } else { Some(above.over(below)) }
             }
             "sqrt" => self.root(),
             "pi" => self.pi(),
@@ -181,8 +264,9 @@ impl Parser<'_> {
             _ => return None,
         };
         self.at += tokens;
-        // A vector has an arrow or is in bold.
-        let name = if name == "mathbf" { "vec" } else { name };
+        // A vector has an arrow or is in bold; one of length one may have a hat.
+        let is_vector = name == "mathbf" || name == "hat" && matches!(letters.as_str(), "i" | "j" | "k");
+        let name = if is_vector { "vec" } else { name };
         Some(Expression::Variable(format!("\\{name} {letters}")))
     }
 

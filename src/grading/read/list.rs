@@ -9,11 +9,11 @@ use crate::grading::{
     evaluate::Scalar,
     expression::Expression,
     form::Form,
-    key::{Detail, Shape, shape},
+    key::{Detail, Shape, point, shape},
     lex::{Kind, Token},
     region::Region,
     relation::is_relation,
-    unit::Measure,
+    unit::{Measure, is_known},
 };
 
 impl Reader<'_> {
@@ -69,6 +69,7 @@ impl Reader<'_> {
 
     /// What several forms are together.
     fn joined(&self, forms: Vec<Form>, words: &[&str]) -> Option<Form> {
+        let forms = self.with_all_excluded(forms);
         if forms.len() == 1 {
             return forms.into_iter().next();
         }
@@ -107,31 +108,66 @@ impl Reader<'_> {
             return None;
         }
         let ranges = places.iter().scan(0, |start, end| Some(std::mem::replace(start, *end)..*end));
-        let forms: Vec<Form> = ranges.map(|range| self.quantity(&tokens[range])).collect::<Option<_>>()?;
+        // Beside other units a letter is one, too: `1 h 30 min`.
+        let as_unit = |token: &Token| match &token.kind {
+            Kind::Word(symbol) if is_known(symbol) => Token { kind: Kind::Text(symbol.clone()), gap: token.gap },
+            _ => token.clone(),
+        };
+        let quantity =
+            |range: std::ops::Range<usize>| self.quantity(&tokens[range].iter().map(as_unit).collect::<Vec<_>>());
+        let forms: Vec<Form> = ranges.map(quantity).collect::<Option<_>>()?;
         Amount::total(&Amount::parts(&forms, self.budget)?)
+    }
+
+    /// `x \in \mathbb{R}, x \neq 1, 2`: what is behind the last form that has a name is excluded with it.
+    fn with_all_excluded(&self, mut forms: Vec<Form>) -> Vec<Form> {
+        if let Some(at) = forms.iter().rposition(|form| matches!(form, Form::Named(..)))
+            && let Some(others) = self.all_but(&forms[at..])
+        {
+            forms.truncate(at);
+            forms.push(others);
+        }
+        forms
+    }
+
+    /// `x \neq 1, 2`: what is behind the first value is excluded, too.
+    fn all_but(&self, forms: &[Form]) -> Option<Form> {
+        let (Form::Named(name, first), others @ [_, ..]) = forms.split_first()? else { return None };
+        let Form::Region(region) = &**first else { return None };
+        region.complement().as_points().filter(|excluded| excluded.len() == 1)?;
+        let point = |other: &Form| point(&shape(other, Detail::FULL, self.budget)?);
+        let points: Vec<Region> = others.iter().map(point).collect::<Option<_>>()?;
+        let region = Region::union(points.into_iter().chain([region.complement()])).complement();
+        Some(Form::Named(name.clone(), Box::new(Form::Region(region))))
     }
 
     /// Several values of one name.
     fn alternatives(&self, values: Vec<Form>, words: &[&str]) -> Option<Form> {
-        let regions: Option<Vec<Region>> = values
-            .iter()
-            .map(|value| if let Form::Region(region) = value { Some(region.clone()) } else { None })
-            .collect();
+        let region = |value: &Form| match value {
+            Form::Region(_) | Form::Span { .. } => match shape(value, Detail::FULL, self.budget)? {
+                Shape::Region(region) => Some(region),
+                _ => None,
+            },
+            _ => None,
+        };
+        let regions: Option<Vec<Region>> = values.iter().map(region).collect();
         let Some(regions) = regions else {
             // What is 1 and more than 2 is nothing.
             let has_region = values.iter().any(|value| matches!(value, Form::Region(_)));
             return (!has_region || !words.contains(&"and")).then(|| together(values, words));
         };
-        let mut regions = regions.into_iter();
-        let first = regions.next()?;
-        let joint = |join: fn(&Region, &Region) -> Region| regions.clone().fold(first.clone(), |a, b| join(&a, &b));
-        let (all, both) = (joint(Region::union), joint(Region::intersection));
+        let (all, both) = (Region::union(regions.clone()), Region::intersection(regions.clone()));
+        // `x \in \mathbb{R}` beside another condition says only of what kind `x` is.
+        let is_condition = |region: &&Region| **region != Region::everything();
+        if !words.contains(&"or") && regions.iter().filter(is_condition).count() < 2 {
+            return Some(Form::Region(both));
+        }
         match words {
             _ if words.contains(&"or") => Some(Form::Region(all)),
             _ if words.contains(&"and") => (!both.is_empty()).then_some(Form::Region(both)),
             // `x < 1, x > 3` can only mean either, `x > 1, x < 3` only both.
             _ if both.is_empty() => Some(Form::Region(all)),
-            _ => (!regions.any(|region| region == both) && first != both).then_some(Form::Region(both)),
+            _ => (!regions.contains(&both)).then_some(Form::Region(both)),
         }
     }
 
@@ -220,18 +256,14 @@ impl<'a> Amount<'a> {
 fn name(form: &Form) -> Option<&str> {
     match form {
         Form::Named(name, _) => Some(name),
-        Form::Equation(Expression::Sum(terms), Some(_)) => match terms.first() {
-            Some(Expression::Variable(name)) => Some(name),
-            _ => None,
-        },
+        Form::Equation(_, Some((name, _))) => Some(name),
         _ => None,
     }
 }
 
 fn named_value(form: Form) -> Option<(String, Form)> {
-    let name = name(&form)?.to_owned();
     match form {
-        Form::Named(_, value) | Form::Equation(_, Some(value)) => Some((name, *value)),
+        Form::Named(name, value) | Form::Equation(_, Some((name, value))) => Some((name, *value)),
         _ => None,
     }
 }

@@ -6,12 +6,14 @@ mod quantity;
 use super::{
     budget::{Budget, MAX_BYTES},
     clean::clean,
+    congruence::{congruence, is_congruence},
     expression::Expression,
     form::Form,
-    key::{Detail, Names, Shape, Units, limit, shape},
-    lex::{Kind, Token, tokens},
+    key::{Detail, Names, Shape, Units, limit, point, shape},
+    lex::{Gap, Kind, Token, tokens},
     matrix,
     names::name_of,
+    numerals::{leading_integer, numeral},
     order,
     parse::expression,
     region::Region,
@@ -39,6 +41,9 @@ pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
 
 /// What folded words say; they are text if they have no other meaning.
 fn of_words(folded: String) -> Option<Form> {
+    if let Some(number) = numeral(&folded) {
+        return number.map(|number| Form::Scalar(Expression::Number(number)));
+    }
     meaning(&folded).or_else(|| (!folded.is_empty()).then_some(Form::Text(folded)))
 }
 
@@ -96,6 +101,16 @@ fn decimal(tokens: &[Token]) -> Option<Form> {
     let Kind::Number(literal) = &number.kind else { return None };
     let value = literal.value.clone();
     Some(Form::Decimal(if negative { -value } else { value }, literal.places?))
+}
+
+/// The positive or negative numbers: `\mathbb{R}^+`.
+fn half_line(sign: &Token) -> Option<Form> {
+    let positive = Region::positive();
+    match sign.kind {
+        Kind::Sign('+') => Some(Form::Region(positive)),
+        Kind::Sign('-') => Some(Form::Region(positive.mirrored())),
+        _ => None,
+    }
 }
 
 /// The entries of a matrix as they are written, row by row; none of a sum or a product.
@@ -177,9 +192,21 @@ impl Reader<'_> {
     fn words_or_list(&self, tokens: &[Token], text: &str) -> Option<Form> {
         let quantity_first = matches!(tokens.first()?.kind, Kind::Number(_) | Kind::Sign('-'));
         if is_wordy(tokens) && !(quantity_first && self.item(tokens).is_some()) {
-            return of_words(fold(text));
+            let folded = fold(text);
+            return if numeral(&folded).is_some() { None } else { self.counted(&folded) }.or_else(|| of_words(folded));
         }
         if order::may_count(tokens) { None } else { self.list(tokens) }
+    }
+
+    /// A number in words before a unit: `five dollars`, `ten percent`.
+    fn counted(&self, folded: &str) -> Option<Form> {
+        let (figure, unit) = leading_integer(folded)?;
+        let form = self.quantity(&tokens(&format!("{figure} {unit}"))?)?;
+        // `one line` is rather the beginning of a sentence.
+        match &form {
+            Form::Quantity { measure, .. } if !measure.optional => None,
+            _ => Some(form),
+        }
     }
 
     /// A single letter, also in brackets as the choice of one, or a single text.
@@ -225,6 +252,9 @@ impl Reader<'_> {
             let signs = outer(tokens).filter(|(_, token)| is_relation(&token.kind));
             let signs = signs.map(|(_, token)| if let Kind::Sign(sign) = token.kind { sign } else { '=' }).collect();
             return self.relation(Sides { sides: split(tokens, |token| is_relation(&token.kind)), signs });
+        }
+        if is_congruence(tokens) {
+            return congruence(tokens);
         }
         if let Some((open @ (Kind::Open('{') | Kind::Group), inner, _)) = bracketed(tokens) {
             return self.braces(open, inner);
@@ -277,7 +307,7 @@ impl Reader<'_> {
         };
         let Some(within) = within else { return Some(Some(*set)) };
         let (Form::Region(set), Some(within)) = (*set, self.region(within)) else { return Some(None) };
-        Some(Some(Form::Region(set.intersection(&within))))
+        Some(Some(Form::Region(Region::intersection([set, within]))))
     }
 
     /// The two values of a formula with one `\pm`, in which `\mp` is the other sign.
@@ -286,9 +316,10 @@ impl Reader<'_> {
             return None;
         }
         let with = |plus: char, minus: char| {
+            // With a space, so that `2-3` is a difference and no range.
             let signed = tokens.iter().map(|token| match token.kind {
-                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), gap: token.gap },
-                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), gap: token.gap },
+                Kind::Sign('\u{b1}') => Token { kind: Kind::Sign(plus), gap: token.gap.max(Gap::Space) },
+                Kind::Sign('\u{2213}') => Token { kind: Kind::Sign(minus), gap: token.gap.max(Gap::Space) },
                 _ => token.clone(),
             });
             self.item(&signed.collect::<Vec<_>>())
@@ -305,16 +336,14 @@ impl Reader<'_> {
         }
         let regions: Vec<Region> =
             split(tokens, is_operator).into_iter().map(|part| self.region(part)).collect::<Option<_>>()?;
-        let mut regions = regions.into_iter();
-        let first = regions.next()?;
-        Some(Form::Region(regions.fold(first, |a, b| match signs[0].kind {
-            Kind::Sign('\u{222a}') => a.union(&b),
-            Kind::Sign('\u{2229}') => a.intersection(&b),
-            _ => a.intersection(&b.complement()),
-        })))
+        Some(Form::Region(match (&signs[0].kind, regions.as_slice()) {
+            (Kind::Sign('\u{222a}'), _) => Region::union(regions),
+            (Kind::Sign('\u{2216}'), [all, without]) => Region::intersection([all.clone(), without.complement()]),
+            _ => Region::intersection(regions),
+        }))
     }
 
-    fn region(&self, tokens: &[Token]) -> Option<Region> {
+    pub fn region(&self, tokens: &[Token]) -> Option<Region> {
         let form = self.item(tokens).filter(|form| !form.is_open())?;
         match shape(&form, Detail { names: Names::Loose, units: Units::Kept }, self.budget)? {
             Shape::Region(region) => Some(region),
@@ -322,13 +351,9 @@ impl Reader<'_> {
                 let [low, high] = ends.as_slice() else { return None };
                 Some(Region::between(limit(low)?, false, limit(high)?, false)).filter(|region| !region.is_empty())
             }
-            Shape::Set(points) => points.iter().try_fold(Region::everything().complement(), |region, point| {
-                let super::region::Limit::At(value) = limit(point)? else { return None };
-                Some(region.union(&Region::point(value)))
-            }),
+            Shape::Set(points) => Some(Region::union(points.iter().map(point).collect::<Option<Vec<_>>>()?)),
             number @ Shape::Number(_) if bracketed(tokens).is_some_and(|(open, ..)| *open == Kind::Open('{')) => {
-                let super::region::Limit::At(value) = limit(&number)? else { return None };
-                Some(Region::point(value))
+                point(&number)
             }
             _ => None,
         }
@@ -399,18 +424,9 @@ impl Reader<'_> {
             [Token { kind: Kind::Command(name), .. }] if matches!(name.as_str(), "emptyset" | "varnothing") => {
                 Some(Form::Set(vec![]))
             }
-            [
-                Token { kind: Kind::Command(name), .. },
-                Token { kind: Kind::Group, .. },
-                Token { kind: Kind::Word(letter), .. },
-                Token { kind: Kind::EndGroup, .. },
-            ] if name == "mathbb" => {
-                if letter == "R" {
-                    Some(Form::Region(Region::everything()))
-                } else {
-                    number_set(letter)
-                }
-            }
+            [Token { kind: Kind::Domain(letter), .. }] => number_set(*letter),
+            [Token { kind: Kind::Domain('R'), .. }, hat, sign] if is_sign(hat, '^') => half_line(sign),
+            [Token { kind: Kind::Domain('R'), .. }, hat, _, sign, _] if is_sign(hat, '^') => half_line(sign),
             _ => None,
         }
     }

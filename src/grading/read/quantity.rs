@@ -6,9 +6,10 @@ use super::{Reader, bracketed, is_sign, outer};
 use crate::grading::{
     expression::Expression,
     form::Form,
-    lex::{Kind, Token},
+    lex::{Gap, Kind, Token},
+    names::arguments,
     parse::expression,
-    unit::{is_currency, is_unit_word, money_scale, scale, unit},
+    unit::{is_currency, is_known, is_unit_word, money_scale, scale, unit},
     vocabulary::is_formula_word,
     words::is_junction,
 };
@@ -16,6 +17,9 @@ use crate::grading::{
 impl Reader<'_> {
     /// A figure with a unit before or behind it.
     pub(super) fn quantity(&self, tokens: &[Token]) -> Option<Form> {
+        if let Some(tokens) = with_slash(tokens) {
+            return self.quantity(&tokens);
+        }
         let (sign, rest) = match tokens {
             [sign, rest @ ..] if is_sign(sign, '-') => (&tokens[..1], rest),
             _ => (&[][..], tokens),
@@ -58,6 +62,23 @@ impl Reader<'_> {
         }
         self.scalar(expression(tokens)?, tokens).filter(|form| matches!(form, Form::Scalar(_) | Form::Decimal(..)))
     }
+}
+
+/// `60\frac{\text{km}}{\text{h}}` as 60 km/h.
+fn with_slash(tokens: &[Token]) -> Option<Vec<Token>> {
+    let is_unit = |token: &Token| match &token.kind {
+        Kind::Text(_) => true,
+        Kind::Word(word) => is_known(word),
+        _ => false,
+    };
+    let at = tokens.iter().position(|token| token.kind == Kind::Command("frac".into()))?;
+    let (figure, fraction) = (&tokens[..at], &tokens[at + 1..]);
+    let ([above, below], []) = arguments(fraction)? else { return None };
+    let slash = Token { kind: Kind::Sign('/'), gap: Gap::None };
+    [above, below]
+        .into_iter()
+        .all(|unit| unit.first().is_some_and(is_unit))
+        .then(|| [figure, above, &[slash], below].concat())
 }
 
 /// Whether these are two numbers rather than their difference or their product: `5-6 hours`, `1-1/2 cups`, `5\u{d7}6
