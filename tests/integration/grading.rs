@@ -109,7 +109,8 @@ fn no_input_panics_or_has_two_keys() {
 #[test]
 fn work_is_bounded_by_steps() {
     // Each would take from seconds to for ever.
-    for text in ["2^{2^{5000}}+1", "9^{9^{9^9}}", "((10^{1000})!)!", "\\binom{10^9}{5\\cdot10^8}", "e^{e^{e^{e^{9}}}}"] {
+    for text in ["2^{2^{5000}}+1", "9^{9^{9^9}}", "((10^{1000})!)!", "\\binom{10^9}{5\\cdot10^8}", "e^{e^{e^{e^{9}}}}"]
+    {
         assert!(read(text).is_none(), "{text}");
     }
     let nested = |open: &str, close: &str| format!("{}1{}", open.repeat(900), close.repeat(900));

@@ -23,7 +23,7 @@ const KEY: &str = "ttrl_0123456789abcdef";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Twelve steps on what was asked, half of it kept for a gate that lets everything through, and the shortest lease.
-const SETTINGS: [(&str, &str); 18] = [
+const SETTINGS: [(&str, &str); 19] = [
     ("TTRL_OPERATOR_KEY", KEY),
     ("TTRL_DEVICE", "cpu"),
     ("TTRL_SERVER__BIND", "127.0.0.1:0"),
