@@ -2,45 +2,41 @@
 //! leaves unfinished, it or another one goes on with.
 
 mod judgement;
+mod questions;
+mod recorder;
+mod work;
 
 use std::{
-    collections::BTreeMap,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use async_trait::async_trait;
 use chrono::Utc;
 use serde_json::json;
-use tokio::runtime::Handle;
-use tokio_util::{
-    sync::CancellationToken,
-    task::{AbortOnDropHandle, TaskTracker},
-};
-use tracing::{Instrument, error, info, info_span, warn};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
+use self::questions::{held_back, unseen};
 use crate::{
     adaptation::{
         checkpoint::CheckpointFolder,
-        learner::{self, LearnError, VoteMetrics, Voted},
+        learner::{self, LearnError},
         recipe::Recipe,
-        resume::{self, Decision as Recovery, Here},
-        round::{self, Plan, Watch, Workbench},
+        resume::{self, Decision, Here},
+        round::Workbench,
         selection::{self, Selection},
-        trainer::UpdateMetrics,
     },
     adapters::{
-        format::{self, FormatError},
-        gate::Decision,
+        format::FormatError,
         registry::{Registry, RegistryError},
     },
     engine::handle::Version,
     evaluation::Evaluator,
     store::{
-        Attempt, Candidate, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
-        SharedStore, StoreError, Unfinished,
+        Attempt, Candidate, Question, Round, RoundQuestion, RoundState, RoundTrigger, SharedStore, StoreError,
+        Unfinished,
     },
     telemetry::Metrics,
 };
@@ -61,16 +57,7 @@ impl RoundOptions {
     }
 }
 
-/// Signs of life come three times in a lease, so that one may get lost.
-const HEARTBEATS: u32 = 3;
-
-/// How long a write of a round waits before it is tried again while the database is away.
-const RETRY: Duration = Duration::from_secs(2);
-
 const CANCELLED: &str = "the operator cancelled it";
-
-/// Fewer held-back questions than this say too little; the gate then asks the training questions.
-const MIN_HELD_BACK: usize = 4;
 
 /// Why a round was not started or cancelled.
 #[derive(Debug, thiserror::Error)]
@@ -309,13 +296,13 @@ impl Inner {
             lease: self.options.lease(),
         };
         match resume::decide(&unfinished, here) {
-            Recovery::Leave => Ok(()),
-            Recovery::GiveUp(reason) => {
+            Decision::Leave => Ok(()),
+            Decision::GiveUp(reason) => {
                 let attempt = self.store.take_over(id, self.options.lease_seconds).await?;
                 self.put_away(&attempt, RoundState::Failed, Some(reason)).await;
                 Ok(())
             }
-            Recovery::TakeOver => {
+            Decision::TakeOver => {
                 let Unfinished { round, .. } = unfinished;
                 let Round { attempts, step, .. } = round;
                 info!(round = %id, attempt = attempts + 1, step, "going on with an unfinished round");
@@ -376,174 +363,6 @@ impl Inner {
         }
     }
 
-    /// Runs a round to its end and writes down how it ended.
-    async fn run(self: Arc<Self>, attempt: Attempt, round: Round, cancel: CancellationToken) {
-        info!(questions = round.questions, parent = %round.parent_version, "the round begins");
-        let heartbeat = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_alive(attempt, cancel.clone())));
-        // A task of its own: if it panics, the round has failed, and the next one can begin. On a thread of its own:
-        // what it does between its waits (encoding questions, counting votes, hashing adapters) takes longer than
-        // requests should wait for a worker.
-        let driving = self.clone().drive(attempt, round, cancel).in_current_span();
-        let runtime = Handle::current();
-        let outcome = tokio::task::spawn_blocking(move || runtime.block_on(driving))
-            .await
-            .unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
-        drop(heartbeat);
-        match outcome {
-            // A verdict on the policy, as the gate's is: nothing is broken, and nobody needs to repair anything.
-            Err(Failure::Learn(LearnError::GivenUp(alarm))) => {
-                self.metrics.rounds_given_up_total.with_label_values(&[alarm.rule.name()]).inc();
-                self.put_away(&attempt, RoundState::Rejected, Some(alarm.to_string())).await;
-            }
-            Err(failure) if self.stopping.is_cancelled() || failure.may_pass() => {
-                self.give_back(&attempt, &failure).await;
-            }
-            Err(Failure::Learn(LearnError::Cancelled)) => {
-                self.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await;
-            }
-            Err(failure) => self.put_away(&attempt, RoundState::Failed, Some(failure.to_string())).await,
-            Ok((state, reason)) => self.put_away(&attempt, state, reason).await,
-        }
-        self.metrics.round_in_progress.set(0);
-        // Its end can be seen now, so the next may begin.
-        *self.running() = None;
-        if let Err(error) = self.registry.prune().await {
-            warn!(%error, "some files of adapters that nobody needs are still there");
-        }
-    }
-
-    /// Writes down how a round ended.
-    async fn put_away(&self, attempt: &Attempt, state: RoundState, reason: Option<String>) {
-        let stored = match state {
-            // The swap has ended it.
-            RoundState::Promoted => Ok(()),
-            _ => {
-                let update = RoundUpdate { state: Some(state), reason: reason.clone(), ..RoundUpdate::default() };
-                self.update(attempt, update).await
-            }
-        };
-        match stored {
-            Err(Failure::Store(StoreError::Conflict(reason))) => warn!(reason, "nothing more of it counts"),
-            Err(error) => warn!(%error, "the round's end could not be stored; it is gone on with from its last step"),
-            Ok(()) => {
-                match state {
-                    RoundState::Failed => error!(reason, "the round failed; the live version is as it was"),
-                    _ => info!(?state, reason, "the round ended"),
-                }
-                let outcome = json!(state);
-                self.metrics.rounds_total.with_label_values(&[outcome.as_str().unwrap_or_default()]).inc();
-                if let Err(error) = self.options.checkpoints.remove(attempt.round()) {
-                    warn!(%error, "the round's checkpoint is still there");
-                }
-            }
-        }
-    }
-
-    /// Leaves a round that was interrupted to the next start of this server, to its next look, or to another one.
-    async fn give_back(&self, attempt: &Attempt, interruption: &Failure) {
-        match self.patiently(|| self.store.give_back(attempt)).await {
-            Ok(()) => info!(%interruption, "the round waits to be gone on with"),
-            Err(error) => warn!(%error, "the round could not be given back; it waits until its lease has run out"),
-        }
-    }
-
-    /// Shows that the round is alive; cancels it if somebody else has taken it over.
-    async fn keep_alive(self: Arc<Self>, attempt: Attempt, cancel: CancellationToken) {
-        loop {
-            tokio::time::sleep(self.options.lease() / HEARTBEATS).await;
-            match self.store.heartbeat(&attempt, self.options.lease_seconds).await {
-                Ok(()) => {}
-                Err(StoreError::Conflict(reason)) => {
-                    warn!(reason, "the round is no longer this server's");
-                    cancel.cancel();
-                    return;
-                }
-                // The database may be away for a moment; the lease outlasts two missed beats.
-                Err(error) => warn!(%error, "the round's lease could not be prolonged"),
-            }
-        }
-    }
-
-    /// The round itself: how it ended, and why if it was not promoted.
-    async fn drive(
-        self: Arc<Self>,
-        attempt: Attempt,
-        round: Round,
-        cancel: CancellationToken,
-    ) -> Result<(RoundState, Option<String>), Failure> {
-        let (attempt, round, cancel) = (&attempt, &round, &cancel);
-        let recipe: Recipe = serde_json::from_value(round.recipe.clone()).map_err(Failure::Recipe)?;
-        let lease = self.registry.lease(&round.parent_version).await?;
-        let start = match round.parent_version.is_base() {
-            true => None,
-            false => Some(self.registry.adapter(&round.parent_version).await?),
-        };
-        let seed = round.seed;
-        let (questions, set_aside) = taking_part(self.store.round_questions(round.id).await?, seed);
-        if !set_aside.is_empty() {
-            info!(reasons = told(&set_aside), "some questions are passed over");
-        }
-        let (held, trained) = questions.split_at(held_back(questions.len(), recipe.gate.held_back));
-        let chosen = RoundUpdate {
-            state: Some(RoundState::Sampling),
-            questions: Some(questions.len() as u32),
-            held_back: Some(held.len() as u32),
-            ..RoundUpdate::default()
-        };
-        self.update(attempt, chosen).await?;
-        if questions.is_empty() {
-            return Ok(rejected(format!("nothing is left to learn from now: {}", told(&set_aside))));
-        }
-        let texts =
-            |questions: &[RoundQuestion]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
-        let plan = Plan {
-            questions: texts(trained),
-            held_back: if recipe.guard.enabled { texts(held) } else { Vec::new() },
-            lease: lease.clone(),
-            start,
-            recipe: recipe.clone(),
-            control: None,
-            seed,
-            checkpoint: Some(self.options.checkpoints.path(round.id)),
-        };
-        let mut watch = Recorder {
-            inner: &self,
-            attempt,
-            recipe: &recipe,
-            trained,
-            votes: VoteMetrics::default(),
-            held_back: None,
-            since: Instant::now(),
-        };
-        let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
-        if learnt.updates == 0 {
-            return Ok(rejected("no question could teach anything: votes were tied, weak or of one mind"));
-        }
-        let base_model = self.bench.engine.info().name.clone();
-        let files = format::encode(&learnt.config, &learnt.tensors, &base_model)?;
-        let parent = round.parent_version.clone();
-        let add = || self.registry.add(files.clone(), parent.clone(), Some(attempt));
-        let version = self.patiently(add).await?;
-        let verdict =
-            self.judge((attempt, round), (trained, held), (&version, learnt.trainer), &recipe, cancel).await?;
-        match verdict.decision {
-            Decision::Reject => return Ok(rejected(verdict.reasons.join("; "))),
-            Decision::Hold => return Ok((RoundState::Held, Some(verdict.reasons.join("; ")))),
-            Decision::Promote => {}
-        }
-        if cancel.is_cancelled() {
-            return Err(LearnError::Cancelled.into());
-        }
-        match self.patiently(|| self.registry.promote(attempt, &round.parent_version, &version)).await {
-            Ok(()) => {
-                info!(previous = %round.parent_version, live = %version, "the candidate is live");
-                Ok((RoundState::Promoted, None))
-            }
-            Err(Failure::Registry(error @ RegistryError::Conflict { .. })) => Ok(rejected(error.to_string())),
-            Err(error) => Err(error),
-        }
-    }
-
     /// What a round takes of the questions that were asked, and what it passes over.
     fn select(&self, candidates: Vec<Candidate>) -> Selection {
         let Recipe { selection: rules, questions: limit, .. } = &self.options.recipe;
@@ -554,159 +373,8 @@ impl Inner {
         };
         selection::select(rules, candidates, *limit as usize, kind, fits)
     }
-
-    async fn update(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), Failure> {
-        self.patiently(|| self.store.update_round(attempt, update.clone())).await
-    }
-
-    /// Does a write of a round that runs, again and again while the database is away: what was learnt in minutes must not
-    /// be lost to seconds. After a lease's time without it the round is no longer this server's.
-    async fn patiently<T, E: Into<Failure>, F: Future<Output = Result<T, E>>>(
-        &self,
-        mut write: impl FnMut() -> F,
-    ) -> Result<T, Failure> {
-        let deadline = Instant::now() + self.options.lease();
-        loop {
-            match write().await.map_err(Into::into) {
-                Err(error) if error.may_pass() && Instant::now() + RETRY < deadline => {
-                    warn!(%error, "the round's progress could not be stored yet");
-                    // A server that stops tries once more, and then leaves it.
-                    if self.stopping.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
-                        return write().await.map_err(Into::into);
-                    }
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    async fn set_state(&self, attempt: &Attempt, state: RoundState) -> Result<(), Failure> {
-        let update = RoundUpdate { state: Some(state), ..RoundUpdate::default() };
-        self.update(attempt, update).await
-    }
-}
-
-fn rejected(reason: impl Into<String>) -> (RoundState, Option<String>) {
-    (RoundState::Rejected, Some(reason.into()))
 }
 
 fn is_running(id: Uuid) -> String {
     format!("round {id} is running: wait for its end or cancel it")
-}
-
-/// How many of `questions` are kept out of training.
-fn held_back(questions: usize, share: f64) -> usize {
-    let held = (questions as f64 * share).floor() as usize;
-    if held < MIN_HELD_BACK { 0 } else { held }
-}
-
-/// Why questions were passed over, and how many of them, for the operator.
-fn told(set_aside: &BTreeMap<SetAside, usize>) -> String {
-    let each = set_aside.iter().map(|(reason, count)| match reason {
-        SetAside::TooLong => format!("{count} too long to be sampled with so many votes"),
-        SetAside::Settled => format!("{count} settled, with one sure answer in the last rounds"),
-        SetAside::Flips => format!("{count} with another majority from round to round"),
-    });
-    each.collect::<Vec<_>>().join(", ")
-}
-
-/// The questions that take part in a round, in an order that is the round's own: which of them are held back must not
-/// depend on when they were asked. And how many are passed over.
-fn taking_part(rows: Vec<RoundQuestion>, seed: u64) -> (Vec<RoundQuestion>, BTreeMap<SetAside, usize>) {
-    let mut counts = BTreeMap::new();
-    for reason in rows.iter().filter_map(|row| row.set_aside) {
-        *counts.entry(reason).or_default() += 1;
-    }
-    let mut questions: Vec<_> = rows.into_iter().filter(|row| row.set_aside.is_none()).collect();
-    questions.sort_by_key(|question| learner::mix(seed, question.question_id.as_u64_pair().1));
-    (questions, counts)
-}
-
-/// The row of a question that nothing is known of yet.
-fn unseen(round_id: Uuid, question: &Question) -> RoundQuestion {
-    RoundQuestion {
-        round_id,
-        question_id: question.id,
-        text: question.text.clone(),
-        held_back: false,
-        before_answer: None,
-        before_ratio: None,
-        after_answer: None,
-        after_ratio: None,
-        set_aside: None,
-    }
-}
-
-fn majority(voted: &Voted) -> Option<String> {
-    voted.tally.majority().map(|class| class.answer.clone())
-}
-
-/// Writes a round's progress into the store.
-struct Recorder<'a> {
-    inner: &'a Inner,
-    attempt: &'a Attempt,
-    recipe: &'a Recipe,
-    trained: &'a [RoundQuestion],
-    /// Of the last sampling.
-    votes: VoteMetrics,
-    held_back: Option<VoteMetrics>,
-    /// When the step began.
-    since: Instant,
-}
-
-fn watch_error(failure: Failure) -> LearnError {
-    match failure {
-        Failure::Store(error) => error.into(),
-        other => LearnError::Watch(other.to_string()),
-    }
-}
-
-#[async_trait]
-impl Watch for Recorder<'_> {
-    async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
-        let rule = self.recipe.reward_rule();
-        self.votes = learner::vote_metrics(voted, rule);
-        self.held_back = (!held_back.is_empty()).then(|| learner::vote_metrics(held_back, rule));
-        let unknown = self.votes.unknown + self.held_back.map_or(0, |votes| votes.unknown);
-        self.inner.metrics.unknown_answers_total.inc_by(unknown as u64);
-        // The first sampling is the live version's; the candidate meets the held-back questions at the gate.
-        if updates > 0 {
-            return self.inner.set_state(self.attempt, RoundState::Training).await.map_err(watch_error);
-        }
-        let row = |(question, voted): (&RoundQuestion, &Voted)| RoundQuestion {
-            before_answer: majority(voted),
-            before_ratio: Some(voted.tally.majority_ratio()),
-            ..question.clone()
-        };
-        let rows: Vec<RoundQuestion> = self.trained.iter().zip(voted).map(row).collect();
-        let (inner, attempt) = (self.inner, self.attempt);
-        inner.patiently(|| inner.store.record_round_questions(attempt, &rows)).await.map_err(watch_error)?;
-        self.inner.set_state(self.attempt, RoundState::Training).await.map_err(watch_error)
-    }
-
-    async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
-        let (inner, attempt) = (self.inner, self.attempt);
-        inner.metrics.round_majority_ratio.set(self.votes.majority_ratio);
-        inner.metrics.round_reward.set(self.votes.reward);
-        if let Some(metrics) = metrics {
-            inner.metrics.round_entropy.set(metrics.entropy);
-            inner.metrics.round_kl.set(metrics.kl);
-        }
-        info!(step = updates, majority_ratio = self.votes.majority_ratio, reward = self.votes.reward, "step done");
-        let step = RoundStep {
-            round_id: attempt.round(),
-            step: updates,
-            metrics: json!({ "votes": self.votes, "held_back": self.held_back, "update": metrics,
-                             "seconds": self.since.elapsed().as_secs_f64() }),
-        };
-        self.since = Instant::now();
-        inner.patiently(|| inner.store.record_step(attempt, &step)).await.map_err(watch_error)?;
-        let last = updates == self.recipe.steps;
-        let update = RoundUpdate {
-            state: (!last).then_some(RoundState::Sampling),
-            step: Some(updates),
-            ..RoundUpdate::default()
-        };
-        inner.update(attempt, update).await.map_err(watch_error)
-    }
 }

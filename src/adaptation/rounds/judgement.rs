@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::{Failure, Inner, RoundError, Rounds, majority};
+use super::{Failure, Inner, RoundError, Rounds, questions::majority};
 use crate::{
     adaptation::{
         learner::{self, LearnError},
