@@ -1,6 +1,6 @@
 # Everything that a developer runs. `make test` works on a bare machine with Rust, Python 3 and a package manager.
 
-.PHONY: test deps model lint docs licences learn-table learn-over-http clean
+.PHONY: test deps model lint docs licences learn-table learn-curves learn-over-http poisoned-stream clean
 
 # The tests' own PostgreSQL server needs the server's programs, nothing that runs; the model is fetched once.
 test: deps model
@@ -31,6 +31,15 @@ learn-table:
 learn-over-http: model
 	cargo build --release --quiet
 	scripts/learn-over-http
+
+# The table and the plot of docs/curves.md (needs matplotlib).
+learn-curves:
+	scripts/learn-curves
+
+# Whether one client can move the answers of the others.
+poisoned-stream: model
+	cargo build --release --quiet
+	scripts/poisoned-stream
 
 clean:
 	cargo clean
