@@ -199,7 +199,7 @@ impl Server {
             checkpoints: CheckpointFolder(settings.checkpoints_dir()),
         };
         let rounds = Rounds::new(bench, store.clone(), registry.clone(), options, metrics.clone());
-        let evaluations = Arc::new(Evaluations::new(rounds.evaluator(), registry.clone(), store.clone()));
+        let evaluations = Arc::new(Evaluations::new(Arc::new(rounds.evaluator()), registry.clone(), store.clone()));
         let schedule = Schedule {
             every_questions: settings.schedule.every_questions,
             every_minutes: settings.schedule.every_minutes,

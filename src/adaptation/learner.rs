@@ -81,6 +81,12 @@ pub enum Labels {
 }
 
 impl Voted {
+    /// Generated tokens of a rollout.
+    fn mean_tokens(&self) -> f64 {
+        let lengths = self.group.rollouts.iter().map(|rollout| rollout.tokens.len());
+        lengths.sum::<usize>() as f64 / self.group.rollouts.len().max(1) as f64
+    }
+
     /// What each rollout earns; `None` if the question abstains.
     fn rewards(&self, rule: RewardRule) -> Option<Vec<f64>> {
         match &self.labels {
@@ -91,7 +97,8 @@ impl Voted {
     }
 }
 
-/// What rollouts say without labels; shares are over all rollouts, means over questions.
+/// What rollouts say without labels: means over questions, so that one that drew fewer rollouts than others, since it was
+/// sure, counts as much.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct VoteMetrics {
     pub questions: usize,
@@ -115,17 +122,17 @@ pub struct VoteMetrics {
 pub fn vote_metrics(voted: &[Voted], rule: RewardRule) -> VoteMetrics {
     let rollouts: usize = voted.iter().map(|voted| voted.tally.total).sum();
     let tokens: usize = voted.iter().flat_map(|voted| &voted.group.rollouts).map(|rollout| rollout.tokens.len()).sum();
-    let silent: usize = voted.iter().map(|voted| voted.tally.no_answer()).sum();
     let rewards: Vec<_> = voted.iter().map(|voted| voted.rewards(rule)).collect();
     let over = |sum: f64, count: usize| if count == 0 { 0.0 } else { sum / count as f64 };
+    let mean = |of: &dyn Fn(&Voted) -> f64| over(voted.iter().map(of).sum(), voted.len());
     VoteMetrics {
         questions: voted.len(),
-        majority_ratio: over(voted.iter().map(|voted| voted.tally.majority_ratio()).sum(), voted.len()),
-        answer_rate: over((rollouts - silent) as f64, rollouts),
+        majority_ratio: mean(&|voted| voted.tally.majority_ratio()),
+        answer_rate: mean(&|voted| over((voted.tally.total - voted.tally.no_answer()) as f64, voted.tally.total)),
         reward: over(rewards.iter().flatten().flatten().sum(), rollouts),
         abstained: rewards.iter().filter(|rewards| rewards.is_none()).count(),
         unknown: voted.iter().map(|voted| voted.tally.unknown).sum(),
-        mean_tokens: over(tokens as f64, rollouts),
+        mean_tokens: mean(&Voted::mean_tokens),
         tokens,
     }
 }

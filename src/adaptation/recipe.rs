@@ -217,9 +217,9 @@ impl Recipe {
         share("selection.max_client_share", self.selection.max_client_share)?;
         share("selection.settled_ratio", self.selection.settled_ratio)?;
         // A candidate brings no more of its past.
-        within("selection.settled_rounds", self.selection.settled_rounds as f64, 0.0, 6.0)?;
+        within("selection.settled_rounds", self.selection.settled_rounds as f64, 0.0, 4.0)?;
         share("selection.max_flip_rate", self.selection.max_flip_rate)?;
-        within("selection.rest", self.selection.rest as f64, 0.0, 6.0)?;
+        within("selection.rest", self.selection.rest as f64, 0.0, 4.0)?;
         self.validate_gate()?;
         self.validate_guard()
     }

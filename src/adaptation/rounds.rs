@@ -122,8 +122,6 @@ struct Inner {
     store: SharedStore,
     registry: Arc<Registry>,
     options: RoundOptions,
-    /// Puts evaluation sets to versions as rounds put their questions.
-    evaluator: Arc<Evaluator>,
     metrics: Arc<Metrics>,
     running: Mutex<Option<(Uuid, CancellationToken)>>,
     /// Held while a round is created, and while unfinished ones are looked for: one that is just being created is none.
@@ -142,19 +140,11 @@ impl Rounds {
         options: RoundOptions,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let evaluator = Evaluator {
-            engine: bench.engine.clone(),
-            prompter: bench.prompter.clone(),
-            samples: options.recipe.gate.evaluation_samples as usize,
-            temperature: options.recipe.temperature as f32,
-            max_tokens: options.recipe.max_tokens,
-        };
         Self(Arc::new(Inner {
             bench,
             store,
             registry,
             options,
-            evaluator: Arc::new(evaluator),
             metrics,
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
@@ -164,9 +154,9 @@ impl Rounds {
         }))
     }
 
-    /// Puts evaluation sets to versions as the gate of a round does.
-    pub fn evaluator(&self) -> Arc<Evaluator> {
-        self.0.evaluator.clone()
+    /// Puts evaluation sets to versions as the gate of a round that began now would.
+    pub fn evaluator(&self) -> Evaluator {
+        judgement::evaluator(&self.0.bench, &self.0.options.recipe)
     }
 
     /// Creates a round over the questions that were logged and starts it in the background. Without a `seed`, the round

@@ -58,8 +58,9 @@ pub struct Candidate {
     pub seen: Vec<RoundQuestion>,
 }
 
-/// How much of a candidate's past is told.
-pub const SEEN_ROUNDS: u32 = 12;
+/// How much of a candidate's past is told: four rounds that sampled it, and as many between each and the next that passed it
+/// over as the recipe may say.
+pub const SEEN_ROUNDS: u32 = 24;
 
 /// One entry of a histogram of votes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

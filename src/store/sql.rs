@@ -71,6 +71,8 @@ const ADAPTER_USE: &str = "SELECT a.*,
         ) AS needed,
         EXISTS (
             SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')
+        ) AND NOT EXISTS (
+            SELECT 1 FROM rounds r WHERE r.candidate_version = a.version AND r.state IN ('held', 'promoted')
         ) AS dismissed
     FROM adapters a WHERE a.version = $1";
 

@@ -93,6 +93,7 @@ on_both! {
     a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither
     of_two_servers_one_gets_the_round
     a_held_round_waits_for_a_decision_while_others_run
+    what_a_rejected_round_made_is_kept_once_another_round_holds_it
     a_round_comes_with_its_questions_or_not_at_all
     an_unfinished_round_is_taken_over_when_its_lease_has_run_out
     a_round_that_is_given_back_is_free_at_once
@@ -680,6 +681,33 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
         assert!(decided.finished_at.is_some());
     }
     assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Dismissed));
+}
+
+async fn what_a_rejected_round_made_is_kept_once_another_round_holds_it(place: Place) {
+    use RoundState::*;
+    let store = place.open().await;
+    let mut last = Uuid::nil();
+    for (end, wanted) in [(Rejected, AdapterUse::Dismissed), (Held, AdapterUse::Spare)] {
+        let round = round();
+        let attempt = store.create_round(&round, &[], 60).await.unwrap();
+        store.update_round(&attempt, to(Sampling)).await.unwrap();
+        let adapter = AdapterRecord {
+            version: hash('7'),
+            model: None,
+            parent_version: Version::base(),
+            round_id: Some(round.id),
+            bytes: 1,
+            created_at: now(),
+        };
+        store.record_candidate(&attempt, &adapter).await.unwrap();
+        let made = RoundUpdate { candidate_version: Some(hash('7')), ..to(Evaluating) };
+        store.update_round(&attempt, made).await.unwrap();
+        store.update_round(&attempt, to(end)).await.unwrap();
+        assert_eq!(store.adapter_use(&hash('7')).await.unwrap().unwrap().1, wanted);
+        last = round.id;
+    }
+    store.decide_round(last, Rejected, None).await.unwrap();
+    assert_eq!(store.adapter_use(&hash('7')).await.unwrap().unwrap().1, AdapterUse::Dismissed);
 }
 
 async fn rounds_are_listed_newest_first_page_by_page(place: Place) {

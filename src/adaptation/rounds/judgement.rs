@@ -10,7 +10,7 @@ use crate::{
     adaptation::{
         learner::{self, LearnError},
         recipe::Recipe,
-        round::{self, Exam, Examined},
+        round::{self, Exam, Examined, Workbench},
         trainer::Trainer,
     },
     adapters::{
@@ -18,8 +18,20 @@ use crate::{
         registry::RegistryError,
     },
     engine::handle::{Lease, Version},
+    evaluation::Evaluator,
     store::{Attempt, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
 };
+
+/// What puts evaluation sets to versions as a round of this recipe puts its questions.
+pub(super) fn evaluator(bench: &Workbench, recipe: &Recipe) -> Evaluator {
+    Evaluator {
+        engine: bench.engine.clone(),
+        prompter: bench.prompter.clone(),
+        samples: recipe.gate.evaluation_samples as usize,
+        temperature: recipe.temperature as f32,
+        max_tokens: recipe.max_tokens,
+    }
+}
 
 impl Inner {
     /// Lets the candidate of a round meet the live version that it began with, and writes down what came of it.
@@ -40,7 +52,8 @@ impl Inner {
         let exam = Exam { questions: &texts, held_back: !held.is_empty(), seed: learner::mix(seed, u64::MAX) };
         let examined = round::examine(&self.bench, leases, trainer, exam, recipe, cancel).await?;
         self.record_votes(attempt, asked, &examined).await?;
-        let compared = self.compare(leases, learner::mix(seed, u64::MAX - 1), cancel).await?;
+        let evaluator = evaluator(&self.bench, recipe);
+        let compared = self.compare(&evaluator, leases, learner::mix(seed, u64::MAX - 1), cancel).await?;
         let verdict = gate::judge(&recipe.gate, examined.shown, compared);
         let update = RoundUpdate { verdict: Some(json!(verdict)), ..RoundUpdate::default() };
         self.update(attempt, update).await?;
@@ -70,6 +83,7 @@ impl Inner {
     /// What both versions get right of every evaluation set, drawn with the same random numbers.
     async fn compare(
         &self,
+        evaluator: &Evaluator,
         leases: (&Lease, &Lease),
         seed: u64,
         cancel: &CancellationToken,
@@ -78,7 +92,7 @@ impl Inner {
         for summary in self.store.evaluation_sets().await? {
             // Somebody may have removed it in this moment.
             let Some(set) = self.store.evaluation_set(&summary.name).await? else { continue };
-            let comparing = self.evaluator.compare(&set, leases, seed);
+            let comparing = evaluator.compare(&set, leases, seed);
             let met = cancel.run_until_cancelled(comparing).await.ok_or(LearnError::Cancelled)?;
             compared.push(met.map_err(LearnError::from)?);
         }
@@ -115,7 +129,12 @@ impl Inner {
 
     async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
         let _deciding = self.deciding.lock().await;
-        self.held(id).await?;
+        let (_, candidate) = self.held(id).await?;
+        if *self.registry.live().version() == candidate {
+            return Err(RoundError::Conflict(format!(
+                "the candidate of round {id} is live: promote the round, or activate another version first"
+            )));
+        }
         self.decide(id, RoundState::Rejected, Some("an operator rejected it")).await?;
         info!(%id, "an operator rejected the candidate of a round");
         if let Err(error) = self.registry.prune().await {
