@@ -18,7 +18,7 @@ use super::{
 use crate::engine::handle::Version;
 
 /// The longest that any call takes, waiting included. Every statement is a look-up or a small write except
-/// `learnable`, which reads an index of all questions: a second for a million.
+/// `learnable`, which reads an index of all questions: seconds for a million.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Newest first; ids of rounds made in the same microsecond decide.
@@ -30,38 +30,39 @@ const ADAPTERS: &str = "SELECT * FROM adapters
     WHERE $2 IS NULL OR (created_at, version) < (SELECT created_at, version FROM adapters WHERE version = $2)
     ORDER BY created_at DESC, version DESC LIMIT $1";
 
-/// A text belongs to who asked it first: whoever asks it again takes nothing from its place. `turn` is its place among
+/// A text counts for who asked it first: whoever asks it again takes nothing from its place. `turn` is its place among
 /// its client's, so that one client's many questions leave room for all others' first ones. A row for each round of a
-/// text, at most `$2`, or one without a round.
+/// text, at most `$2`, or one without a round. One pass over an index, a sort, and the rest for the chosen ones only.
 const LEARNABLE: &str = "WITH texts AS (
-        SELECT id, text_hash, created_at,
-            FIRST_VALUE(client) OVER (PARTITION BY text_hash ORDER BY created_at, id) AS first_client,
-            ROW_NUMBER() OVER (PARTITION BY text_hash ORDER BY created_at DESC, id DESC) AS place
-        FROM questions q WHERE learn
-            AND NOT EXISTS (SELECT 1 FROM evaluation_items e WHERE e.text_hash = q.text_hash)
-    ), seen AS (
-        SELECT s.*, r.created_at AS seen_at,
-            ROW_NUMBER() OVER (PARTITION BY s.text_hash ORDER BY r.created_at DESC, r.id DESC) AS back
-        FROM round_questions s JOIN rounds r ON r.id = s.round_id
+        SELECT id, text_hash, created_at, FIRST_VALUE(client) OVER by_text AS first_client,
+            LEAD(id) OVER by_text IS NULL AS is_newest
+        FROM questions WHERE learn
+        WINDOW by_text AS (PARTITION BY text_hash ORDER BY created_at, id)
+    ), last AS (
+        SELECT s.text_hash, MAX(r.created_at) AS seen_at FROM round_questions s JOIN rounds r ON r.id = s.round_id
+        GROUP BY s.text_hash
     ), turns AS (
-        SELECT texts.id, texts.text_hash, texts.first_client, last.seen_at, ROW_NUMBER() OVER (
+        SELECT texts.*, last.seen_at, ROW_NUMBER() OVER (
                 PARTITION BY texts.first_client
                 ORDER BY last.seen_at IS NOT NULL, last.seen_at, texts.created_at DESC, texts.id DESC
             ) AS turn
-        FROM texts LEFT JOIN seen last ON last.text_hash = texts.text_hash AND last.back = 1
-        WHERE texts.place = 1
+        FROM texts LEFT JOIN last ON last.text_hash = texts.text_hash
+        WHERE texts.is_newest
+            AND NOT EXISTS (SELECT 1 FROM evaluation_items e WHERE e.text_hash = texts.text_hash)
     ), chosen AS (
-        SELECT turns.*, ROW_NUMBER() OVER (
-                ORDER BY turns.turn, turns.seen_at IS NOT NULL, turns.seen_at, q.created_at DESC, q.id DESC
-            ) AS place
-        FROM turns JOIN questions q ON q.id = turns.id
+        SELECT * FROM turns
+        ORDER BY turn, seen_at IS NOT NULL, seen_at, created_at DESC, id DESC LIMIT $1
+    ), seen AS (
+        SELECT s.*, ROW_NUMBER() OVER (PARTITION BY s.text_hash ORDER BY r.created_at DESC, r.id DESC) AS back
+        FROM round_questions s JOIN rounds r ON r.id = s.round_id
+        WHERE s.text_hash IN (SELECT text_hash FROM chosen)
     )
     SELECT q.id AS question_id, q.text AS question_text, q.learn, q.client, q.metadata, q.created_at AS asked_at,
         chosen.first_client, s.round_id, s.text, s.held_back, s.before_answer, s.before_ratio, s.after_answer,
         s.after_ratio, s.set_aside
     FROM chosen JOIN questions q ON q.id = chosen.id
         LEFT JOIN seen s ON s.text_hash = chosen.text_hash AND s.back <= $2
-    WHERE chosen.place <= $1 ORDER BY chosen.place, s.back";
+    ORDER BY chosen.turn, chosen.seen_at IS NOT NULL, chosen.seen_at, q.created_at DESC, q.id DESC, s.back";
 
 /// Names are looked at whatever their model: the files of all models are in one folder.
 const ADAPTER_USE: &str = "SELECT a.*,
