@@ -32,7 +32,7 @@ learn-over-http: model
 	cargo build --release --quiet
 	scripts/learn-over-http
 
-# The table and the plot of docs/curves.md (needs matplotlib).
+# A table and a plot of learning by votes, by right answers and by chance (needs matplotlib).
 learn-curves:
 	scripts/learn-curves
 

@@ -1,4 +1,4 @@
-"""Prints the table of docs/curves.md and draws its plot: means over seeds of the runs that `scripts/learn-curves` made.
+"""Prints a table and draws a plot: means over seeds of the runs that `scripts/learn-curves` made.
 
     python3 scripts/curves.py FOLDER STEPS PLOT NAME...
 """

@@ -18,7 +18,7 @@ use super::{
 use crate::engine::handle::Version;
 
 /// The longest that any call takes, waiting included. Every statement is a look-up or a small write except
-/// `learnable`, which reads an index of all questions: seconds for a million.
+/// `learnable`, which reads an index of all questions: two seconds for 200,000 on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Newest first; ids of rounds made in the same microsecond decide.
