@@ -52,6 +52,9 @@ use crate::{
 /// How often the server looks whether the database is back, another server has swapped, or a round is due.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long it takes until a scheduled round that could not be started is tried again.
+const RESTART_INTERVAL: Duration = Duration::from_secs(600);
+
 /// How often files are looked for that nobody needs. A round does so when it ends; what is left comes from servers that
 /// were killed.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
@@ -256,9 +259,9 @@ impl Server {
 async fn chores(state: AppState, rounds: Rounds, schedule: Schedule, shutdown: CancellationToken) {
     let started = Utc::now();
     let mut database_is_away = false;
-    let mut prune_at = Instant::now();
+    let (mut prune_at, mut start_at) = (Instant::now(), Instant::now());
     while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
-        let work = chore(&state, &rounds, schedule, started);
+        let work = chore(&state, &rounds, schedule, started, &mut start_at);
         // A replay of the spool may be cut off anywhere: what is not done is done at the next start.
         let Some(result) = shutdown.run_until_cancelled(work).await else { return };
         match (&result, database_is_away) {
@@ -281,6 +284,7 @@ async fn chore(
     rounds: &Rounds,
     schedule: Schedule,
     started: chrono::DateTime<Utc>,
+    start_at: &mut Instant,
 ) -> Result<(), StoreError> {
     let replayed = state.store.replay().await;
     state.metrics.spooled_records.set(state.store.spooled_records() as i64);
@@ -297,7 +301,7 @@ async fn chore(
         Err(RegistryError::Store(error)) => return Err(error),
         Err(error) => error!(%error, "another server's live version cannot be used here; the old one serves on"),
     }
-    if !schedule.is_active() {
+    if !schedule.is_active() || Instant::now() < *start_at {
         return Ok(());
     }
     let since = state.store.last_round_at().await?.unwrap_or(started);
@@ -305,7 +309,10 @@ async fn chore(
         match rounds.start(RoundTrigger::Schedule, None).await {
             Ok(_) | Err(RoundError::Conflict(_) | RoundError::NothingToLearn | RoundError::Stopping) => {}
             Err(RoundError::Store(error)) => return Err(error),
-            Err(error) => error!(%error, "the scheduled round could not be started"),
+            Err(error) => {
+                error!(%error, "the scheduled round could not be started; it is tried again in ten minutes");
+                *start_at = Instant::now() + RESTART_INTERVAL;
+            }
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod evaluation;
 pub mod grading;
 pub mod http;
+pub mod machine;
 pub mod prompt;
 pub mod prompter;
 pub mod shutdown;

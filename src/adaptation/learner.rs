@@ -7,6 +7,7 @@ use crate::{
     adaptation::{
         batch::{Drawn, Graded},
         guard::Alarm,
+        memory::TooLarge,
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
         vote::{self, RewardRule},
@@ -38,6 +39,8 @@ pub enum LearnError {
     GivenUp(Alarm),
     #[error("the round was cancelled")]
     Cancelled,
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// The policy cannot be put into an adapter's files, as when a weight is not finite.
     #[error(transparent)]
     Format(#[from] FormatError),

@@ -1,7 +1,7 @@
 //! Learning from unlabelled questions: TTRL (arXiv 2504.16084) with GRPO (arXiv 2402.03300) on a LoRA adapter.
 //!
 //! [`learner`] makes one step, [`round`] a round of them, [`rounds`] runs rounds on a live server, and [`checkpoint`]
-//! keeps where they stand. [`vote`], [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`], [`resume`],
+//! keeps where they stand. [`vote`], [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`], [`memory`], [`resume`],
 //! [`selection`] and [`schedule`] are pure.
 
 pub mod advantage;
@@ -11,6 +11,7 @@ pub mod guard;
 pub mod learner;
 pub mod learning_rate;
 pub mod loss;
+pub mod memory;
 pub mod optimizer;
 pub mod recipe;
 pub mod resume;

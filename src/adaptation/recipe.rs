@@ -102,8 +102,11 @@ pub struct Recipe {
     pub lora_rank: usize,
     pub lora_alpha: f64,
     pub lora_targets: Targets,
-    /// Distinct token positions that are trained at a time; bounds the memory of a step.
+    /// The most distinct token positions that are trained at a time; a round has fewer if they do not fit into memory.
     pub micro_batch_tokens: usize,
+    /// The most memory in MiB that training may take beyond the model and the engine's cache; unset, what is free when the
+    /// round begins.
+    pub memory_mib: Option<u64>,
     pub gate: GateRules,
     pub guard: GuardRules,
 }
@@ -143,6 +146,7 @@ impl Default for Recipe {
             lora_alpha: 32.0,
             lora_targets: Targets::all(),
             micro_batch_tokens: 2048,
+            memory_mib: None,
             gate: GateRules::default(),
             guard: GuardRules::default(),
         }
@@ -214,6 +218,9 @@ impl Recipe {
         within("lora_rank", self.lora_rank as f64, 1.0, 512.0)?;
         within("lora_alpha", self.lora_alpha, 1e-3, 1e4)?;
         within("micro_batch_tokens", self.micro_batch_tokens as f64, 16.0, 1e6)?;
+        if let Some(mib) = self.memory_mib {
+            within("memory_mib", mib as f64, 1.0, 1e9)?;
+        }
         share("selection.max_client_share", self.selection.max_client_share)?;
         share("selection.settled_ratio", self.selection.settled_ratio)?;
         // A candidate brings no more of its past.

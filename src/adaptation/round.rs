@@ -13,6 +13,7 @@ use crate::{
         checkpoint::{self, Checkpoint, Progress},
         guard::{self, Shown},
         learner::{self, Labels, LearnError, Voted},
+        memory::{self, Footprint},
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
         vote::{RewardRule, Teacher},
@@ -31,6 +32,7 @@ use crate::{
         turnstile::Turnstile,
     },
     grading::Tally,
+    machine,
     prompter::Prompter,
 };
 
@@ -177,6 +179,40 @@ pub async fn learn(
     let trainer = trainer.ok_or(LearnError::Stopped)?;
     let (config, tensors) = trainer.snapshot().map_err(TrainError::from)?;
     Ok(Learnt { config, tensors, lease, trainer, updates: progress.updates, labels })
+}
+
+/// How many rows the passes of training on these questions may have: as many as the recipe says, or fewer, so that it fits
+/// into the memory that the recipe allows or, on a CPU, the machine has free when the engine's cache is full.
+///
+/// # Errors
+/// [`LearnError::TooLarge`] if it does not fit at all.
+pub fn fitting_rows<'a>(
+    bench: &Workbench,
+    recipe: &Recipe,
+    questions: impl IntoIterator<Item = &'a str>,
+) -> Result<usize, LearnError> {
+    let (prompter, decoder) = (&bench.prompter, &bench.decoder);
+    let free = || {
+        let stats = bench.engine.stats();
+        let untouched = (stats.cache_tokens_capacity - stats.cache_tokens_used) as u64;
+        Some(machine::available_memory()?.saturating_sub(untouched * decoder.config().cache_bytes_per_token()))
+    };
+    let allowed = recipe.memory_mib.map(|mib| mib << 20);
+    let Some(available) = allowed.or_else(|| free().filter(|_| decoder.device().is_cpu())) else {
+        return Ok(recipe.micro_batch_tokens);
+    };
+    let mut longest = 0;
+    for question in questions {
+        longest = longest.max(prompter.encode(question)?.len());
+    }
+    longest += prompter.sampling(recipe.temperature as f32, recipe.max_tokens).max_tokens;
+    let footprint = Footprint::of(decoder.config(), (recipe.lora_rank, recipe.lora_targets.projections()), longest);
+    let rows = memory::fitting_rows(&footprint, (recipe.micro_batch_tokens, longest), available)?;
+    if rows < recipe.micro_batch_tokens {
+        let (wanted, free_mib) = (recipe.micro_batch_tokens, available >> 20);
+        info!(rows, wanted, free_mib, "training goes in smaller passes, so that it fits into memory");
+    }
+    Ok(rows)
 }
 
 /// Puts the trainer where the checkpoint says. Without one that can be used, the round begins at its beginning.

@@ -23,9 +23,10 @@ use crate::{
     adaptation::{
         checkpoint::CheckpointFolder,
         learner::{self, LearnError},
+        memory::TooLarge,
         recipe::Recipe,
         resume::{self, Decision, Here},
-        round::Workbench,
+        round::{self, Workbench},
         selection::{self, Selection},
     },
     adapters::{
@@ -75,6 +76,8 @@ pub enum RoundError {
          activate {parent} first"
     )]
     Stale { id: Uuid, parent: Version, live: Version },
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     #[error("the server is stopping")]
     Stopping,
     #[error(transparent)]
@@ -254,9 +257,13 @@ impl Inner {
         }
         // On a thread of its own: encoding questions takes longer than requests should wait for a worker.
         let inner = self.clone();
-        let selecting = tokio::task::spawn_blocking(move || inner.select(candidates));
-        let Selection { chosen, set_aside } = selecting.await.map_err(|_| RoundError::Stopping)?;
-        let round = self.describe(trigger, seed, chosen.len());
+        let selecting = tokio::task::spawn_blocking(move || {
+            let selection = inner.select(candidates);
+            let recipe = inner.fitting(&selection.chosen)?;
+            Ok::<_, RoundError>((selection, recipe))
+        });
+        let (Selection { chosen, set_aside }, recipe) = selecting.await.map_err(|_| RoundError::Stopping)??;
+        let round = self.describe(trigger, seed, chosen.len(), &recipe);
         let mut questions: Vec<_> = chosen.iter().map(|question| unseen(round.id, question)).collect();
         // Written down as seen, so that they do not come again and again.
         let passed_over = set_aside
@@ -328,8 +335,8 @@ impl Inner {
         Ok(())
     }
 
-    fn describe(&self, trigger: RoundTrigger, seed: Option<u64>, questions: usize) -> Round {
-        let (id, recipe) = (Uuid::now_v7(), &self.options.recipe);
+    fn describe(&self, trigger: RoundTrigger, seed: Option<u64>, questions: usize, recipe: &Recipe) -> Round {
+        let id = Uuid::now_v7();
         Round {
             id,
             state: RoundState::Queued,
@@ -362,6 +369,19 @@ impl Inner {
             learner::check(&*self.bench.engine, &self.bench.prompter, &question.text, recipe).is_ok()
         };
         selection::select(rules, candidates, *limit as usize, kind, fits)
+    }
+
+    /// The recipe of a round over these questions: with passes that fit into memory. It is the round's from now on, wherever
+    /// it is gone on with, since another division of the rows rounds otherwise.
+    fn fitting(&self, chosen: &[Question]) -> Result<Recipe, RoundError> {
+        let recipe = &self.options.recipe;
+        let texts = chosen.iter().map(|question| question.text.as_str());
+        match round::fitting_rows(&self.bench, recipe, texts) {
+            Ok(micro_batch_tokens) => Ok(Recipe { micro_batch_tokens, ..recipe.clone() }),
+            Err(LearnError::TooLarge(error)) => Err(error.into()),
+            // A question that cannot be encoded is passed over when the round looks at it.
+            Err(_) => Ok(recipe.clone()),
+        }
     }
 }
 

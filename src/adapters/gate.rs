@@ -7,7 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::statistics::{Interval, Paired};
+use crate::{
+    grading::Accuracy,
+    statistics::{Interval, Paired},
+};
 
 /// What a candidate must fulfil to go live.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,12 +99,15 @@ pub struct Shown {
 }
 
 /// What both versions get right of an evaluation set.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
     pub set: String,
     pub counts: Paired,
     /// Items that could not be asked or marked under the settings of now.
     pub skipped: usize,
+    /// More of what each shows of the items, to look at: only `counts` decide.
+    pub live: Accuracy,
+    pub candidate: Accuracy,
 }
 
 /// What that says.
@@ -229,7 +235,7 @@ mod tests {
     /// The verdict on a candidate that differs from the live version on so many items of 200.
     fn labelled(rules: &GateRules, only_live: usize, only_candidate: usize) -> Verdict {
         let counts = Paired { both: 100, only_live, only_candidate, neither: 100 - only_live - only_candidate };
-        judge(rules, shown(LIVE, 0.1), vec![Compared { set: "sums".into(), counts, skipped: 0 }])
+        judge(rules, shown(LIVE, 0.1), vec![Compared { set: "sums".into(), counts, ..Compared::default() }])
     }
 
     #[test]
@@ -276,7 +282,7 @@ mod tests {
         );
         // Allowed falls would add up from round to round.
         let many = Paired { both: 9000, only_live: 120, only_candidate: 60, neither: 820 };
-        let tested = test(&rules, Compared { set: "sums".into(), counts: many, skipped: 0 });
+        let tested = test(&rules, Compared { set: "sums".into(), counts: many, ..Compared::default() });
         assert!(tested.interval.low > -rules.max_accuracy_drop && tested.outcome == Outcome::Failed, "{tested:?}");
     }
 
@@ -304,11 +310,8 @@ mod tests {
             let count = |more: f64| ((n * differing + more) / 2.0).round().max(0.0) as usize;
             let (only_live, only_candidate) = (count(unlucky), count(-unlucky));
             let both = n as usize - only_live - only_candidate;
-            let compared = Compared {
-                set: String::new(),
-                counts: Paired { both, only_live, only_candidate, neither: 0 },
-                skipped: 0,
-            };
+            let counts = Paired { both, only_live, only_candidate, neither: 0 };
+            let compared = Compared { counts, ..Compared::default() };
             test(&rules, compared).outcome == Outcome::Passed
         };
         (10..).step_by(10).find(passes).unwrap()
@@ -326,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_set_of_which_nothing_could_be_asked_proves_nothing() {
-        let compared = Compared { set: "sums".into(), counts: Paired::default(), skipped: 9 };
+        let compared = Compared { set: "sums".into(), skipped: 9, ..Compared::default() };
         assert_eq!(judge(&GateRules::default(), shown(LIVE, 0.1), vec![compared]).outcome, Outcome::Unsure);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     app::open_workbench,
     config::{Flag, Settings},
     engine::handle::{GenerateRequest, Group, Lease, Priority, Sampling},
+    machine,
 };
 
 /// Measure how fast this machine runs the model
@@ -175,7 +176,7 @@ impl Report {
             "inputs": self.inputs,
             "threads": rayon::current_num_threads(),
             "start_seconds": start.as_secs_f64(),
-            "peak_memory_bytes": peak_memory()?,
+            "peak_memory_bytes": machine::peak_memory(),
             "model": info.name,
             "fingerprint": info.fingerprint,
             "version": env!("CARGO_PKG_VERSION"),
@@ -186,15 +187,6 @@ impl Report {
         print(&report.to_string())?;
         Ok(())
     }
-}
-
-/// The most memory that this process has been resident in; `None` where the system does not tell.
-fn peak_memory() -> anyhow::Result<Option<u64>> {
-    #[cfg(target_os = "linux")]
-    let kilobytes = procfs::process::Process::myself()?.status()?.vmhwm;
-    #[cfg(not(target_os = "linux"))]
-    let kilobytes: Option<u64> = None;
-    Ok(kilobytes.map(|kilobytes| kilobytes * 1024))
 }
 
 /// From the first token of all sequences to the last one. The most likely token is always taken, so that every run

@@ -124,15 +124,17 @@ fn items(set: &Value) -> String {
 fn report(run: &Value) -> String {
     let number = |name: &str| run.pointer(&format!("/score/{name}")).and_then(Value::as_f64).unwrap_or_default();
     let mut line = format!(
-        "{} on version {}: {} of {} right, {:.3} (95% from {:.3} to {:.3}), pass@1 {:.3}",
+        "{} on version {}: {} of {} right, {:.3} (95% from {:.3} to {:.3}), pass@1 {:.3}, pass@N {:.3}, rewards right {:.3}",
         text(run, "/set"),
         text(run, "/version"),
         number("right"),
         number("items"),
-        number("accuracy"),
+        number("maj_at_n"),
         number("interval/low"),
         number("interval/high"),
-        number("pass_at_1")
+        number("pass_at_1"),
+        number("pass_at_n"),
+        number("reward_accuracy")
     );
     if number("skipped") > 0.0 {
         line.push_str(&format!("; {} could not be asked", number("skipped")));
@@ -146,12 +148,14 @@ mod tests {
 
     #[test]
     fn a_run_is_one_line() {
-        let score = json!({"items": 50, "skipped": 2, "right": 40, "accuracy": 0.8, "pass_at_1": 0.75,
+        let score = json!({"items": 50, "skipped": 2, "right": 40, "maj_at_n": 0.8, "pass_at_1": 0.75,
+                           "pass_at_n": 0.9, "reward_accuracy": 0.95,
                            "interval": {"low": 0.67, "high": 0.8888}});
         let run = json!({"set": "sums", "version": "base", "state": "done", "score": score});
         assert_eq!(
             report(&run),
-            "sums on version base: 40 of 50 right, 0.800 (95% from 0.670 to 0.889), pass@1 0.750; 2 could not be asked"
+            "sums on version base: 40 of 50 right, 0.800 (95% from 0.670 to 0.889), pass@1 0.750, pass@N 0.900, \
+             rewards right 0.950; 2 could not be asked"
         );
         assert!(list(&json!({"sets": []})).starts_with("no set yet"));
     }

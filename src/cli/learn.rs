@@ -29,7 +29,7 @@ use crate::{
     adapters::format,
     app::open_workbench,
     config::{Flag, Settings},
-    grading::{Answer, AnswerKind, Tally},
+    grading::{Accuracy, Answer, AnswerKind, Mark, Tally},
 };
 
 /// Learn from a file of questions, without a server
@@ -122,27 +122,19 @@ fn control_of(set: &QuestionSet, reward: ControlReward, kind: AnswerKind) -> any
 /// What a sampling of a set of questions shows.
 #[derive(Clone, Debug, Serialize)]
 struct Measured {
-    /// Share of all rollouts that are right, and of questions whose majority is; only with labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pass_at_1: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    maj_at_n: Option<f64>,
+    /// Only with labels.
+    #[serde(flatten)]
+    accuracy: Option<Accuracy>,
     #[serde(flatten)]
     votes: VoteMetrics,
 }
 
 fn measure(voted: &[Voted], gold: Option<&[Answer]>, kind: AnswerKind, recipe: &Recipe) -> Measured {
-    let mean = |of: &dyn Fn(&Voted, &Answer) -> f64| {
-        gold.map(|gold| voted.iter().zip(gold).map(|(voted, gold)| of(voted, gold)).sum::<f64>() / gold.len() as f64)
+    let marks = |gold: &[Answer]| -> Vec<Mark> {
+        voted.iter().zip(gold).map(|(voted, gold)| Mark::of(&voted.tally, gold, kind)).collect()
     };
     Measured {
-        pass_at_1: mean(&|voted, gold| {
-            let right = voted.tally.classes.iter().find(|class| class.means(gold, kind));
-            right.map_or(0.0, |class| class.votes() as f64 / voted.tally.total as f64)
-        }),
-        maj_at_n: mean(&|voted, gold| {
-            f64::from(u8::from(voted.tally.majority().is_some_and(|class| class.means(gold, kind))))
-        }),
+        accuracy: gold.map(|gold| Accuracy::of(&marks(gold))),
         votes: learner::vote_metrics(voted, recipe.reward_rule()),
     }
 }
@@ -154,9 +146,6 @@ struct Row {
     train: Measured,
     #[serde(skip_serializing_if = "Option::is_none")]
     heldout: Option<Measured>,
-    /// Majority accuracy on the training questions, with labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    maj_at_n: Option<f64>,
     /// What the update that led here saw; none at step 0, or if there was nothing to learn.
     update: Option<UpdateMetrics>,
     /// From the start of the run, the loading of the model left out.
@@ -184,14 +173,8 @@ impl Reporter<'_> {
     fn report(&mut self, step: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
         let measured = |set: &QuestionSet, voted| measure(voted, set.answers(), self.kind(), self.recipe);
         let (train, heldout) = (measured(self.train, voted), self.heldout.map(|set| measured(set, held_back)));
-        let row = Row {
-            step,
-            maj_at_n: train.maj_at_n,
-            train,
-            heldout,
-            update: self.update.take(),
-            seconds: self.started.elapsed().as_secs_f64(),
-        };
+        let row =
+            Row { step, train, heldout, update: self.update.take(), seconds: self.started.elapsed().as_secs_f64() };
         let printed = if self.json {
             serde_json::to_string(&row).map_err(|error| LearnError::Watch(error.to_string()))?
         } else if step == 0 {
@@ -222,12 +205,14 @@ impl Watch for Reporter<'_> {
 type Cell = fn(&Row) -> Option<String>;
 
 /// The columns of the table; one is left out where rows have no such figure.
-const COLUMNS: [(&str, Cell); 13] = [
+const COLUMNS: [(&str, Cell); 15] = [
     ("step", |row| Some(row.step.to_string())),
-    ("pass@1", |row| row.train.pass_at_1.map(three)),
-    ("maj@N", |row| row.train.maj_at_n.map(three)),
-    ("held pass@1", |row| row.heldout.as_ref()?.pass_at_1.map(three)),
-    ("held maj@N", |row| row.heldout.as_ref()?.maj_at_n.map(three)),
+    ("pass@1", |row| Some(three(row.train.accuracy?.pass_at_1))),
+    ("maj@N", |row| Some(three(row.train.accuracy?.maj_at_n))),
+    ("pass@N", |row| Some(three(row.train.accuracy?.pass_at_n))),
+    ("held pass@1", |row| Some(three(row.heldout.as_ref()?.accuracy?.pass_at_1))),
+    ("held maj@N", |row| Some(three(row.heldout.as_ref()?.accuracy?.maj_at_n))),
+    ("reward right", |row| Some(three(row.train.accuracy?.reward_accuracy))),
     ("reward", |row| Some(three(row.train.votes.reward))),
     ("majority", |row| Some(three(row.train.votes.majority_ratio))),
     ("answered", |row| Some(three(row.train.votes.answer_rate))),
@@ -266,7 +251,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
         // Found out now, not after the run.
         fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
     }
-    let recipe = settings.learning.clone();
+    let mut recipe = settings.learning.clone();
     let bar = progress_bar();
     let shown = bar.clone();
     let opening = move || open_workbench(&settings, &|stage, done, total| show(&shown, stage, done, total));
@@ -277,6 +262,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
             check_questions(&bench, set, path, &recipe)?;
         }
     }
+    recipe.micro_batch_tokens = round::fitting_rows(&bench, &recipe, train.questions.iter().map(String::as_str))?;
     let mut reporter = Reporter {
         bench: &bench,
         recipe: &recipe,
@@ -342,7 +328,7 @@ fn step_bar(steps: u32) -> ProgressBar {
 fn before_and_after(rows: &[Row]) -> String {
     let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return String::new() };
     let mut lines = vec![format!("{:<28}{:>8}{:>8}", "", "before", "after")];
-    for (name, value) in &COLUMNS[1..8] {
+    for (name, value) in &COLUMNS[1..10] {
         if let (Some(before), Some(after)) = (value(first), value(last)) {
             lines.push(format!("{name:<28}{before:>8}{after:>8}"));
         }

@@ -8,15 +8,13 @@ mod sets;
 
 use std::sync::Arc;
 
-use serde::Serialize;
-
 pub use runs::{Evaluations, Run, RunState, Score};
 pub use sets::{MAX_ITEMS, MAX_SETS, SetError};
 
 use crate::{
     adapters::{gate::Compared, registry::RegistryError},
     engine::handle::{Engine, EngineError, GenerateRequest, Group, Lease, Priority, Report},
-    grading::Answer,
+    grading::{Accuracy, Answer, Mark},
     prompter::Prompter,
     statistics::Paired,
     store::{EvaluationItem, EvaluationSet, StoreError},
@@ -39,15 +37,6 @@ pub enum EvaluationError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What a version did with one item.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Mark {
-    /// Whether the majority of its samples is right.
-    pub majority: bool,
-    /// The share of its samples that are right.
-    pub share: f64,
 }
 
 /// Puts the questions of sets to versions, as rounds put theirs, and marks the answers.
@@ -92,9 +81,15 @@ impl Evaluator {
         seed: u64,
     ) -> Result<Compared, EngineError> {
         let (live, candidate) = (self.marks(set, live, seed).await?, self.marks(set, candidate, seed).await?);
-        let asked = live.iter().zip(&candidate).filter_map(|pair| Some(((*pair.0)?, (*pair.1)?)));
-        let counts = Paired::count(asked.map(|(live, candidate)| (live.majority, candidate.majority)));
-        Ok(Compared { set: set.name.clone(), counts, skipped: set.items.len() - counts.total() })
+        let asked = live.iter().zip(&candidate).filter_map(|pair| Some((pair.0.as_ref()?, pair.1.as_ref()?)));
+        let (live, candidate): (Vec<&Mark>, Vec<&Mark>) = asked.unzip();
+        Ok(Compared {
+            set: set.name.clone(),
+            counts: Paired::count(live.iter().zip(&candidate).map(|pair| (pair.0.majority, pair.1.majority))),
+            skipped: set.items.len() - live.len(),
+            live: Accuracy::of(live),
+            candidate: Accuracy::of(candidate),
+        })
     }
 
     /// The request for an item, and its right answer.
@@ -119,11 +114,6 @@ impl Evaluator {
     }
 
     fn mark(&self, gold: &Answer, group: &Group) -> Mark {
-        let (tally, kind) = (self.prompter.tally(group), self.prompter.reading().kind);
-        let right = tally.classes.iter().find(|class| class.means(gold, kind));
-        Mark {
-            majority: right.is_some() && right == tally.majority(),
-            share: right.map_or(0.0, |class| class.votes() as f64 / tally.total as f64),
-        }
+        Mark::of(&self.prompter.tally(group), gold, self.prompter.reading().kind)
     }
 }

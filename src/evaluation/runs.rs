@@ -11,10 +11,11 @@ use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
-use super::{EvaluationError, Evaluator, MAX_SETS, Mark, SetError, sets};
+use super::{EvaluationError, Evaluator, MAX_SETS, SetError, sets};
 use crate::{
     adapters::registry::Registry,
     engine::handle::{Lease, Version},
+    grading::{Accuracy, Mark},
     statistics::{self, Interval},
     store::{EvaluationItem, EvaluationSet, SharedStore},
 };
@@ -54,26 +55,24 @@ pub struct Score {
     /// Items that were asked, and those that could not be under the settings of now.
     pub items: usize,
     pub skipped: usize,
-    /// Items whose majority is right, their share, and the interval of that (95% on two sides).
+    /// Items whose majority is right.
     pub right: usize,
-    pub accuracy: f64,
+    #[serde(flatten)]
+    pub accuracy: Accuracy,
+    /// Of the share of right majorities, 95% on two sides.
     pub interval: Interval,
-    /// Mean share of right samples.
-    pub pass_at_1: f64,
 }
 
 impl Score {
     fn of(marks: &[Option<Mark>]) -> Self {
         let asked: Vec<&Mark> = marks.iter().flatten().collect();
         let right = asked.iter().filter(|mark| mark.majority).count();
-        let over = |sum: f64| if asked.is_empty() { 0.0 } else { sum / asked.len() as f64 };
         Self {
             items: asked.len(),
             skipped: marks.len() - asked.len(),
             right,
-            accuracy: over(right as f64),
             interval: statistics::wilson(right, asked.len(), CONFIDENCE),
-            pass_at_1: over(asked.iter().map(|mark| mark.share).sum()),
+            accuracy: Accuracy::of(asked),
         }
     }
 }
@@ -200,11 +199,12 @@ mod tests {
 
     #[test]
     fn a_score_counts_what_was_asked() {
-        let mark = |majority, share| Some(Mark { majority, share });
+        let mark = |majority, share| Some(Mark { majority, share, reward_accuracy: 0.5 });
         let score = Score::of(&[mark(true, 0.75), None, mark(false, 0.25), mark(true, 0.5), mark(false, 0.0)]);
         assert_eq!((score.items, score.skipped, score.right), (4, 1, 2));
-        assert_eq!((score.accuracy, score.pass_at_1), (0.5, 0.375));
+        let Accuracy { pass_at_1, pass_at_n, maj_at_n, .. } = score.accuracy;
+        assert_eq!((pass_at_1, pass_at_n, maj_at_n), (0.375, 0.75, 0.5));
         assert!(score.interval.low < 0.2 && score.interval.high > 0.8, "{score:?}");
-        assert_eq!(Score::of(&[None]).accuracy, 0.0);
+        assert_eq!(Score::of(&[None]).accuracy, Accuracy::default());
     }
 }

@@ -17,6 +17,7 @@ mod kind;
 #[cfg(test)]
 mod laws;
 mod lex;
+mod mark;
 mod matrix;
 mod names;
 mod number;
@@ -37,4 +38,5 @@ pub use answer::{Answer, key};
 pub use extract::{Extraction, answer_of, extract};
 pub use key::Key;
 pub use kind::{AnswerKind, Reading};
+pub use mark::{Accuracy, Mark};
 pub use vote::{Class, Tally, Verdict};

@@ -8,10 +8,13 @@ use std::{
 
 /// Each room with the rooms that it may use, itself left out.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("adaptation", &["adapters", "engine", "evaluation", "grading", "prompter", "store", "telemetry"]),
-    ("adapters", &["engine", "statistics", "store"]),
+    ("adaptation", &["adapters", "engine", "evaluation", "grading", "machine", "prompter", "store", "telemetry"]),
+    ("adapters", &["engine", "grading", "statistics", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
-    ("cli", &["adaptation", "adapters", "app", "config", "engine", "grading", "shutdown", "telemetry", "web"]),
+    (
+        "cli",
+        &["adaptation", "adapters", "app", "config", "engine", "grading", "machine", "shutdown", "telemetry", "web"],
+    ),
     ("completing", &["adapters", "config", "engine", "prompter", "telemetry"]),
     ("config", &["adaptation", "grading"]),
     ("engine", &["web"]),
@@ -32,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "telemetry",
         ],
     ),
+    ("machine", &[]),
     ("prompt", &["engine", "grading"]),
     ("prompter", &["engine", "grading", "prompt"]),
     ("shutdown", &[]),
@@ -65,6 +69,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/adaptation/advantage.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/loss.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/vote.rs", &["tokio", "candle", "store", "async "]),
+    ("src/adaptation/memory.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/resume.rs", &["tokio", "candle", "async "]),
     ("src/adaptation/schedule.rs", &["tokio", "candle", "store", "async "]),
     ("src/statistics.rs", &["tokio", "candle", "async "]),

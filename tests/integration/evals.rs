@@ -46,7 +46,7 @@ async fn a_set_is_kept_listed_run_and_removed() {
     assert_eq!((&run["state"], &run["version"], &run["set"]), (&json!("done"), &json!("base"), &json!("sums")));
     let score = &run["score"];
     assert_eq!((&score["items"], &score["right"], &score["skipped"]), (&json!(4), &json!(3), &json!(0)));
-    assert_eq!((&score["accuracy"], &score["pass_at_1"]), (&json!(0.75), &json!(0.4375)));
+    assert_eq!((&score["maj_at_n"], &score["pass_at_1"]), (&json!(0.75), &json!(0.4375)));
     let (low, high) = (score["interval"]["low"].as_f64().unwrap(), score["interval"]["high"].as_f64().unwrap());
     assert!(0.2 < low && low < 0.75 && 0.75 < high && high < 1.0, "{score}");
     assert_eq!(value(server.get("/v1/evals/sums/runs").await).await, json!({ "runs": [run] }));

@@ -389,6 +389,31 @@ async fn a_round_that_breaks_a_rule_of_the_guard_is_rejected_with_the_reason_and
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_trains_in_passes_that_fit_into_memory_and_is_refused_with_the_numbers_where_none_do() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    // Some gigabytes of rows, if there were as many.
+    settings.learning.micro_batch_tokens = 1_000_000;
+    settings.learning.memory_mib = Some(64);
+    let server = Running::start(settings.clone()).await;
+    server.ask_all().await;
+    let shown = server.round().await;
+    assert_eq!(shown["round"]["state"], "promoted", "{shown}");
+    let rows = shown["settings"]["micro_batch_tokens"].as_u64().unwrap();
+    assert!((100..1_000_000).contains(&rows), "{shown}");
+    server.stop().await;
+
+    (settings.learning.memory_mib, settings.learning.lora_rank) = (Some(1), 512);
+    let server = Running::start(settings).await;
+    let (status, refusal) = server.call(Method::POST, "/v1/rounds", json!({})).await;
+    assert_eq!((status, &refusal["error"]["code"]), (503, &json!("insufficient_memory")), "{refusal}");
+    let message = refusal["error"]["message"].as_str().unwrap();
+    assert!(message.starts_with("training would take about ") && message.contains("1 MiB are free"), "{message}");
+    assert_eq!(server.get("/v1/rounds").await["rounds"].as_array().unwrap().len(), 1, "no round was made of it");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_candidate_of_which_labels_prove_nothing_waits_for_a_person_and_one_that_is_overtaken_is_stale() {
     let place = Place::new();
     let server = Running::start(place.settings("tiny")).await;

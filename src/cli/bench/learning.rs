@@ -15,6 +15,7 @@ use crate::{
         batch::{Drawn, Graded},
         guard::GuardRules,
         learner::{self, LearnError, Voted},
+        memory::Footprint,
         recipe::Recipe,
         round::{self, Plan, Watch, Workbench},
         trainer::{Trainer, UpdateMetrics},
@@ -22,6 +23,7 @@ use crate::{
     cli::ModelFlags,
     config::Flag,
     engine::handle::{FinishReason, Group, Rollout, Timings, Version},
+    machine,
 };
 
 /// The template that the sums of `bench round` are made for.
@@ -59,7 +61,7 @@ impl RoundArgs {
     }
 }
 
-/// How fast an adapter is trained on texts that share nothing
+/// How fast an adapter is trained on texts that share nothing, and how much memory that takes
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -169,6 +171,11 @@ pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyh
     let groups: Vec<Graded> = (0..args.sequences / 2).map(|_| group(&mut token, args.tokens)).collect();
     let tokens = groups.iter().map(Graded::tokens).sum();
     let drawn = Drawn { rollouts: 2 * groups.len(), tokens, max_tokens: args.tokens };
+    // The whole update in one pass, if the recipe allows.
+    let rows = recipe.micro_batch_tokens.min(groups.len() * (2 * args.tokens - 1)).max(args.tokens);
+    let lora = (recipe.lora_rank, recipe.lora_targets.projections());
+    let estimated = Footprint::of(bench.decoder.config(), lora, args.tokens).bytes(rows);
+    let before = machine::peak_memory();
     let mut trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), None, recipe, 0)?;
     let (recipe, runs) = (recipe.clone(), args.runs);
     let measure = move || -> anyhow::Result<Vec<f64>> {
@@ -186,7 +193,11 @@ pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyh
     };
     let speeds = tokio::task::spawn_blocking(measure).await??;
     let inputs = json!({ "sequences": args.sequences, "tokens": args.tokens, "runs": args.runs });
-    Ok(Report::of_speeds("train", inputs, &speeds))
+    let mut report = Report::of_speeds("train", inputs, &speeds);
+    report.measured["training_memory_bytes"] =
+        json!(machine::peak_memory().zip(before).map(|(now, before)| now - before));
+    report.measured["estimated_memory_bytes"] = json!(estimated);
+    Ok(report)
 }
 
 /// Two rollouts of random tokens after the same one. The last token of each is only predicted.

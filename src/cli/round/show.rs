@@ -141,7 +141,18 @@ fn evaluation(tested: &Value, rules: &Value) -> String {
         signed("/interval/high"),
         text(rules, "/confidence"),
         text(rules, "/max_accuracy_drop"),
-    )
+    ) + &figures_of_set(tested)
+}
+
+/// What decides nothing; rounds of older programs have none of it.
+fn figures_of_set(tested: &Value) -> String {
+    let change = |(title, name): (&str, &str)| {
+        let of = |version: &str| tested.pointer(&format!("/{version}/{name}")).filter(|figure| figure.is_number());
+        Some(format!("{title} {} -> {}", figure(Some(of("live")?)), figure(Some(of("candidate")?))))
+    };
+    let figures = [("pass@1", "pass_at_1"), ("pass@N", "pass_at_n"), ("rewards right", "reward_accuracy")];
+    let changes: Vec<String> = figures.into_iter().filter_map(change).collect();
+    if changes.is_empty() { String::new() } else { format!("\n  {}", changes.join(", ")) }
 }
 
 /// A number in three digits behind the point; whole ones and tiny ones as they are.
@@ -177,8 +188,9 @@ mod tests {
         let figures = json!({"majority_ratio": 0.6, "answer_rate": 1.0, "mean_tokens": 4.5});
         let interval = json!({"low": -0.0735, "high": 0.0912});
         let counts = json!({"both": 40, "only_live": 5, "only_candidate": 6, "neither": 49});
+        let accuracy = |pass_at_1: f64| json!({"pass_at_1": pass_at_1, "pass_at_n": 0.75, "reward_accuracy": 1.0});
         let tested = json!({"set": "sums", "counts": counts, "skipped": 2, "difference": 0.01, "interval": interval,
-                            "outcome": "unsure"});
+                            "outcome": "unsure", "live": accuracy(0.375), "candidate": accuracy(0.5)});
         let verdict = json!({"decision": "hold", "outcome": "unsure", "questions": 8, "held_back": true, "kl": 0.25,
                              "live": figures, "candidate": figures, "evaluations": [tested]});
         let round = json!({"id": "x", "state": "held", "stale": true, "step": 1, "steps": 10, "questions": 40,
@@ -207,6 +219,7 @@ mod tests {
             "8 held-back questions",
             "set sums: unsure. Right: both 40, only live 5, only candidate 6, neither 49, skipped 2",
             "accuracy 0.450 -> 0.460, difference +0.010, from -0.073 to +0.091 (0.95 sure of each end), a fall by 0.05",
+            "pass@1 0.375 -> 0.500, pass@N 0.750 -> 0.750, rewards right 1.000 -> 1.000",
         ] {
             assert!(page.contains(expected), "{expected}\n\n{page}");
         }

@@ -89,6 +89,11 @@ impl DecoderConfig {
         self.kv_heads * self.head_dim
     }
 
+    /// What the keys and values of a token take in all layers.
+    pub fn cache_bytes_per_token(&self) -> u64 {
+        (2 * self.kv_width() * self.layers.len() * size_of::<f32>()) as u64
+    }
+
     /// `(out, in)` of a projection.
     pub fn projection_shape(&self, projection: Projection) -> (usize, usize) {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);

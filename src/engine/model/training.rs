@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Rows of the output head at a time: 128 rows of 49,152 logits are 25 MB.
-const HEAD_ROWS: usize = 128;
+pub const HEAD_ROWS: usize = 128;
 
 /// Token positions of a training pass. Sequences that begin alike share rows.
 #[derive(Clone, Debug, Default)]

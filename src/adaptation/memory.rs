@@ -1,0 +1,123 @@
+//! What the training of a round takes of memory, before it begins. Pure.
+
+use crate::engine::model::{config::DecoderConfig, lora::Projection, training::HEAD_ROWS};
+
+const FLOAT: u64 = 4;
+
+/// How often the weights of an adapter are held: as variables, as the optimizer's two moments, as gradients (of a pass, of the
+/// passes before it, of both, clipped), as copies for the passes, as the snapshot that the engine loads, as the engine
+/// lays it out, and as a file. The rest is what an allocator keeps between passes of different sizes.
+const ADAPTER_COPIES: u64 = 16;
+
+/// How often the logits of the rows that the head computes at a time are held: as they are, as probabilities, as their
+/// gradient, and once more where one is made of another.
+const LOGIT_COPIES: u64 = 5;
+
+/// What each activation of a layer takes while the layer is computed with its graph and backwards: itself, its gradient, and
+/// what is laid out for a product.
+const ACTIVATION_COPIES: u64 = 2;
+
+/// What training takes, in bytes, beyond the model and the engine's cache. A bound from above, and a narrow one:
+/// `ttrl bench train` prints it beside what is really taken (`docs/adaptation.md` has a table).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    fixed: u64,
+    /// For each row of a pass: a distinct token position.
+    per_row: u64,
+}
+
+impl Footprint {
+    /// Of an adapter of a rank on some projections, where the longest sequence has so many tokens.
+    pub fn of(model: &DecoderConfig, (rank, targets): (usize, &[Projection]), longest: usize) -> Self {
+        let (hidden, inner) = (model.hidden_size as u64, model.intermediate_size as u64);
+        let (query, kv) = (model.query_width() as u64, model.kv_width() as u64);
+        let layers = model.layers.len() as u64;
+        let pair = |target: &Projection| {
+            let (out, input) = model.projection_shape(*target);
+            ((out + input) * rank) as u64
+        };
+        let adapter = layers * targets.iter().map(pair).sum::<u64>();
+        let logits = HEAD_ROWS as u64 * model.vocab_size as u64;
+        // Its input, two normalised inputs, what attention and MLP give and their sums; queries, keys and values before
+        // and after they are turned and laid out, and what is attended to; gate, up, and their product with what it is made of.
+        let layer = 8 * hidden + 4 * query + 4 * kv + 4 * inner;
+        // The input of each layer is kept, and so are the rows that a row sees.
+        let row = layers * hidden + ACTIVATION_COPIES * layer + longest as u64;
+        Self { fixed: FLOAT * (ADAPTER_COPIES * adapter + LOGIT_COPIES * logits), per_row: FLOAT * row }
+    }
+
+    /// With passes of so many rows.
+    pub fn bytes(&self, rows: usize) -> u64 {
+        self.fixed + self.per_row * rows as u64
+    }
+
+    /// The most rows of a pass that fit.
+    fn rows_within(&self, bytes: u64) -> usize {
+        (bytes.saturating_sub(self.fixed) / self.per_row) as usize
+    }
+}
+
+/// Why a round is not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "training would take about {} MiB, and {} MiB are free: its longest sequence has {longest} tokens, which must be trained \
+     at once; set `learning.max_tokens` or `learning.lora_rank` lower, or give the server more memory",
+    needed >> 20, available >> 20
+)]
+pub struct TooLarge {
+    /// Bytes, with the smallest passes that are possible.
+    pub needed: u64,
+    pub available: u64,
+    /// Tokens.
+    pub longest: usize,
+}
+
+/// How many rows a pass may have: as many as are `wanted`, or fewer, so that training fits. A sequence is never divided,
+/// so there are as many as the `longest` one has tokens.
+///
+/// # Errors
+/// If even those do not fit.
+pub fn fitting_rows(
+    footprint: &Footprint,
+    (wanted, longest): (usize, usize),
+    available: u64,
+) -> Result<usize, TooLarge> {
+    if footprint.bytes(wanted.max(longest)) <= available {
+        return Ok(wanted);
+    }
+    match footprint.rows_within(available) {
+        rows if rows >= longest => Ok(rows.min(wanted)),
+        _ => Err(TooLarge { needed: footprint.bytes(longest), available, longest }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOOTPRINT: Footprint = Footprint { fixed: 1000, per_row: 10 };
+
+    #[test]
+    fn passes_are_as_large_as_wanted_where_there_is_room() {
+        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1640), Ok(64));
+        // A sequence that is longer than a pass is one of its own.
+        assert_eq!(fitting_rows(&FOOTPRINT, (64, 100), 2000), Ok(64));
+    }
+
+    #[test]
+    fn passes_are_smaller_where_there_is_less_room_and_never_smaller_than_a_sequence() {
+        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1639), Ok(63));
+        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1200), Ok(20));
+        for (available, longest) in [(1199, 20), (500, 20), (0, 20), (1990, 100)] {
+            let refused = fitting_rows(&FOOTPRINT, (64, longest), available);
+            assert_eq!(refused, Err(TooLarge { needed: 1000 + 10 * longest as u64, available, longest }));
+        }
+    }
+
+    #[test]
+    fn a_refusal_has_the_numbers() {
+        let refusal = TooLarge { needed: 3 << 30, available: 512 << 20, longest: 900 }.to_string();
+        assert!(refusal.starts_with("training would take about 3072 MiB, and 512 MiB are free"), "{refusal}");
+        assert!(refusal.contains("900 tokens"), "{refusal}");
+    }
+}

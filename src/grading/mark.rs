@@ -1,0 +1,105 @@
+//! A tally beside the right answer: every figure that needs labels is made of these. They measure; nothing is rewarded by them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{answer::Answer, kind::AnswerKind, vote::Tally};
+
+/// What the responses to one question are worth beside its right answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mark {
+    /// Share of the responses that are right; those without an answer are not.
+    pub share: f64,
+    /// Whether the majority is right. Without a majority it is not.
+    pub majority: bool,
+    /// Share of the responses that earn by the majority what they would earn by the right answer (the reward accuracy of
+    /// TTRL, arXiv 2504.16084). Where no label is right it is still high if answers are scattered: most earn nothing,
+    /// and rightly.
+    pub reward_accuracy: f64,
+}
+
+impl Mark {
+    /// Of a question's responses, where answers of a kind are expected.
+    pub fn of(tally: &Tally, gold: &Answer, kind: AnswerKind) -> Self {
+        let right = tally.classes.iter().find(|class| class.means(gold, kind));
+        let share = right.map_or(0.0, |class| class.votes() as f64 / tally.total as f64);
+        let majority = right.is_some() && right == tally.majority();
+        // Two wrongs: the majority's votes, which earn, and the right ones, which do not.
+        let misjudged = if majority { 0.0 } else { tally.majority_ratio() + share };
+        Self { share, majority, reward_accuracy: 1.0 - misjudged }
+    }
+}
+
+/// Means of marks over questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Mean share of right responses.
+    pub pass_at_1: f64,
+    /// Share of questions that one of their N responses gets right: what voting could come to at most.
+    pub pass_at_n: f64,
+    /// Share of questions whose majority is right: the accuracy of pseudo-labels.
+    pub maj_at_n: f64,
+    pub reward_accuracy: f64,
+}
+
+impl Accuracy {
+    /// Of questions with these marks; all zero without any.
+    pub fn of<'a>(marks: impl IntoIterator<Item = &'a Mark>) -> Self {
+        let (mut sum, mut count) = (Self::default(), 0);
+        let one = |is: bool| f64::from(u8::from(is));
+        for mark in marks {
+            sum.pass_at_1 += mark.share;
+            sum.pass_at_n += one(mark.share > 0.0);
+            sum.maj_at_n += one(mark.majority);
+            sum.reward_accuracy += mark.reward_accuracy;
+            count += 1;
+        }
+        let mean = |sum: f64| if count == 0 { 0.0 } else { sum / f64::from(count) };
+        Self {
+            pass_at_1: mean(sum.pass_at_1),
+            pass_at_n: mean(sum.pass_at_n),
+            maj_at_n: mean(sum.maj_at_n),
+            reward_accuracy: mean(sum.reward_accuracy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mark of these answers where 47 is right; an empty text stands for no answer.
+    fn mark(answers: &[&str]) -> Mark {
+        let tally = Tally::count(answers.iter().map(|answer| (!answer.is_empty()).then(|| (*answer).to_owned())));
+        Mark::of(&tally, &Answer::read("47", AnswerKind::Auto).unwrap(), AnswerKind::Auto)
+    }
+
+    #[test]
+    fn a_right_majority_rewards_every_response_rightly() {
+        let right = mark(&["47", "47.0", "46", ""]);
+        assert_eq!(right, Mark { share: 0.5, majority: true, reward_accuracy: 1.0 });
+    }
+
+    #[test]
+    fn a_wrong_majority_rewards_its_own_votes_and_no_right_one() {
+        let wrong = mark(&["46", "46", "47", "45", ""]);
+        assert_eq!((wrong.share, wrong.majority), (0.2, false));
+        assert!((wrong.reward_accuracy - 0.4).abs() < 1e-12, "{wrong:?}");
+    }
+
+    #[test]
+    fn a_tie_and_silence_reward_nobody_which_is_wrong_for_right_responses_only() {
+        assert_eq!(mark(&["46", "47", "", ""]), Mark { share: 0.25, majority: false, reward_accuracy: 0.75 });
+        assert_eq!(mark(&["", ""]), Mark { share: 0.0, majority: false, reward_accuracy: 1.0 });
+    }
+
+    #[test]
+    fn figures_are_means_over_questions() {
+        let marks = [mark(&["47", "47", "47", "46"]), mark(&["46", "46", "46", "47"]), mark(&["1", "2", "3", "4"])];
+        let accuracy = Accuracy::of(&marks);
+        assert!((accuracy.pass_at_1 - 1.0 / 3.0).abs() < 1e-12);
+        assert!((accuracy.pass_at_n - 2.0 / 3.0).abs() < 1e-12);
+        assert!((accuracy.maj_at_n - 1.0 / 3.0).abs() < 1e-12);
+        assert!((accuracy.reward_accuracy - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!(Accuracy::of([]), Accuracy::default());
+    }
+}
