@@ -1,6 +1,6 @@
 # Everything that a developer runs. `make test` works on a bare machine with Rust, Python 3 and a package manager.
 
-.PHONY: test deps model lint docs licences learn-table learn-curves learn-over-http poisoned-stream clean
+.PHONY: test deps model lint docs licences learn-table learn-curves learn-over-http poisoned-stream steep-rounds clean
 
 # The tests' own PostgreSQL server needs the server's programs, nothing that runs; the model is fetched once.
 test: deps model
@@ -40,6 +40,11 @@ learn-curves:
 poisoned-stream: model
 	cargo build --release --quiet
 	scripts/poisoned-stream
+
+# What becomes of a round that collapses.
+steep-rounds: model
+	cargo build --release --quiet
+	scripts/steep-rounds
 
 clean:
 	cargo clean

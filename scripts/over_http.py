@@ -22,7 +22,7 @@ class Server:
     def __init__(self, folder, **settings):
         """`settings` are variables without their `TTRL_`."""
         command = [TTRL, "serve", "--bind", "127.0.0.1:0", "--data-dir", folder, "--prompt-template", "additions-8shot"]
-        model = next((ROOT / "target/models").glob("*.gguf"), None)
+        model = next((ROOT / "target/models").glob("SmolLM2-135M-Instruct*.gguf"), None)
         command += ["--model", model] if model else []
         env = {**os.environ, "TTRL_LOG__FILTER": "error", **{f"TTRL_{name}": value for name, value in settings.items()}}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
