@@ -129,8 +129,6 @@ struct Inner {
     running: Mutex<Option<(Uuid, CancellationToken)>>,
     /// Held while a round is created, and while unfinished ones are looked for: one that is just being created is none.
     starting: tokio::sync::Mutex<()>,
-    /// Held while a person's decision is carried out: of two, the second finds that the round does not wait any more.
-    deciding: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -151,7 +149,6 @@ impl Rounds {
             metrics,
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
-            deciding: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))

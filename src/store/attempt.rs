@@ -1,4 +1,4 @@
-//! Who may write about a round.
+//! Who may write about a round, and on whose word its candidate goes live.
 
 use uuid::Uuid;
 
@@ -26,4 +26,13 @@ impl Attempt {
     pub(super) fn token(&self) -> String {
         self.token.to_string()
     }
+}
+
+/// On whose word the candidate of a round goes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promoter {
+    /// The gate's: the round is `evaluating`, and this attempt holds it.
+    Gate(Attempt),
+    /// A person's: this round is `held`.
+    Person(Uuid),
 }

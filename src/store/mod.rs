@@ -18,7 +18,7 @@ mod spool_file;
 mod sql;
 mod sqlite;
 
-pub use attempt::Attempt;
+pub use attempt::{Attempt, Promoter};
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 
@@ -356,11 +356,11 @@ pub trait Store: EvaluationStore {
     async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError>;
 
     /// Changes a round; a conflict if the attempt does not hold it, or if the state may not become the new one.
-    /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends.
+    /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends. Repeating it changes nothing.
     async fn update_round(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), StoreError>;
 
-    /// Ends a held round as promoted or rejected; a conflict if it is not held.
-    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError>;
+    /// Ends a held round as rejected; a conflict if it is not held, or if its candidate is live for any model.
+    async fn reject_held(&self, id: Uuid, reason: &str) -> Result<(), StoreError>;
 
     async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError>;
 
@@ -384,12 +384,13 @@ pub trait Store: EvaluationStore {
     /// the round. Repeating it changes nothing.
     async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError>;
 
-    /// Points the alias [`LIVE`] of a model at the candidate of a round that is `evaluating`, if it stands for
-    /// `expected` now (`None`: if it does not exist), and ends the round as promoted, both or neither; returns whether
-    /// it did. A conflict if the attempt does not hold the round. Repeating it changes nothing.
+    /// Points the alias [`LIVE`] of a model at the candidate of a round, if it stands for `expected` now (`None`: if it
+    /// does not exist), and ends the round as promoted, both or neither; returns whether it did. A conflict if the
+    /// attempt does not hold the round, or if the round is not held for a person. Repeating it by the same attempt
+    /// changes nothing.
     async fn promote(
         &self,
-        attempt: &Attempt,
+        by: Promoter,
         model: &str,
         expected: Option<&Version>,
         candidate: &Version,

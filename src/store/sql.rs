@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, ModelId, Question, Round, RoundQuestion, RoundState,
-    RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, ModelId, Promoter, Question, Round, RoundQuestion,
+    RoundState, RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
     driver::{Arg, Columns, Driver, args},
     round_lock::{RoundLock, swap_alias},
     rows,
@@ -289,17 +289,10 @@ impl<D: Driver> Store for SqlStore<D> {
         .await
     }
 
-    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE rounds SET state = $2, finished_at = $3, reason = COALESCE($4, reason)
-            WHERE id = $1 AND state = 'held' RETURNING id";
+    async fn reject_held(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            let mut args = args![id];
-            args.push(Arg::word(&state)?);
-            args.extend(args![rounds.now, reason]);
-            if rounds.fetch(SQL, args).await?.is_empty() {
-                return Err(StoreError::Conflict(format!("round {id} is not held for a decision")));
-            }
+            rounds.reject_held(id, reason).await?;
             rounds.commit().await
         })
         .await
@@ -364,14 +357,14 @@ impl<D: Driver> Store for SqlStore<D> {
 
     async fn promote(
         &self,
-        attempt: &Attempt,
+        by: Promoter,
         model: &str,
         expected: Option<&Version>,
         candidate: &Version,
     ) -> Result<bool, StoreError> {
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            let promoted = rounds.promote(attempt, model, expected, candidate).await?;
+            let promoted = rounds.promote(by, model, expected, candidate).await?;
             rounds.commit().await?;
             Ok(promoted)
         })
@@ -402,8 +395,14 @@ impl<D: Driver> Store for SqlStore<D> {
         expected: Option<&Version>,
         new: &Version,
     ) -> Result<bool, StoreError> {
-        let (sql, args) = swap_alias(model, name, expected, new);
-        let changed = self.fetch(sql, args).await?;
-        Ok(!changed.is_empty())
+        within_deadline(async {
+            // What a decision about a round finds live stays so until it is made.
+            let mut rounds = self.lock_rounds().await?;
+            let (sql, args) = swap_alias(model, name, expected, new);
+            let changed = rounds.fetch(sql, args).await?;
+            rounds.commit().await?;
+            Ok(!changed.is_empty())
+        })
+        .await
     }
 }

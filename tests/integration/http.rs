@@ -35,8 +35,8 @@ use ttrl::{
     prompt::PromptTemplate,
     prompter::Prompter,
     store::{
-        AdapterRecord, Attempt, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, Store,
-        connect,
+        AdapterRecord, Attempt, ModelId, Promoter, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate,
+        SharedStore, Store, connect,
         spool::{MAX_SPOOL_BYTES, Spooled},
     },
     telemetry::Metrics,
@@ -239,11 +239,11 @@ impl RoundControl for Ledger {
     }
 
     async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
-        Ok(self.store.decide_round(id, RoundState::Promoted, None).await?)
+        Ok(self.store.promote(Promoter::Person(id), "", None, &Version::base()).await.map(drop)?)
     }
 
     async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
-        Ok(self.store.decide_round(id, RoundState::Rejected, None).await?)
+        Ok(self.store.reject_held(id, "no").await?)
     }
 }
 

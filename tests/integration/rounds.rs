@@ -70,10 +70,10 @@ pub(crate) fn chat_model(folder: &Path) {
 }
 
 /// A folder for a model and for a server's data.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         chat_model(&place.model("tiny"));
         place
@@ -115,7 +115,7 @@ impl Place {
     }
 
     /// Two steps on what was asked, half of it kept for a gate that lets everything through.
-    fn settings(&self, model: &str) -> Settings {
+    pub(crate) fn settings(&self, model: &str) -> Settings {
         let mut settings = Settings {
             data_dir: self.0.path().join("data"),
             model: self.model(model).display().to_string(),
@@ -139,7 +139,7 @@ impl Place {
     }
 }
 
-struct Running {
+pub(crate) struct Running {
     url: String,
     client: reqwest::Client,
     shutdown: CancellationToken,
@@ -147,7 +147,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(settings: Settings) -> Self {
+    pub(crate) async fn start(settings: Settings) -> Self {
         let server = Server::start(settings, |_, _, _| ()).await.unwrap();
         let url = format!("http://{}", server.address().unwrap());
         let shutdown = CancellationToken::new();
@@ -156,13 +156,13 @@ impl Running {
         Self { url, client, shutdown, task }
     }
 
-    async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(KEY);
         let response = request.body(body.to_string()).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, value) = self.call(Method::GET, path, json!({})).await;
         assert_eq!(status, 200, "{path}: {value}");
         value
@@ -174,14 +174,14 @@ impl Running {
         answer
     }
 
-    async fn ask_all(&self) {
+    pub(crate) async fn ask_all(&self) {
         for number in 0..8 {
             self.ask(&format!("{number} + {number}")).await;
         }
     }
 
     /// Starts a round and returns its path. The last one may still be tidying up for a moment after its end is stored.
-    async fn begin(&self) -> String {
+    pub(crate) async fn begin(&self) -> String {
         let mut answer = (0, Value::Null);
         for _ in 0..100 {
             answer = self.call(Method::POST, "/v1/rounds", json!({})).await;
@@ -207,7 +207,7 @@ impl Running {
         panic!("the round at {path} did not come so far");
     }
 
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         self.client.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap()
     }
 
@@ -227,12 +227,12 @@ impl Running {
         (path, shown)
     }
 
-    async fn end(&self, path: &str) -> Value {
+    pub(crate) async fn end(&self, path: &str) -> Value {
         self.wait(path, ended).await
     }
 
     /// Waits until the round at `path` has learnt something and goes on.
-    async fn middle(&self, path: &str) {
+    pub(crate) async fn middle(&self, path: &str) {
         let learnt = |step: &Value| !step["metrics"]["update"].is_null();
         let shown =
             self.wait(path, |shown| ended(shown) || shown["steps"].as_array().unwrap().iter().any(learnt)).await;
@@ -240,12 +240,12 @@ impl Running {
     }
 
     /// Runs a round and returns it as it ended.
-    async fn round(&self) -> Value {
+    pub(crate) async fn round(&self) -> Value {
         let path = self.begin().await;
         self.end(&path).await
     }
 
-    async fn live(&self) -> Value {
+    pub(crate) async fn live(&self) -> Value {
         self.get("/v1/adapters").await["live"].clone()
     }
 
@@ -253,7 +253,7 @@ impl Running {
         self.call(Method::POST, &format!("/v1/adapters/{version}/activate"), json!({})).await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap();
     }
@@ -263,7 +263,7 @@ fn ended(shown: &Value) -> bool {
     !shown["round"]["finished_at"].is_null()
 }
 
-fn candidate(shown: &Value) -> String {
+pub(crate) fn candidate(shown: &Value) -> String {
     shown["round"]["candidate_version"].as_str().unwrap().to_owned()
 }
 

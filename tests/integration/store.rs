@@ -18,7 +18,7 @@ use ttrl::{
     engine::handle::Version,
     store::{
         AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE,
-        ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
+        ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
         SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
@@ -93,6 +93,8 @@ on_both! {
     a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither
     of_two_servers_one_gets_the_round
     a_held_round_waits_for_a_decision_while_others_run
+    a_person_decides_about_a_held_round_as_the_store_finds_it
+    the_last_word_about_a_round_may_be_said_again
     what_a_rejected_round_made_is_kept_once_another_round_holds_it
     a_round_comes_with_its_questions_or_not_at_all
     an_unfinished_round_is_taken_over_when_its_lease_has_run_out
@@ -430,7 +432,7 @@ async fn writes(store: &dyn Store, attempt: &Attempt) -> Vec<Result<(), StoreErr
     let round_id = attempt.round();
     let row = round_question(&Round { id: round_id, ..round() }, "a straggler's");
     let step = RoundStep { round_id, step: 1, metrics: json!({}) };
-    let promoted = store.promote(attempt, MODEL, None, &hash('9')).await;
+    let promoted = store.promote(Promoter::Gate(*attempt), MODEL, None, &hash('9')).await;
     vec![
         store.heartbeat(attempt, 60).await,
         store.update_round(attempt, RoundUpdate { step: Some(7), ..RoundUpdate::default() }).await,
@@ -502,7 +504,7 @@ async fn a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither(place: P
     let store = place.open().await;
     let (round, attempt) = evaluating(&*store, '1').await;
     let promote = async |expected: Option<Version>, digit| {
-        store.promote(&attempt, MODEL, expected.as_ref(), &hash(digit)).await.unwrap()
+        store.promote(Promoter::Gate(attempt), MODEL, expected.as_ref(), &hash(digit)).await.unwrap()
     };
     assert!(!promote(Some(hash('0')), '1').await);
     assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Evaluating);
@@ -519,7 +521,7 @@ async fn a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither(place: P
     let round = self::round();
     let attempt = store.create_round(&round, &[], 60).await.unwrap();
     store.update_round(&attempt, to(RoundState::Sampling)).await.unwrap();
-    assert_conflict(store.promote(&attempt, MODEL, Some(&hash('1')), &hash('2')).await);
+    assert_conflict(store.promote(Promoter::Gate(attempt), MODEL, Some(&hash('1')), &hash('2')).await);
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('1')));
 }
 
@@ -656,7 +658,7 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
         store.record_candidate(&attempt, &adapter).await.unwrap();
         let made = RoundUpdate { candidate_version: Some(hash(digit)), ..to(Evaluating) };
         store.update_round(&attempt, made).await.unwrap();
-        assert_conflict(store.decide_round(round.id, Promoted, None).await);
+        assert_conflict(store.reject_held(round.id, "no").await);
         let held = RoundUpdate { reason: Some("too few labels".into()), ..to(Held) };
         store.update_round(&attempt, held).await.unwrap();
         attempts.push(attempt);
@@ -672,15 +674,56 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
     let said = async |digit| store.adapter_use(&hash(digit)).await.unwrap().unwrap().1;
     assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Spare));
 
-    store.decide_round(ids[0], Promoted, None).await.unwrap();
-    store.decide_round(ids[1], Rejected, Some("no")).await.unwrap();
-    assert_conflict(store.decide_round(ids[1], Promoted, None).await);
+    assert!(store.promote(Promoter::Person(ids[0]), MODEL, None, &hash('7')).await.unwrap());
+    store.reject_held(ids[1], "no").await.unwrap();
+    assert_conflict(store.promote(Promoter::Person(ids[1]), MODEL, Some(&hash('7')), &hash('8')).await);
     for (id, state, reason) in [(ids[0], Promoted, "too few labels"), (ids[1], Rejected, "no")] {
         let decided = store.round(id).await.unwrap().unwrap();
         assert_eq!((decided.state, decided.reason.as_deref()), (state, Some(reason)));
         assert!(decided.finished_at.is_some());
     }
-    assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Dismissed));
+    assert_eq!((said('7').await, said('8').await), (AdapterUse::Needed, AdapterUse::Dismissed));
+}
+
+async fn a_person_decides_about_a_held_round_as_the_store_finds_it(place: Place) {
+    let store = place.open().await;
+    let (round, attempt) = evaluating(&*store, '7').await;
+    let promote = async |expected: Option<Version>| {
+        store.promote(Promoter::Person(round.id), MODEL, expected.as_ref(), &hash('7')).await
+    };
+    assert_conflict(promote(None).await);
+    store.update_round(&attempt, to(RoundState::Held)).await.unwrap();
+    let held = store.round(round.id).await.unwrap();
+    // Another version is live: neither is done.
+    store.swap_alias(MODEL, LIVE, None, &hash('8')).await.unwrap();
+    assert!(!promote(None).await.unwrap());
+    assert!(!promote(Some(hash('6'))).await.unwrap());
+    assert_eq!(store.round(round.id).await.unwrap(), held);
+    // Its candidate is live already.
+    store.swap_alias(MODEL, LIVE, Some(&hash('8')), &hash('7')).await.unwrap();
+    assert_conflict(store.reject_held(round.id, "no").await);
+    assert_eq!(store.round(round.id).await.unwrap(), held);
+    assert!(promote(Some(hash('7'))).await.unwrap());
+    assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Promoted);
+    assert_conflict(promote(Some(hash('7'))).await);
+    assert_conflict(store.reject_held(round.id, "no").await);
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('7')));
+    let unknown = store.reject_held(Uuid::now_v7(), "no").await;
+    assert!(matches!(unknown, Err(StoreError::Missing { what: "round", .. })), "{unknown:?}");
+}
+
+async fn the_last_word_about_a_round_may_be_said_again(place: Place) {
+    use RoundState::*;
+    let store = place.open().await;
+    for (digit, state, other) in [('1', Rejected, Failed), ('2', Held, Rejected), ('3', Promoted, Rejected)] {
+        let (round, attempt) = evaluating(&*store, digit).await;
+        store.update_round(&attempt, to(state)).await.unwrap();
+        let before = store.round(round.id).await.unwrap();
+        store.update_round(&attempt, to(state)).await.unwrap();
+        assert_conflict(store.update_round(&attempt, to(other)).await);
+        assert_conflict(store.update_round(&Attempt::new(round.id), to(state)).await);
+        assert_eq!(store.round(round.id).await.unwrap(), before);
+    }
 }
 
 async fn what_a_rejected_round_made_is_kept_once_another_round_holds_it(place: Place) {
@@ -706,7 +749,7 @@ async fn what_a_rejected_round_made_is_kept_once_another_round_holds_it(place: P
         assert_eq!(store.adapter_use(&hash('7')).await.unwrap().unwrap().1, wanted);
         last = round.id;
     }
-    store.decide_round(last, Rejected, None).await.unwrap();
+    store.reject_held(last, "no").await.unwrap();
     assert_eq!(store.adapter_use(&hash('7')).await.unwrap().unwrap().1, AdapterUse::Dismissed);
 }
 

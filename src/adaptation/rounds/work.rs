@@ -23,7 +23,7 @@ use crate::{
         round::{self, Plan},
     },
     adapters::{format, gate::Decision, registry::RegistryError},
-    store::{Attempt, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
+    store::{Attempt, Promoter, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
 };
 
 /// Signs of life come three times in a lease, so that one may get lost.
@@ -191,7 +191,8 @@ impl Inner {
         if cancel.is_cancelled() {
             return Err(LearnError::Cancelled.into());
         }
-        match self.patiently(|| self.registry.promote(attempt, &round.parent_version, &version)).await {
+        match self.patiently(|| self.registry.promote(Promoter::Gate(*attempt), &round.parent_version, &version)).await
+        {
             Ok(()) => {
                 info!(previous = %round.parent_version, live = %version, "the candidate is live");
                 Ok((RoundState::Promoted, None))

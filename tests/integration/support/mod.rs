@@ -11,6 +11,7 @@ pub mod model;
 pub mod packages;
 pub mod postgres;
 pub mod vocabulary;
+pub mod wire;
 
 /// A file or folder under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
