@@ -48,12 +48,11 @@ pub struct Question {
     pub created_at: DateTime<Utc>,
 }
 
-/// A question that a round may take: the newest with its text.
+/// A question that a round may take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
+    /// The first with its text: it counts for who asked it, and is put as that one wrote it.
     pub question: Question,
-    /// Who asked the text first.
-    pub client: Option<String>,
     /// What the last rounds saw of the text, newest first, at most [`SEEN_ROUNDS`].
     pub seen: Vec<RoundQuestion>,
 }
@@ -322,9 +321,9 @@ pub trait Store: EvaluationStore {
 
     async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError>;
 
-    /// Up to `limit` questions to learn from, one for each distinct text (its newest), never those with
-    /// `learn: false`, nor those of an evaluation set. Clients take turns; among a client's, those come first that no round
-    /// has seen, newest first, then those that rounds have not seen for longest.
+    /// Up to `limit` questions to learn from, one for each distinct text (its first) of the newest 100,000, never those
+    /// with `learn: false`, nor those of an evaluation set. Clients take turns; among a client's, those come first that no
+    /// round has seen, the one that was asked last before the others, then those that rounds have not seen for longest.
     async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError>;
 
     /// How many questions with `learn: true` were asked since the last round was created (since ever, if none was).
