@@ -466,8 +466,8 @@ mod tests {
             },
         },
         store::{
-            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-            RoundQuestion, RoundStep, RoundUpdate, Store, Unfinished,
+            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, GivenBack, Question,
+            Round, RoundQuestion, RoundStep, RoundUpdate, Store, Unfinished,
         },
     };
 
@@ -658,7 +658,7 @@ mod tests {
         create_round(&Round, &[RoundQuestion], u32) -> Attempt;
         unfinished_round() -> Option<Unfinished>;
         take_over(Uuid, u32) -> Attempt;
-        give_back(&Attempt) -> ();
+        give_back(&Attempt, GivenBack) -> ();
         heartbeat(&Attempt, u32) -> ();
         update_round(&Attempt, RoundUpdate) -> ();
         reject_held(Uuid, &str) -> ();

@@ -28,6 +28,15 @@ impl Attempt {
     }
 }
 
+/// Why a server gives a round back before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenBack {
+    /// It was asked to stop: the round has nothing to do with it.
+    Stopping,
+    /// Something failed that may pass, or may fail again.
+    Failed,
+}
+
 /// On whose word the candidate of a round goes live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promoter {

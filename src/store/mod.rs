@@ -17,8 +17,9 @@ pub mod spool;
 mod spool_file;
 mod sql;
 mod sqlite;
+mod upkeep;
 
-pub use attempt::{Attempt, Promoter};
+pub use attempt::{Attempt, GivenBack, Promoter};
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 
@@ -183,7 +184,7 @@ pub struct Unfinished {
     pub round: Round,
     /// For how long nobody has held it, by the clock of the database; `None` while somebody does.
     pub abandoned: Option<Duration>,
-    /// How often it was taken over since its last new step, after servers that did not give it back.
+    /// How often it was taken over since it was last further than before, after servers that did not stop by themselves.
     pub stalled: u32,
 }
 
@@ -349,7 +350,7 @@ pub trait Store: EvaluationStore {
     async fn take_over(&self, id: Uuid, lease_seconds: u32) -> Result<Attempt, StoreError>;
 
     /// Ends an attempt before its round has ended: it is `queued` again, and whoever can may go on with it at once.
-    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError>;
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack) -> Result<(), StoreError>;
 
     /// Prolongs the lease; a conflict if the attempt no longer holds the round or it has ended.
     async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError>;

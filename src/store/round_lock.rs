@@ -145,7 +145,8 @@ impl<D: Driver> RoundLock<D> {
     pub async fn update(&mut self, attempt: &Attempt, update: &RoundUpdate) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE rounds SET state = $2, questions = COALESCE($3, questions),
                 held_back = COALESCE($4, held_back), step = COALESCE($5, step),
-                stalled = CASE WHEN $5 > step THEN 0 ELSE stalled END,
+                stalled = CASE WHEN $5 > furthest THEN 0 ELSE stalled END,
+                furthest = CASE WHEN $5 > furthest THEN $5 ELSE furthest END,
                 candidate_version = COALESCE($6, candidate_version), verdict = COALESCE($7, verdict),
                 reason = COALESCE($8, reason), started_at = COALESCE(started_at, $9), finished_at = $10
             WHERE id = $1";

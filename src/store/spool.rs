@@ -18,8 +18,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Promoter,
-    Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError, Unfinished,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary,
+    GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
+    Unfinished,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -278,8 +279,8 @@ impl Store for Spooled {
         self.inner.reject_held(id, reason).await
     }
 
-    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError> {
-        self.inner.give_back(attempt).await
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack) -> Result<(), StoreError> {
+        self.inner.give_back(attempt, why).await
     }
 
     async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError> {

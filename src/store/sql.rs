@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, ModelId, Promoter, Question, Round, RoundQuestion,
-    RoundState, RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, GivenBack, ModelId, Promoter, Question, Round,
+    RoundQuestion, RoundState, RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
     driver::{Arg, Columns, Driver, args},
     round_lock::{RoundLock, swap_alias},
     rows,
@@ -266,15 +266,17 @@ impl<D: Driver> Store for SqlStore<D> {
         .await
     }
 
-    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError> {
-        const SQL: &str =
-            "UPDATE rounds SET state = 'queued', stalled = 0, token = $2, lease_expires_at = $3 WHERE id = $1";
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE rounds SET state = 'queued', token = $2, lease_expires_at = $3,
+                stalled = CASE WHEN $4 THEN 0 ELSE stalled END
+            WHERE id = $1";
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
             rounds.held(attempt).await?;
             // One that nobody has: this attempt is over.
             let (token, now) = (Attempt::new(attempt.round()).token(), rounds.now);
-            rounds.fetch(SQL, args![attempt.round(), token.as_str(), now]).await?;
+            let args = args![attempt.round(), token.as_str(), now, why == GivenBack::Stopping];
+            rounds.fetch(SQL, args).await?;
             rounds.commit().await
         })
         .await

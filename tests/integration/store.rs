@@ -17,9 +17,9 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE,
-        ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
-        SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary,
+        GivenBack, LIVE, ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger,
+        RoundUpdate, SetAside, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -100,6 +100,7 @@ on_both! {
     an_unfinished_round_is_taken_over_when_its_lease_has_run_out
     a_round_that_is_given_back_is_free_at_once
     a_round_stalls_while_it_is_taken_over_without_a_new_step
+    a_round_that_begins_anew_is_further_only_beyond_the_step_that_it_had
     rounds_are_listed_newest_first_page_by_page
     steps_are_kept_in_order_and_replaced
     the_questions_of_a_round_are_replaced_by_key
@@ -108,6 +109,7 @@ on_both! {
     an_alias_of_one_model_is_none_of_anothers
     an_adapter_is_needed_or_spare_or_dismissed
     what_the_first_version_stored_is_kept
+    texts_of_the_first_version_are_compared_without_their_white_space
     a_restart_finds_everything
     a_database_of_a_newer_version_is_refused
     two_first_starts_at_once_both_succeed
@@ -609,7 +611,7 @@ async fn a_round_that_is_given_back_is_free_at_once(place: Place) {
     let round = round();
     let given = store.create_round(&round, &[], 60).await.unwrap();
     store.update_round(&given, to(RoundState::Sampling)).await.unwrap();
-    store.give_back(&given).await.unwrap();
+    store.give_back(&given, GivenBack::Stopping).await.unwrap();
     for result in writes(&*store, &given).await {
         assert_conflict(result);
     }
@@ -634,8 +636,26 @@ async fn a_round_stalls_while_it_is_taken_over_without_a_new_step(place: Place) 
     assert_eq!(stalled().await, 0);
     attempt = store.take_over(round.id, 60).await.unwrap();
     assert_eq!(stalled().await, 1);
-    store.give_back(&attempt).await.unwrap();
+    // Whatever failed may fail again.
+    store.give_back(&attempt, GivenBack::Failed).await.unwrap();
+    attempt = store.take_over(round.id, 60).await.unwrap();
+    assert_eq!(stalled().await, 2);
+    store.give_back(&attempt, GivenBack::Stopping).await.unwrap();
     assert_eq!(stalled().await, 0);
+}
+
+async fn a_round_that_begins_anew_is_further_only_beyond_the_step_that_it_had(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    let attempt = store.create_round(&round, &[], 0).await.unwrap();
+    let step = |step| RoundUpdate { step: Some(step), ..to(RoundState::Sampling) };
+    store.update_round(&attempt, step(3)).await.unwrap();
+    let attempt = store.take_over(round.id, 60).await.unwrap();
+    for (reached, stalled) in [(0, 1), (1, 1), (3, 1), (4, 0)] {
+        store.update_round(&attempt, step(reached)).await.unwrap();
+        let unfinished = store.unfinished_round().await.unwrap().unwrap();
+        assert_eq!((unfinished.round.step, unfinished.stalled), (reached, stalled));
+    }
 }
 
 async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
@@ -913,40 +933,47 @@ async fn an_adapter_is_needed_or_spare_or_dismissed(place: Place) {
     assert_eq!(said('3').await, Some(AdapterUse::Needed));
 }
 
-/// A database with the tables of the first version, and an adapter that is live.
-async fn first_version(address: &str) {
-    let version = hash('1');
-    let script = |time: &str| {
-        format!(
-            "INSERT INTO adapters (version, parent_version, bytes, created_at) VALUES ('{version}', 'base', 7, {time});
-             INSERT INTO aliases (name, version) VALUES ('{LIVE}', '{version}')"
-        )
-    };
-    let migrator = |sql: &str| {
-        let migration = Migration::new(
-            1,
-            "initial".into(),
-            MigrationType::Simple,
-            AssertSqlSafe(sql.to_owned()).into_sql_str(),
-            false,
-        );
-        Migrator::with_migrations(vec![migration])
+/// What SQL stands for in one of the databases.
+fn dialect(address: &str) -> [(&'static str, &'static str); 5] {
+    let of = |sqlite, postgres| if address.starts_with("sqlite:") { sqlite } else { postgres };
+    [
+        ("TIME", of("1000000", "to_timestamp(1)")),
+        ("UUID", of("randomblob(16)", "gen_random_uuid()")),
+        ("NO_HASH", of("zeroblob(32)", "decode(repeat('00', 32), 'hex')")),
+        ("FALSE", of("0", "false")),
+        ("TRUE", of("1", "true")),
+    ]
+}
+
+/// Runs statements in a database, with the tables of the first version if it is empty.
+async fn run(address: &str, script: &str) {
+    let script = dialect(address).iter().fold(script.to_owned(), |script, (word, sql)| script.replace(word, sql));
+    let migrator = |sql: &'static str| {
+        let initial = Migration::new(1, "initial".into(), MigrationType::Simple, sql.into_sql_str(), false);
+        let mut migrator = Migrator::with_migrations(vec![initial]);
+        migrator.set_ignore_missing(true);
+        migrator
     };
     if address.starts_with("sqlite:") {
         let pool = sqlx::SqlitePool::connect(&format!("{address}?mode=rwc")).await.unwrap();
         migrator(include_str!("../../migrations/sqlite/0001_initial.sql")).run(&pool).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(script("1000000"))).execute(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.unwrap();
         pool.close().await;
     } else {
         let pool = sqlx::PgPool::connect(address).await.unwrap();
         migrator(include_str!("../../migrations/postgres/0001_initial.sql")).run(&pool).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(script("to_timestamp(1)"))).execute(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.unwrap();
         pool.close().await;
     }
 }
 
 async fn what_the_first_version_stored_is_kept(place: Place) {
-    first_version(&place.address).await;
+    let version = hash('1');
+    let script = format!(
+        "INSERT INTO adapters (version, parent_version, bytes, created_at) VALUES ('{version}', 'base', 7, TIME);
+         INSERT INTO aliases (name, version) VALUES ('{LIVE}', '{version}')"
+    );
+    run(&place.address, &script).await;
     let store = place.open().await;
     let kept = AdapterRecord {
         version: hash('1'),
@@ -959,6 +986,35 @@ async fn what_the_first_version_stored_is_kept(place: Place) {
     assert_eq!(store.adapters(10, None).await.unwrap(), [kept]);
     assert_eq!(store.alias(UNKNOWN_MODEL, LIVE).await.unwrap(), Some(hash('1')));
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
+}
+
+async fn texts_of_the_first_version_are_compared_without_their_white_space(place: Place) {
+    // More than are looked at at once. What the hash was does not matter, but that it is another one.
+    let script = "
+        INSERT INTO questions (id, text, text_hash, learn, created_at)
+            WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1200)
+            SELECT UUID, n || '  + 1', NO_HASH, TRUE, TIME FROM numbers;
+        INSERT INTO rounds (id, state, started_by, recipe, questions, held_back, step, steps, parent_version, created_at,
+            finished_at, owner, lease_expires_at)
+            VALUES (UUID, 'promoted', 'operator', '{}', 1, 0, 1, 1, 'base', TIME, TIME, '', TIME);
+        INSERT INTO round_questions (round_id, question_id, text, text_hash, held_back)
+            SELECT id, UUID, '7\n+ 1', NO_HASH, FALSE FROM rounds";
+    run(&place.address, script).await;
+    let store = place.open().await;
+    ask(&*store, "9 + 1", now()).await;
+    let all = store.learnable(2_000).await.unwrap();
+    assert_eq!(all.len(), 1_200);
+    let seen: Vec<_> = all.iter().filter(|candidate| !candidate.seen.is_empty()).collect();
+    assert_eq!((seen.len(), &*seen[0].question.text), (1, "7  + 1"));
+
+    // A start that was killed half-way has not written down that all is done. Once it is, nothing is looked at again.
+    let forget = "UPDATE questions SET text_hash = NO_HASH WHERE text LIKE '1%'";
+    let texts_of_next_start = async |script: &str| {
+        run(&place.address, script).await;
+        place.open().await.learnable(2_000).await.unwrap().len()
+    };
+    assert!(texts_of_next_start(forget).await < 1_200);
+    assert_eq!(texts_of_next_start("DELETE FROM upkeep").await, 1_200);
 }
 
 async fn a_restart_finds_everything(place: Place) {

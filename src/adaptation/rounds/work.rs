@@ -23,7 +23,7 @@ use crate::{
         round::{self, Plan},
     },
     adapters::{format, gate::Decision, registry::RegistryError},
-    store::{Attempt, Promoter, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
+    store::{Attempt, GivenBack, Promoter, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
 };
 
 /// Signs of life come three times in a lease, so that one may get lost.
@@ -98,7 +98,8 @@ impl Inner {
 
     /// Leaves a round that was interrupted to the next start of this server, to its next look, or to another one.
     async fn give_back(&self, attempt: &Attempt, interruption: &Failure) {
-        match self.patiently(|| self.store.give_back(attempt)).await {
+        let why = if self.stopping.is_cancelled() { GivenBack::Stopping } else { GivenBack::Failed };
+        match self.patiently(|| self.store.give_back(attempt, why)).await {
             Ok(()) => info!(%interruption, "the round waits to be gone on with"),
             Err(error) => warn!(%error, "the round could not be given back; it waits until its lease has run out"),
         }
