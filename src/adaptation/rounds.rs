@@ -116,6 +116,23 @@ impl Failure {
     }
 }
 
+/// The round that runs here.
+struct Running {
+    id: Uuid,
+    /// Interrupts it, whoever wants it to end.
+    interrupt: CancellationToken,
+    cancellation: Cancellation,
+}
+
+/// What an operator has to say about a round that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cancellation {
+    Possible,
+    Asked,
+    /// It is being put away.
+    TooLate,
+}
+
 /// Starts rounds and keeps track of the one that runs.
 #[derive(Clone)]
 pub struct Rounds(Arc<Inner>);
@@ -126,7 +143,7 @@ struct Inner {
     registry: Arc<Registry>,
     options: RoundOptions,
     metrics: Arc<Metrics>,
-    running: Mutex<Option<(Uuid, CancellationToken)>>,
+    running: Mutex<Option<Running>>,
     /// Held while a round is created, and while unfinished ones are looked for: one that is just being created is none.
     starting: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -171,16 +188,19 @@ impl Rounds {
         starting.await.map_err(|_| RoundError::Stopping)?
     }
 
-    /// Asks a round to end; it is `cancelled` soon after.
+    /// Asks a round to end; it is `cancelled` soon after, even if the server stops meanwhile.
     ///
     /// # Errors
-    /// If there is no such round, or it runs on another server.
+    /// If there is no such round, it is just ending, or it runs on another server; if it waits for a server, and its end
+    /// cannot be stored.
     pub async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
         let inner = &self.0;
-        if let Some((running, cancel)) = &*inner.running()
-            && *running == id
-        {
-            cancel.cancel();
+        if let Some(running) = inner.running().as_mut().filter(|running| running.id == id) {
+            if running.cancellation == Cancellation::TooLate {
+                return Err(RoundError::Conflict(format!("round {id} is just ending: look at it again in a moment")));
+            }
+            running.cancellation = Cancellation::Asked;
+            running.interrupt.cancel();
             return Ok(());
         }
         match inner.store.round(id).await? {
@@ -195,10 +215,10 @@ impl Rounds {
         }
         // One that waits for a server to go on with it.
         match inner.store.take_over(id, inner.options.lease_seconds).await {
-            Ok(attempt) => {
-                inner.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await;
-                Ok(())
-            }
+            Ok(attempt) => match inner.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await {
+                Err(Failure::Store(error)) => Err(error.into()),
+                _ => Ok(()),
+            },
             Err(StoreError::Conflict(_)) => {
                 Err(RoundError::Conflict(format!("round {id} runs on another server: cancel it there")))
             }
@@ -234,8 +254,16 @@ impl Rounds {
 }
 
 impl Inner {
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<(Uuid, CancellationToken)>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an operator has cancelled the round that runs; nobody can any more.
+    fn close_cancellation(&self) -> bool {
+        let mut running = self.running();
+        let before =
+            running.as_mut().map(|running| std::mem::replace(&mut running.cancellation, Cancellation::TooLate));
+        before == Some(Cancellation::Asked)
     }
 
     async fn start(self: Arc<Self>, trigger: RoundTrigger, seed: Option<u64>) -> Result<Round, RoundError> {
@@ -244,8 +272,8 @@ impl Inner {
             return Err(RoundError::Stopping);
         }
         // Before the questions are looked for, which takes long where there are many.
-        if let Some((other, _)) = &*self.running() {
-            return Err(RoundError::Conflict(is_running(*other)));
+        if let Some(other) = &*self.running() {
+            return Err(RoundError::Conflict(is_running(other.id)));
         }
         let looked_at = self.options.recipe.questions * selection::CANDIDATES_FOR_EACH;
         let candidates = self.store.learnable(looked_at).await?;
@@ -293,7 +321,8 @@ impl Inner {
             Decision::Leave => Ok(()),
             Decision::GiveUp(reason) => {
                 let attempt = self.store.take_over(id, self.options.lease_seconds).await?;
-                self.put_away(&attempt, RoundState::Failed, Some(reason)).await;
+                // One whose end cannot be stored is looked at again.
+                let _ = self.put_away(&attempt, RoundState::Failed, Some(reason)).await;
                 Ok(())
             }
             Decision::TakeOver => {
@@ -325,10 +354,10 @@ impl Inner {
     /// Takes the one place for a round that this server has.
     fn claim(&self, id: Uuid, cancel: &CancellationToken) -> Result<(), StoreError> {
         let mut running = self.running();
-        if let Some((other, _)) = &*running {
-            return Err(StoreError::Conflict(is_running(*other)));
+        if let Some(other) = &*running {
+            return Err(StoreError::Conflict(is_running(other.id)));
         }
-        *running = Some((id, cancel.clone()));
+        *running = Some(Running { id, interrupt: cancel.clone(), cancellation: Cancellation::Possible });
         Ok(())
     }
 

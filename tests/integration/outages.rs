@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use serde_json::json;
 use ttrl::config::Settings;
 
@@ -64,5 +65,26 @@ async fn a_verdict_whose_reply_is_lost_is_counted() {
     counted(&server, "ttrl_rounds_total{outcome=\"rejected\"} 1").await;
     assert!(wire.has_broken());
     assert_eq!(server.live().await, json!("base"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_whose_cancellation_could_not_be_stored_is_not_told_as_cancelled() {
+    let place = Place::new();
+    place.make_twin();
+    let (settings, wire) = wired(&place).await;
+    let database_url = settings.database_url.clone();
+    let server = Running::start(Settings { database_url: database_url.clone(), ..place.long_settings() }).await;
+    server.ask_all().await;
+    let path = server.begin().await;
+    server.middle(&path).await;
+    server.stop().await;
+    // A server of another model leaves the round alone.
+    let mut settings = Settings { database_url, ..place.settings("twin") };
+    settings.rounds.lease_seconds = 3;
+    let server = Running::start(settings).await;
+    wire.break_at(Break::Before("UPDATE rounds SET state = $2"));
+    let (status, refused) = server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
+    assert_eq!((status, &refused["error"]["code"]), (503, &json!("database_unavailable")), "{refused}");
     server.stop().await;
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use reqwest::Method;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +86,7 @@ impl Place {
     }
 
     /// A model like the other one: one weight is another one, by a hair.
-    fn make_twin(&self) {
+    pub(crate) fn make_twin(&self) {
         chat_model(&self.model("twin"));
         let weights = self.model("twin").join("model.safetensors");
         let mut bytes = fs::read(&weights).unwrap();
@@ -98,7 +100,7 @@ impl Place {
     }
 
     /// A round of so many steps that no test sees its end.
-    fn long_settings(&self) -> Settings {
+    pub(crate) fn long_settings(&self) -> Settings {
         let mut settings = self.settings("tiny");
         (settings.learning.steps, settings.learning.learning_rate) = (500, 1e-6);
         settings
@@ -565,6 +567,29 @@ async fn a_server_that_stops_leaves_its_round_to_the_next_start_which_goes_on_fr
     let shown = server.round().await;
     assert_eq!((&shown["round"]["state"], &shown["round"]["parent_version"]), (&json!("promoted"), &json!(version)));
     assert_eq!(server.live().await, candidate(&shown));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_is_cancelled_just_before_its_server_stops_is_not_gone_on_with() {
+    let place = Place::new();
+    let settings = place.long_settings();
+    let address = settings.database_address().expose_secret().to_owned();
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    let path = server.begin().await;
+    server.middle(&path).await;
+    // Its next write waits, and so it sees both only after that.
+    let mut database = sqlx::SqliteConnection::connect(&address).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut database).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (status, cancelled) = server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
+    assert_eq!(status, 202, "{cancelled}");
+    server.shutdown.cancel();
+    sqlx::raw_sql("ROLLBACK").execute(&mut database).await.unwrap();
+    server.stop().await;
+    let server = Running::start(place.settings("tiny")).await;
+    assert_eq!(server.get(&path).await["round"]["state"], "cancelled");
     server.stop().await;
 }
 
