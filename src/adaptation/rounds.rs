@@ -8,6 +8,7 @@ mod work;
 
 use std::{
     future::Future,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -306,10 +307,7 @@ impl Inner {
     /// See [`Rounds::recover`].
     async fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
         let Some(unfinished) = self.store.unfinished_round().await? else {
-            if let Err(error) = self.options.checkpoints.keep_only(None) {
-                warn!(%error, "checkpoints of rounds that have ended are still there");
-            }
-            return Ok(());
+            return self.tidy_checkpoints().await;
         };
         let (id, served) = (unfinished.round.id, &self.registry.model().fingerprint);
         let here = Here {
@@ -334,6 +332,18 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+
+    /// Removes what servers that were killed left of rounds that have ended. What the store does not know as ended stays:
+    /// another server may begin a round at this moment.
+    async fn tidy_checkpoints(&self) -> Result<(), StoreError> {
+        let left_over = |error: io::Error| warn!(%error, "checkpoints of rounds that have ended are still there");
+        for id in self.options.checkpoints.rounds().map_err(left_over).unwrap_or_default() {
+            if self.store.round(id).await?.is_some_and(|round| !round.state.is_active()) {
+                self.options.checkpoints.remove(id).unwrap_or_else(left_over);
+            }
+        }
+        Ok(())
     }
 
     /// Runs a round in the background, if `attempting` gives an attempt at it.

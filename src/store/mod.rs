@@ -278,11 +278,11 @@ pub struct AdapterRecord {
 /// Who needs the files of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterUse {
-    /// It is live for some model, or a round that is active starts from it or made it.
+    /// It is live for some model, a round that is active starts from it or made it, or a person decides about it.
     Needed,
-    /// It went live once, waits for a person, or was not made by a round: someone may want it.
+    /// It went live once, or was not made by a round: someone may want it.
     Spare,
-    /// Its round ended without promoting it, or holding it for a person.
+    /// Its round ended without promoting it.
     Dismissed,
 }
 

@@ -77,13 +77,14 @@ const QUESTION: &str = "INSERT INTO questions (id, text, text_hash, learn, clien
 /// Names are looked at whatever their model: the files of all models are in one folder.
 const ADAPTER_USE: &str = "SELECT a.*,
         EXISTS (SELECT 1 FROM aliases WHERE version = a.version) OR EXISTS (
-            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND r.state <> 'held'
-                AND (r.id = a.round_id OR r.parent_version = a.version OR r.candidate_version = a.version)
+            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND (
+                r.candidate_version = a.version
+                OR r.state <> 'held' AND (r.id = a.round_id OR r.parent_version = a.version))
         ) AS needed,
         EXISTS (
             SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')
         ) AND NOT EXISTS (
-            SELECT 1 FROM rounds r WHERE r.candidate_version = a.version AND r.state IN ('held', 'promoted')
+            SELECT 1 FROM rounds r WHERE r.candidate_version = a.version AND r.state = 'promoted'
         ) AS dismissed
     FROM adapters a WHERE a.version = $1";
 

@@ -22,7 +22,7 @@ use ttrl::{
     adapters::registry::Registry,
     answering::Answering,
     completing::Completing,
-    config::{AnswerSettings, OperatorKey, ServerSettings},
+    config::{AnswerSettings, ClientKey, OperatorKey, ServerSettings},
     engine::{
         handle::{
             Engine, EngineError, EngineStats, FinishReason, GenerateRequest, Group, Lease, Line, ModelInfo, Piece,
@@ -325,6 +325,7 @@ impl<E: Engine + 'static> Server<E> {
             store: store.clone(),
             metrics,
             operator_key: OperatorKey::new(KEY),
+            client_key: ClientKey::new("of clients"),
             settings: Arc::new(settings),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -490,6 +490,34 @@ async fn the_settings_decide_about_what_passes_and_a_held_round_outlives_its_ser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_live_for_another_model_makes_no_held_round_stale_and_files_of_held_candidates_stay() {
+    let place = Place::new();
+    place.make_twin();
+    let mut settings = place.settings("tiny");
+    settings.learning.gate.when_passed = Decision::Hold;
+    // Of those that nobody needs.
+    settings.adapters.keep = 1;
+    let server = Running::start(settings.clone()).await;
+    server.ask_all().await;
+    let (first, shown) = server.held_round().await;
+    let (_, other) = server.held_round().await;
+    server.stop().await;
+    settings.model = place.model("twin").display().to_string();
+    settings.learning.gate.when_passed = Decision::Promote;
+    let server = Running::start(settings).await;
+    assert_eq!(server.round().await["round"]["state"], "promoted");
+    assert_eq!(server.get(&first).await["round"]["stale"], false);
+    let listed = server.get("/v1/rounds").await;
+    let stale = |round: &Value| round["stale"] == true;
+    assert!(!listed["rounds"].as_array().unwrap().iter().any(stale), "{listed}");
+    // As at its end, and by the next look after old files.
+    server.stop().await;
+    for held in [&shown, &other] {
+        assert!(place.adapter(&candidate(held)).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_model_on_the_same_data_has_its_own_live_version_and_the_first_comes_back_with_its_own() {
     let place = Place::new();
     place.make_twin();
@@ -590,6 +618,28 @@ async fn a_round_that_is_cancelled_just_before_its_server_stops_is_not_gone_on_w
     server.stop().await;
     let server = Running::start(place.settings("tiny")).await;
     assert_eq!(server.get(&path).await["round"]["state"], "cancelled");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_of_rounds_that_have_ended_are_removed_and_those_of_rounds_that_may_just_begin_stay() {
+    let place = Place::new();
+    let server = Running::start(place.settings("tiny")).await;
+    server.ask_all().await;
+    let ended = server.round().await["round"]["id"].as_str().unwrap().to_owned();
+    let file = |id: &str| place.0.path().join(format!("data/rounds/{id}.safetensors"));
+    let unknown = uuid::Uuid::now_v7().to_string();
+    for id in [&unknown, &ended] {
+        fs::write(file(id), "what a server left").unwrap();
+    }
+    // Servers look every two seconds.
+    for _ in 0..600 {
+        if !file(&ended).exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((file(&ended).exists(), file(&unknown).exists()), (false, true));
     server.stop().await;
 }
 

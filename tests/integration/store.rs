@@ -691,7 +691,7 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
     let held = store.round(ids[0]).await.unwrap().unwrap();
     assert_eq!((held.state, held.finished_at, held.reason.as_deref()), (Held, None, Some("too few labels")));
     let said = async |digit| store.adapter_use(&hash(digit)).await.unwrap().unwrap().1;
-    assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Spare));
+    assert_eq!((said('7').await, said('8').await), (AdapterUse::Needed, AdapterUse::Needed));
 
     assert!(store.promote(Promoter::Person(ids[0]), MODEL, None, &hash('7')).await.unwrap());
     store.reject_held(ids[1], "no").await.unwrap();
@@ -749,7 +749,7 @@ async fn what_a_rejected_round_made_is_kept_once_another_round_holds_it(place: P
     use RoundState::*;
     let store = place.open().await;
     let mut last = Uuid::nil();
-    for (end, wanted) in [(Rejected, AdapterUse::Dismissed), (Held, AdapterUse::Spare)] {
+    for (end, wanted) in [(Rejected, AdapterUse::Dismissed), (Held, AdapterUse::Needed)] {
         let round = round();
         let attempt = store.create_round(&round, &[], 60).await.unwrap();
         store.update_round(&attempt, to(Sampling)).await.unwrap();
