@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    ops::Deref,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,9 +21,10 @@ use ttrl::{
     config::{Device, Settings},
 };
 
-use crate::support::fixture;
-
-const KEY: &str = "ttrl_0123456789abcdef";
+use crate::support::{
+    client::{Client, KEY},
+    fixture,
+};
 
 /// The tiny model as a chat model. A token of every four says that the answer is 1, one that it is 2, and the other two
 /// end the response, so that votes differ and majorities are there.
@@ -141,11 +143,19 @@ impl Place {
     }
 }
 
+/// A server in this process.
 pub(crate) struct Running {
-    url: String,
-    client: reqwest::Client,
+    client: Client,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
+}
+
+impl Deref for Running {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Running {
@@ -154,32 +164,7 @@ impl Running {
         let url = format!("http://{}", server.address().unwrap());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.run(shutdown.clone()));
-        let client = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
-        Self { url, client, shutdown, task }
-    }
-
-    pub(crate) async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(KEY);
-        let response = request.body(body.to_string()).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
-    }
-
-    pub(crate) async fn get(&self, path: &str) -> Value {
-        let (status, value) = self.call(Method::GET, path, json!({})).await;
-        assert_eq!(status, 200, "{path}: {value}");
-        value
-    }
-
-    async fn ask(&self, question: &str) -> Value {
-        let (status, answer) = self.call(Method::POST, "/v1/answer", json!({ "question": question })).await;
-        assert_eq!(status, 200, "{answer}");
-        answer
-    }
-
-    pub(crate) async fn ask_all(&self) {
-        for number in 0..8 {
-            self.ask(&format!("{number} + {number}")).await;
-        }
+        Self { client: Client::of(url), shutdown, task }
     }
 
     /// Starts a round and returns its path. The last one may still be tidying up for a moment after its end is stored.
@@ -207,10 +192,6 @@ impl Running {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("the round at {path} did not come so far");
-    }
-
-    pub(crate) async fn metrics(&self) -> String {
-        self.client.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap()
     }
 
     /// Keeps eight labelled questions that no version gets right; one of them has been asked.
@@ -328,7 +309,7 @@ async fn one_client_with_many_questions_takes_no_more_than_its_share_of_a_round(
     settings.learning.questions = 8;
     let server = Running::start(settings).await;
     let ask = async |client: &str, question: String| {
-        let request = server.client.post(format!("{}/v1/answer", server.url)).header("x-client", client);
+        let request = server.http.post(format!("{}/v1/answer", server.url)).header("x-client", client);
         let response = request.body(json!({ "question": question }).to_string()).send().await.unwrap();
         assert_eq!(response.status(), 200);
     };
@@ -586,7 +567,7 @@ async fn a_server_that_stops_leaves_its_round_to_the_next_start_which_goes_on_fr
     assert_eq!((&round["attempts"], &round["steps"]), (&json!(2), &json!(500)), "{round}");
     let (_, refused) = server.call(Method::POST, "/v1/rounds", json!({})).await;
     assert_eq!(refused["error"]["code"], "conflict", "{refused}");
-    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let metrics = server.metrics().await;
     assert!(metrics.contains("ttrl_rounds_resumed_total 1"), "{metrics}");
     assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
     server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;

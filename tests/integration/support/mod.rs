@@ -5,6 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+pub mod client;
 pub mod decoding;
 pub mod gguf;
 pub mod model;
