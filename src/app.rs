@@ -28,7 +28,7 @@ use crate::{
     },
     answering::{Answering, AskError},
     completing::Completing,
-    config::{self, OperatorKey, OperatorKeyError, Settings},
+    config::{self, ClientKey, KeyFileError, OperatorKey, Settings},
     engine::{
         handle::{Engine, EngineError, ModelInfo},
         model::{
@@ -81,7 +81,7 @@ pub enum AppError {
     #[error("cannot make the data directory {path}: {source}; choose another with --data-dir")]
     DataDir { path: PathBuf, source: io::Error },
     #[error(transparent)]
-    Key(#[from] OperatorKeyError),
+    Key(#[from] KeyFileError),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
@@ -173,6 +173,7 @@ impl Server {
             Some(key) => OperatorKey::new(key.expose_secret()),
             None => OperatorKey::load_or_create(&settings.operator_key_path())?,
         };
+        let client_key = ClientKey::load_or_create(&settings.client_key_path())?;
         let database = store::connect(settings.database_address().expose_secret()).await?;
         let store = Arc::new(spool::Spooled::open(database, &settings.spool_path(), spool::MAX_SPOOL_BYTES).await?);
         let for_opening = settings.clone();
@@ -218,6 +219,7 @@ impl Server {
             store,
             metrics,
             operator_key,
+            client_key,
             settings: Arc::new(settings.server),
         };
         state.metrics.start_seconds.set(started.elapsed().as_secs_f64());

@@ -6,7 +6,7 @@
 //! made with now, is refused with the reason.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -23,6 +23,9 @@ use crate::adaptation::{guard::Shown, trainer::TrainerState};
 
 /// Changes with the meaning of the file.
 const FORMAT: u32 = 1;
+
+/// What the names of files begin with that are being written.
+const WRITING: &str = ".writing-";
 
 /// The key of the JSON among the metadata.
 const HEADER: &str = "ttrl";
@@ -130,7 +133,7 @@ impl Checkpoint {
         let write = || {
             fs::create_dir_all(folder)?;
             // The round's name is in it, so that it is removed with the round's other files.
-            let mut prefix = std::ffi::OsString::from(".writing-");
+            let mut prefix = std::ffi::OsString::from(WRITING);
             prefix.push(name);
             let mut file = tempfile::Builder::new().prefix(&prefix).tempfile_in(folder)?;
             file.write_all(&bytes)?;
@@ -230,36 +233,42 @@ impl CheckpointFolder {
         self.path(round).is_file()
     }
 
-    /// Removes the checkpoint of a round, if there is one.
+    /// The rounds that there are files of, half-written ones of servers that were killed included.
     ///
     /// # Errors
-    /// If it is still there.
-    pub fn remove(&self, round: Uuid) -> io::Result<()> {
-        match fs::remove_file(self.path(round)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+    /// If the folder cannot be read.
+    pub fn rounds(&self) -> io::Result<BTreeSet<Uuid>> {
+        Ok(self.files()?.into_iter().map(|(round, _)| round).collect())
     }
 
-    /// Removes all files but those of the round that has not ended, if there is one: servers that were killed leave
-    /// files behind.
+    /// Removes all files of a round.
     ///
     /// # Errors
     /// If one of them is still there.
-    pub fn keep_only(&self, unfinished: Option<Uuid>) -> io::Result<()> {
-        let entries = match fs::read_dir(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let is_kept = unfinished.is_some_and(|id| name.to_string_lossy().contains(&id.to_string()));
-            if !is_kept {
-                fs::remove_file(entry.path())?;
+    pub fn remove(&self, round: Uuid) -> io::Result<()> {
+        for (_, path) in self.files()?.into_iter().filter(|(of, _)| *of == round) {
+            match fs::remove_file(path) {
+                // Another server was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result?,
             }
         }
         Ok(())
+    }
+
+    fn files(&self) -> io::Result<Vec<(Uuid, PathBuf)>> {
+        let entries = match fs::read_dir(&self.0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let id = name.strip_prefix(WRITING).unwrap_or(&name).split('.').next();
+            files.extend(id.and_then(|id| id.parse().ok()).map(|round| (round, entry.path())));
+        }
+        Ok(files)
     }
 }
 
@@ -335,22 +344,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_files_of_the_round_that_has_not_ended_stay() {
+    fn all_files_of_a_round_are_found_and_removed_and_no_others() {
         let folder = tempfile::tempdir().unwrap();
         let folder = CheckpointFolder(folder.path().to_owned());
         let (ended, unfinished) = (Uuid::now_v7(), Uuid::now_v7());
         for round in [ended, unfinished] {
             fs::write(folder.path(round), "x").unwrap();
-            fs::write(folder.0.join(format!(".writing-{round}.safetensors-x")), "x").unwrap();
+            fs::write(folder.0.join(format!(".writing-{round}.safetensorsAb1")), "x").unwrap();
         }
-        folder.remove(ended).unwrap();
-        folder.remove(ended).unwrap();
-        assert!(folder.has(unfinished) && !folder.has(ended));
-        folder.keep_only(Some(unfinished)).unwrap();
-        assert!(folder.has(unfinished) && !folder.has(ended));
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 2);
-        folder.keep_only(None).unwrap();
-        assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0);
-        CheckpointFolder(folder.0.join("none")).keep_only(None).unwrap();
+        fs::write(folder.0.join("notes.txt"), "x").unwrap();
+        assert_eq!(folder.rounds().unwrap(), BTreeSet::from([ended, unfinished]));
+        for _ in 0..2 {
+            folder.remove(ended).unwrap();
+            assert_eq!(folder.rounds().unwrap(), BTreeSet::from([unfinished]));
+            assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 3);
+        }
+        let none = CheckpointFolder(folder.0.join("none"));
+        none.remove(ended).unwrap();
+        assert!(none.rounds().unwrap().is_empty());
     }
 }

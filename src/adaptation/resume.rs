@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::store::Unfinished;
 
-/// A round that ended its server so often, without a new step in between, would do so again.
+/// A round that ended its server so often, without coming further in between, would do so again.
 const MAX_STALLED: u32 = 3;
 
 /// How many lease times a round waits for the server that has its checkpoint, which may be restarting.

@@ -8,6 +8,7 @@ mod work;
 
 use std::{
     future::Future,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -116,6 +117,23 @@ impl Failure {
     }
 }
 
+/// The round that runs here.
+struct Running {
+    id: Uuid,
+    /// Interrupts it, whoever wants it to end.
+    interrupt: CancellationToken,
+    cancellation: Cancellation,
+}
+
+/// What an operator has to say about a round that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cancellation {
+    Possible,
+    Asked,
+    /// It is being put away.
+    TooLate,
+}
+
 /// Starts rounds and keeps track of the one that runs.
 #[derive(Clone)]
 pub struct Rounds(Arc<Inner>);
@@ -126,11 +144,9 @@ struct Inner {
     registry: Arc<Registry>,
     options: RoundOptions,
     metrics: Arc<Metrics>,
-    running: Mutex<Option<(Uuid, CancellationToken)>>,
+    running: Mutex<Option<Running>>,
     /// Held while a round is created, and while unfinished ones are looked for: one that is just being created is none.
     starting: tokio::sync::Mutex<()>,
-    /// Held while a person's decision is carried out: of two, the second finds that the round does not wait any more.
-    deciding: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -151,7 +167,6 @@ impl Rounds {
             metrics,
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
-            deciding: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
@@ -174,16 +189,19 @@ impl Rounds {
         starting.await.map_err(|_| RoundError::Stopping)?
     }
 
-    /// Asks a round to end; it is `cancelled` soon after.
+    /// Asks a round to end; it is `cancelled` soon after, even if the server stops meanwhile.
     ///
     /// # Errors
-    /// If there is no such round, or it runs on another server.
+    /// If there is no such round, it is just ending, or it runs on another server; if it waits for a server, and its end
+    /// cannot be stored.
     pub async fn cancel(&self, id: Uuid) -> Result<(), RoundError> {
         let inner = &self.0;
-        if let Some((running, cancel)) = &*inner.running()
-            && *running == id
-        {
-            cancel.cancel();
+        if let Some(running) = inner.running().as_mut().filter(|running| running.id == id) {
+            if running.cancellation == Cancellation::TooLate {
+                return Err(RoundError::Conflict(format!("round {id} is just ending: look at it again in a moment")));
+            }
+            running.cancellation = Cancellation::Asked;
+            running.interrupt.cancel();
             return Ok(());
         }
         match inner.store.round(id).await? {
@@ -198,10 +216,10 @@ impl Rounds {
         }
         // One that waits for a server to go on with it.
         match inner.store.take_over(id, inner.options.lease_seconds).await {
-            Ok(attempt) => {
-                inner.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await;
-                Ok(())
-            }
+            Ok(attempt) => match inner.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await {
+                Err(Failure::Store(error)) => Err(error.into()),
+                _ => Ok(()),
+            },
             Err(StoreError::Conflict(_)) => {
                 Err(RoundError::Conflict(format!("round {id} runs on another server: cancel it there")))
             }
@@ -237,8 +255,16 @@ impl Rounds {
 }
 
 impl Inner {
-    fn running(&self) -> std::sync::MutexGuard<'_, Option<(Uuid, CancellationToken)>> {
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an operator has cancelled the round that runs; nobody can any more.
+    fn close_cancellation(&self) -> bool {
+        let mut running = self.running();
+        let before =
+            running.as_mut().map(|running| std::mem::replace(&mut running.cancellation, Cancellation::TooLate));
+        before == Some(Cancellation::Asked)
     }
 
     async fn start(self: Arc<Self>, trigger: RoundTrigger, seed: Option<u64>) -> Result<Round, RoundError> {
@@ -247,8 +273,8 @@ impl Inner {
             return Err(RoundError::Stopping);
         }
         // Before the questions are looked for, which takes long where there are many.
-        if let Some((other, _)) = &*self.running() {
-            return Err(RoundError::Conflict(is_running(*other)));
+        if let Some(other) = &*self.running() {
+            return Err(RoundError::Conflict(is_running(other.id)));
         }
         let looked_at = self.options.recipe.questions * selection::CANDIDATES_FOR_EACH;
         let candidates = self.store.learnable(looked_at).await?;
@@ -281,10 +307,7 @@ impl Inner {
     /// See [`Rounds::recover`].
     async fn recover(self: &Arc<Self>) -> Result<(), StoreError> {
         let Some(unfinished) = self.store.unfinished_round().await? else {
-            if let Err(error) = self.options.checkpoints.keep_only(None) {
-                warn!(%error, "checkpoints of rounds that have ended are still there");
-            }
-            return Ok(());
+            return self.tidy_checkpoints().await;
         };
         let (id, served) = (unfinished.round.id, &self.registry.model().fingerprint);
         let here = Here {
@@ -296,7 +319,8 @@ impl Inner {
             Decision::Leave => Ok(()),
             Decision::GiveUp(reason) => {
                 let attempt = self.store.take_over(id, self.options.lease_seconds).await?;
-                self.put_away(&attempt, RoundState::Failed, Some(reason)).await;
+                // One whose end cannot be stored is looked at again.
+                let _ = self.put_away(&attempt, RoundState::Failed, Some(reason)).await;
                 Ok(())
             }
             Decision::TakeOver => {
@@ -308,6 +332,18 @@ impl Inner {
                 Ok(())
             }
         }
+    }
+
+    /// Removes what servers that were killed left of rounds that have ended. What the store does not know as ended stays:
+    /// another server may begin a round at this moment.
+    async fn tidy_checkpoints(&self) -> Result<(), StoreError> {
+        let left_over = |error: io::Error| warn!(%error, "checkpoints of rounds that have ended are still there");
+        for id in self.options.checkpoints.rounds().map_err(left_over).unwrap_or_default() {
+            if self.store.round(id).await?.is_some_and(|round| !round.state.is_active()) {
+                self.options.checkpoints.remove(id).unwrap_or_else(left_over);
+            }
+        }
+        Ok(())
     }
 
     /// Runs a round in the background, if `attempting` gives an attempt at it.
@@ -328,10 +364,10 @@ impl Inner {
     /// Takes the one place for a round that this server has.
     fn claim(&self, id: Uuid, cancel: &CancellationToken) -> Result<(), StoreError> {
         let mut running = self.running();
-        if let Some((other, _)) = &*running {
-            return Err(StoreError::Conflict(is_running(*other)));
+        if let Some(other) = &*running {
+            return Err(StoreError::Conflict(is_running(other.id)));
         }
-        *running = Some((id, cancel.clone()));
+        *running = Some(Running { id, interrupt: cancel.clone(), cancellation: Cancellation::Possible });
         Ok(())
     }
 

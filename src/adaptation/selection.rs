@@ -55,16 +55,16 @@ pub fn select(
     kind: AnswerKind,
     fits: impl Fn(&Question) -> bool,
 ) -> Selection {
-    let clients: BTreeSet<_> = candidates.iter().map(|candidate| &candidate.client).collect();
+    let clients: BTreeSet<_> = candidates.iter().map(|candidate| &candidate.question.client).collect();
     let equal_share = limit.div_ceil(clients.len().max(1));
     let cap = equal_share.max((rules.max_client_share * limit as f64).floor() as usize);
     let mut taken: BTreeMap<Option<String>, usize> = BTreeMap::new();
     let mut selection = Selection::default();
-    for Candidate { question, client, seen } in candidates {
+    for Candidate { question, seen } in candidates {
         if selection.chosen.len() == limit {
             break;
         }
-        let taken = taken.entry(client).or_default();
+        let taken = taken.entry(question.client.clone()).or_default();
         // Left as it is: it may come into the next round.
         if *taken == cap {
             continue;
@@ -124,9 +124,8 @@ mod tests {
         let id = Uuid::now_v7();
         let client = (!client.is_empty()).then(|| client.to_owned());
         let asked = Utc::now();
-        let question =
-            Question { id, text: text.into(), learn: true, client: client.clone(), metadata: None, created_at: asked };
-        Candidate { question, client, seen }
+        let question = Question { id, text: text.into(), learn: true, client, metadata: None, created_at: asked };
+        Candidate { question, seen }
     }
 
     fn row(answer: Option<&str>, ratio: Option<f64>, set_aside: Option<SetAside>) -> RoundQuestion {

@@ -1,6 +1,7 @@
 //! Removing adapters' files, so that a server that runs for months does not fill the disk. Records stay.
 //!
 //! Files go when their round has ended without a promotion, or when so many newer ones are there and nobody needs them.
+//! What is held for a person stays.
 //!
 //! Architecture invariant: the files of what is live are there. Servers share the folder and the store without a common
 //! lock, so files are first set aside under another name; then the store is asked once more, and they are removed or

@@ -25,7 +25,7 @@ use crate::{
         handle::{Engine, EngineError, Lease, Version, WeakLease},
         model::lora::Adapter,
     },
-    store::{AdapterRecord, Attempt, LIVE, ModelId, SharedStore, StoreError, UNKNOWN_MODEL},
+    store::{AdapterRecord, Attempt, LIVE, ModelId, Promoter, SharedStore, StoreError, UNKNOWN_MODEL},
 };
 
 /// Versions that requests named and that stay resident for a while: 20 MB each for the default model and rank.
@@ -290,16 +290,22 @@ impl Registry {
         Ok(current)
     }
 
-    /// Makes the candidate of a round live, if the version that the round began with still is, and ends the round as
-    /// promoted, in one. Nobody removes the files of a candidate while its round goes on. After an error the old version
-    /// is live here, and doing it again is safe.
-    pub async fn promote(&self, attempt: &Attempt, parent: &Version, candidate: &Version) -> Result<(), RegistryError> {
+    /// Makes the candidate of a round live, if the version that the round began with still is, or if the candidate is
+    /// already, and ends the round as promoted, in one. Nobody removes the files of a candidate whose round has not
+    /// ended. After an error the old version is live here, and doing it again is safe: if it was done, and only the
+    /// store's reply was lost, it is not done twice, whatever has become live since.
+    pub async fn promote(&self, by: Promoter, parent: &Version, candidate: &Version) -> Result<(), RegistryError> {
         let _swapping = self.swapping.lock().await;
-        let Ready { lease, alias, current } = self.prepare(Some(parent), candidate).await?;
-        if !self.store.promote(attempt, &self.model.fingerprint, alias.as_ref(), candidate).await? {
-            return Err(self.overtaken(current).await?);
+        let Ready { lease, alias, current } = self.prepare(None, candidate).await?;
+        let is_expected = [parent, candidate].contains(&&current);
+        // What is not expected is asked for all the same: the store knows whether this was done before.
+        let expected = if is_expected { alias } else { Some(parent.clone()) };
+        if !self.store.promote(by, &self.model.fingerprint, expected.as_ref(), candidate).await? {
+            return Err(self.overtaken(parent.clone()).await?);
         }
-        self.live.store(Arc::new(lease));
+        if is_expected {
+            self.live.store(Arc::new(lease));
+        }
         Ok(())
     }
 
@@ -460,8 +466,8 @@ mod tests {
             },
         },
         store::{
-            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-            RoundQuestion, RoundState, RoundStep, RoundUpdate, Store, Unfinished,
+            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, GivenBack, Question,
+            Round, RoundQuestion, RoundStep, RoundUpdate, Store, Unfinished,
         },
     };
 
@@ -652,17 +658,17 @@ mod tests {
         create_round(&Round, &[RoundQuestion], u32) -> Attempt;
         unfinished_round() -> Option<Unfinished>;
         take_over(Uuid, u32) -> Attempt;
-        give_back(&Attempt) -> ();
+        give_back(&Attempt, GivenBack) -> ();
         heartbeat(&Attempt, u32) -> ();
         update_round(&Attempt, RoundUpdate) -> ();
-        decide_round(Uuid, RoundState, Option<&str>) -> ();
+        reject_held(Uuid, &str) -> ();
         round(Uuid) -> Option<Round>;
         rounds(u32, Option<Uuid>) -> Vec<Round>;
         record_step(&Attempt, &RoundStep) -> ();
         steps(Uuid) -> Vec<RoundStep>;
         record_round_questions(&Attempt, &[RoundQuestion]) -> ();
         record_candidate(&Attempt, &AdapterRecord) -> ();
-        promote(&Attempt, &str, Option<&Version>, &Version) -> bool;
+        promote(Promoter, &str, Option<&Version>, &Version) -> bool;
         round_questions(Uuid) -> Vec<RoundQuestion>;
     }
 

@@ -1,5 +1,7 @@
 //! Every setting, where it may come from, and what values it may have. The only reader of the environment.
 
+mod client_key;
+mod key_file;
 mod load;
 mod operator_key;
 mod print;
@@ -9,8 +11,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 
+pub use client_key::ClientKey;
+pub use key_file::KeyFileError;
 pub use load::{ConfigError, Flag, load, process_environment};
-pub use operator_key::{OperatorKey, OperatorKeyError};
+pub use operator_key::OperatorKey;
 pub use print::{json, toml};
 
 use crate::{adaptation::recipe::Recipe, grading::Reading};
@@ -288,8 +292,8 @@ impl Settings {
         if self.data_dir.as_os_str().is_empty() {
             return Err("data_dir is empty".into());
         }
-        if self.operator_key.as_ref().is_some_and(|key| !operator_key::is_usable(key.expose_secret())) {
-            return Err(format!("operator_key is not usable: {}", operator_key::USABLE));
+        if self.operator_key.as_ref().is_some_and(|key| !key_file::is_usable(key.expose_secret())) {
+            return Err(format!("operator_key is not usable: {}", key_file::USABLE));
         }
         within("server.max_body_bytes", server.max_body_bytes as f64, 1024.0, 1e9)?;
         within("server.request_timeout_seconds", server.request_timeout_seconds as f64, 1.0, 86_400.0)?;
@@ -334,6 +338,10 @@ impl Settings {
 
     pub fn operator_key_path(&self) -> PathBuf {
         self.data_dir.join("operator.key")
+    }
+
+    pub fn client_key_path(&self) -> PathBuf {
+        self.data_dir.join("client.key")
     }
 
     /// Answers that wait here while the database is away.

@@ -1,19 +1,18 @@
 //! What is read from a request, refused in our own words.
 
-use std::{convert::Infallible, net::IpAddr, sync::Arc};
+use std::{convert::Infallible, net::IpAddr};
 
 use axum::{
     body::Bytes,
-    extract::{FromRef, FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, request::Parts},
     response::IntoResponse,
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::error::Category;
-use sha2::{Digest, Sha256};
 
 use super::{AppState, connections::Peer, error::ApiError};
-use crate::{config::ServerSettings, engine::sampling::ensure};
+use crate::engine::sampling::ensure;
 
 /// A JSON object from the body, whatever its media type is said to be: `curl -d` says it is a form. No body counts
 /// as an empty object.
@@ -58,25 +57,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 }
 
 /// Who asks, as a fingerprint: of the header that `server.client_header` names, else of the peer's address. What is
-/// stored tells clients apart and does not say who they are; whoever can guess an address can still check it.
+/// stored tells clients apart and does not say who they are.
 pub struct Client(pub Option<String>);
 
-impl FromRef<AppState> for Arc<ServerSettings> {
-    fn from_ref(state: &AppState) -> Self {
-        state.settings.clone()
-    }
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Client
-where
-    Arc<ServerSettings>: FromRef<S>,
-{
+impl FromRequestParts<AppState> for Client {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Infallible> {
-        let settings = Arc::<ServerSettings>::from_ref(state);
+    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Infallible> {
         let peer = parts.extensions.get().map(|Peer(address)| *address);
-        Ok(Self(identity(&parts.headers, settings.client_header.as_deref(), peer).map(|who| fingerprint(&who))))
+        let who = identity(&parts.headers, state.settings.client_header.as_deref(), peer);
+        Ok(Self(who.map(|who| state.client_key.fingerprint(&who))))
     }
 }
 
@@ -89,10 +79,6 @@ fn identity(headers: &HeaderMap, header: Option<&str>, peer: Option<IpAddr>) -> 
             IpAddr::V6(address) => format!("network {:x?}", &address.segments()[..4]),
         })
     })
-}
-
-fn fingerprint(who: &str) -> String {
-    Sha256::digest(who).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The parameters behind the `?`.
@@ -160,7 +146,6 @@ mod tests {
         assert_eq!(of(None, "2001:db8:1:2::1"), of(None, "2001:db8:1:2:3:4:5:6"));
         assert_ne!(of(None, "2001:db8:1:2::1"), of(None, "2001:db8:1:3::1"));
         assert_eq!(of(None, "unknown"), None);
-        assert_eq!((fingerprint("a").len(), fingerprint("a") == fingerprint("b")), (16, false));
     }
 
     fn refusal(body: &[u8]) -> (u16, &'static str, String) {

@@ -27,7 +27,7 @@ use crate::{
     adapters::registry::Registry,
     answering::Answering,
     completing::Completing,
-    config::{OperatorKey, ServerSettings},
+    config::{ClientKey, OperatorKey, ServerSettings},
     engine::handle::Engine,
     evaluation::Evaluations,
     store::spool::Spooled,
@@ -46,6 +46,7 @@ pub struct AppState {
     pub store: Arc<Spooled>,
     pub metrics: Arc<Metrics>,
     pub operator_key: OperatorKey,
+    pub client_key: ClientKey,
     pub settings: Arc<ServerSettings>,
 }
 

@@ -1,4 +1,4 @@
-//! Who may write about a round.
+//! Who may write about a round, and on whose word its candidate goes live.
 
 use uuid::Uuid;
 
@@ -26,4 +26,22 @@ impl Attempt {
     pub(super) fn token(&self) -> String {
         self.token.to_string()
     }
+}
+
+/// Why a server gives a round back before its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenBack {
+    /// It was asked to stop: the round has nothing to do with it.
+    Stopping,
+    /// Something failed that may pass, or may fail again.
+    Failed,
+}
+
+/// On whose word the candidate of a round goes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Promoter {
+    /// The gate's: the round is `evaluating`, and this attempt holds it.
+    Gate(Attempt),
+    /// A person's: this round is `held`.
+    Person(Uuid),
 }

@@ -7,11 +7,13 @@ use sqlx::{
     migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
 
-use super::{SharedStore, StoreError, errors, postgres::Postgres, sql::SqlStore, sqlite::Sqlite};
+use super::{
+    SharedStore, StoreError, driver::Driver, errors, postgres::Postgres, sql::SqlStore, sqlite::Sqlite, upkeep,
+};
 
 const HOW_TO_WRITE_IT: &str = "write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`";
 
-/// Opens the database at `address` and brings its tables up to date.
+/// Opens the database at `address` and brings its tables, and what older versions wrote, up to date.
 ///
 /// The address is `sqlite:PATH` (the file and its folder are made if they are missing) or
 /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE` (also `postgresql://`; what is left out is taken from libpq's
@@ -23,16 +25,21 @@ const HOW_TO_WRITE_IT: &str = "write `sqlite:PATH` or `postgres://USER:PASSWORD@
 pub async fn connect(address: &str) -> Result<SharedStore, StoreError> {
     if let Some(rest) = address.strip_prefix("sqlite:") {
         let path = sqlite_path(rest)?;
-        return Ok(Arc::new(SqlStore::new(Sqlite::open(Path::new(path)).await?)));
+        return up_to_date(Sqlite::open(Path::new(path)).await?).await;
     }
     if address.starts_with("postgres://") || address.starts_with("postgresql://") {
         check_postgres(address)?;
         let options = address
             .parse()
             .map_err(|e| malformed(&format!("the address of the PostgreSQL server is malformed ({e})")))?;
-        return Ok(Arc::new(SqlStore::new(Postgres::open(options).await?)));
+        return up_to_date(Postgres::open(options).await?).await;
     }
     Err(StoreError::Address(format!("the database address is of no known kind: {HOW_TO_WRITE_IT}")))
+}
+
+async fn up_to_date(driver: impl Driver) -> Result<SharedStore, StoreError> {
+    upkeep::run(&driver).await?;
+    Ok(Arc::new(SqlStore::new(driver)))
 }
 
 fn malformed(what: &str) -> StoreError {
@@ -64,13 +71,14 @@ fn check_postgres(address: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The names of all migrations. The first has the number 1, and both databases have the same ones.
-const MIGRATIONS: [&str; 5] = [
-    "initial",
-    "adapters belong to a model",
-    "who asked and what was passed over",
-    "rounds are resumed",
-    "evaluation sets",
+/// The numbers and names of all migrations, in order. Both databases have the same ones.
+const MIGRATIONS: [(i64, &str); 6] = [
+    (1, "initial"),
+    (2, "adapters belong to a model"),
+    (3, "who asked and what was passed over"),
+    (4, "rounds are resumed"),
+    (5, "evaluation sets"),
+    (7, "furthest steps and upkeep"),
 ];
 
 /// What each migration does in one database.
@@ -81,7 +89,7 @@ pub(super) fn migrator(scripts: Scripts) -> Migrator {
     let migration = |((number, name), script): ((i64, &'static str), &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, script.into_sql_str(), false)
     };
-    Migrator::with_migrations((1..).zip(MIGRATIONS).zip(scripts).map(migration).collect())
+    Migrator::with_migrations(MIGRATIONS.into_iter().zip(scripts).map(migration).collect())
 }
 
 /// What went wrong while the tables were brought up to date.

@@ -108,6 +108,7 @@ pub(super) fn micros(time: DateTime<Utc>) -> DateTime<Utc> {
 /// Reads the columns of one row by name.
 pub(super) trait Columns {
     fn maybe_uuid(&self, column: &str) -> Result<Option<Uuid>, sqlx::Error>;
+    fn maybe_bytes(&self, column: &str) -> Result<Option<Vec<u8>>, sqlx::Error>;
     /// As it is stored, escapes included.
     fn stored_text(&self, column: &str) -> Result<Option<String>, sqlx::Error>;
     fn maybe_integer(&self, column: &str) -> Result<Option<i64>, sqlx::Error>;

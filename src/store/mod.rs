@@ -17,8 +17,9 @@ pub mod spool;
 mod spool_file;
 mod sql;
 mod sqlite;
+mod upkeep;
 
-pub use attempt::Attempt;
+pub use attempt::{Attempt, GivenBack, Promoter};
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 
@@ -48,12 +49,11 @@ pub struct Question {
     pub created_at: DateTime<Utc>,
 }
 
-/// A question that a round may take: the newest with its text.
+/// A question that a round may take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
+    /// The first with its text: it counts for who asked it, and is put as that one wrote it.
     pub question: Question,
-    /// Who asked the text first.
-    pub client: Option<String>,
     /// What the last rounds saw of the text, newest first, at most [`SEEN_ROUNDS`].
     pub seen: Vec<RoundQuestion>,
 }
@@ -184,7 +184,7 @@ pub struct Unfinished {
     pub round: Round,
     /// For how long nobody has held it, by the clock of the database; `None` while somebody does.
     pub abandoned: Option<Duration>,
-    /// How often it was taken over since its last new step, after servers that did not give it back.
+    /// How often it was taken over since it was last further than before, after servers that did not stop by themselves.
     pub stalled: u32,
 }
 
@@ -278,11 +278,11 @@ pub struct AdapterRecord {
 /// Who needs the files of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterUse {
-    /// It is live for some model, or a round that is active starts from it or made it.
+    /// It is live for some model, a round that is active starts from it or made it, or a person decides about it.
     Needed,
-    /// It went live once, waits for a person, or was not made by a round: someone may want it.
+    /// It went live once, or was not made by a round: someone may want it.
     Spare,
-    /// Its round ended without promoting it, or holding it for a person.
+    /// Its round ended without promoting it.
     Dismissed,
 }
 
@@ -322,9 +322,9 @@ pub trait Store: EvaluationStore {
 
     async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError>;
 
-    /// Up to `limit` questions to learn from, one for each distinct text (its newest), never those with
-    /// `learn: false`, nor those of an evaluation set. Clients take turns; among a client's, those come first that no round
-    /// has seen, newest first, then those that rounds have not seen for longest.
+    /// Up to `limit` questions to learn from, one for each distinct text (its first) of the newest 100,000, never those
+    /// with `learn: false`, nor those of an evaluation set. Clients take turns; among a client's, those come first that no
+    /// round has seen, the one that was asked last before the others, then those that rounds have not seen for longest.
     async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError>;
 
     /// How many questions with `learn: true` were asked since the last round was created (since ever, if none was).
@@ -350,17 +350,17 @@ pub trait Store: EvaluationStore {
     async fn take_over(&self, id: Uuid, lease_seconds: u32) -> Result<Attempt, StoreError>;
 
     /// Ends an attempt before its round has ended: it is `queued` again, and whoever can may go on with it at once.
-    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError>;
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack) -> Result<(), StoreError>;
 
     /// Prolongs the lease; a conflict if the attempt no longer holds the round or it has ended.
     async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError>;
 
     /// Changes a round; a conflict if the attempt does not hold it, or if the state may not become the new one.
-    /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends.
+    /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends. Repeating it changes nothing.
     async fn update_round(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), StoreError>;
 
-    /// Ends a held round as promoted or rejected; a conflict if it is not held.
-    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError>;
+    /// Ends a held round as rejected; a conflict if it is not held, or if its candidate is live for any model.
+    async fn reject_held(&self, id: Uuid, reason: &str) -> Result<(), StoreError>;
 
     async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError>;
 
@@ -384,12 +384,13 @@ pub trait Store: EvaluationStore {
     /// the round. Repeating it changes nothing.
     async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError>;
 
-    /// Points the alias [`LIVE`] of a model at the candidate of a round that is `evaluating`, if it stands for
-    /// `expected` now (`None`: if it does not exist), and ends the round as promoted, both or neither; returns whether
-    /// it did. A conflict if the attempt does not hold the round. Repeating it changes nothing.
+    /// Points the alias [`LIVE`] of a model at the candidate of a round, if it stands for `expected` now (`None`: if it
+    /// does not exist), and ends the round as promoted, both or neither; returns whether it did. A conflict if the
+    /// attempt does not hold the round, or if the round is not held for a person. Repeating it by the same attempt
+    /// changes nothing.
     async fn promote(
         &self,
-        attempt: &Attempt,
+        by: Promoter,
         model: &str,
         expected: Option<&Version>,
         candidate: &Version,

@@ -28,6 +28,7 @@ const MIGRATIONS: Scripts = [
     include_str!("../../migrations/postgres/0003_who_asked_and_what_was_passed_over.sql"),
     include_str!("../../migrations/postgres/0004_rounds_are_resumed.sql"),
     include_str!("../../migrations/postgres/0005_evaluation_sets.sql"),
+    include_str!("../../migrations/postgres/0007_furthest_steps_and_upkeep.sql"),
 ];
 
 /// A server takes 100 connections unless it is told otherwise, so that ten of ours can share one.
@@ -166,6 +167,9 @@ fn bind(query: Query<'_, Db, PgArguments>, args: Vec<Arg>) -> Query<'_, Db, PgAr
 
 impl Columns for PgRow {
     fn maybe_uuid(&self, column: &str) -> Result<Option<Uuid>, sqlx::Error> {
+        self.try_get(column)
+    }
+    fn maybe_bytes(&self, column: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
         self.try_get(column)
     }
     fn stored_text(&self, column: &str) -> Result<Option<String>, sqlx::Error> {

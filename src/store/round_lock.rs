@@ -1,4 +1,5 @@
-//! A transaction that holds the lock on rounds: whatever changes rounds is done in one, one after the other.
+//! A transaction that holds the lock on rounds: whatever changes rounds, or what is live, is done in one, one after the
+//! other.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::{
-    Attempt, LIVE, RoundQuestion, RoundState, RoundUpdate, StoreError, Unfinished,
+    Attempt, LIVE, Promoter, Round, RoundQuestion, RoundState, RoundUpdate, StoreError, Unfinished,
     driver::{Arg, Columns, Driver, args},
     rows,
 };
@@ -42,7 +43,7 @@ impl<D: Driver> RoundLock<D> {
     pub async fn held(&mut self, attempt: &Attempt) -> Result<RoundState, StoreError> {
         let state = self.state_of(attempt).await?;
         if !state.is_active() {
-            return Err(StoreError::Conflict(format!("round {} has ended", attempt.round())));
+            return Err(ended(attempt.round()));
         }
         Ok(state)
     }
@@ -75,6 +76,20 @@ impl<D: Driver> RoundLock<D> {
         Ok(rows::round(row)?.state)
     }
 
+    /// A round that is held for a person.
+    async fn waiting(&mut self, id: Uuid) -> Result<Round, StoreError> {
+        let found = self.fetch("SELECT * FROM rounds WHERE id = $1", args![id]).await?;
+        let row = found.first().ok_or_else(|| StoreError::Missing { what: "round", id: id.to_string() })?;
+        let round = rows::round(row)?;
+        match round.state {
+            RoundState::Held => Ok(round),
+            _ => {
+                let state = row.text("state")?;
+                Err(StoreError::Conflict(format!("round {id} waits for nobody's decision: it is {state}")))
+            }
+        }
+    }
+
     /// See [`super::Store::unfinished_round`].
     pub async fn unfinished(&mut self) -> Result<Option<Unfinished>, StoreError> {
         let found = self.fetch("SELECT * FROM rounds WHERE finished_at IS NULL AND state <> 'held'", args![]).await?;
@@ -95,7 +110,7 @@ impl<D: Driver> RoundLock<D> {
             Some(Unfinished { round, .. }) if round.id == id => {
                 return Err(StoreError::Conflict(format!("round {id} is another server's")));
             }
-            _ => return Err(StoreError::Conflict(format!("round {id} has ended"))),
+            _ => return Err(ended(id)),
         }
         let attempt = Attempt::new(id);
         let lease = self.lease(lease_seconds);
@@ -130,13 +145,18 @@ impl<D: Driver> RoundLock<D> {
     pub async fn update(&mut self, attempt: &Attempt, update: &RoundUpdate) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE rounds SET state = $2, questions = COALESCE($3, questions),
                 held_back = COALESCE($4, held_back), step = COALESCE($5, step),
-                stalled = CASE WHEN $5 > step THEN 0 ELSE stalled END,
+                stalled = CASE WHEN $5 > furthest THEN 0 ELSE stalled END,
+                furthest = CASE WHEN $5 > furthest THEN $5 ELSE furthest END,
                 candidate_version = COALESCE($6, candidate_version), verdict = COALESCE($7, verdict),
                 reason = COALESCE($8, reason), started_at = COALESCE(started_at, $9), finished_at = $10
             WHERE id = $1";
-        let (id, before) = (attempt.round(), self.held(attempt).await?);
+        let (id, before) = (attempt.round(), self.state_of(attempt).await?);
+        if !before.is_active() {
+            // Once more the attempt's last word: a write whose reply was lost on the way.
+            return if update.state == Some(before) { Ok(()) } else { Err(ended(id)) };
+        }
         let after = update.state.unwrap_or(before);
-        // Once more the same state: a write whose reply was lost on the way.
+        // The same state again may be another such write.
         if after != before && !before.may_become(after) {
             return Err(StoreError::Conflict(format!("round {id} is {before:?} and cannot become {after:?}")));
         }
@@ -150,36 +170,55 @@ impl<D: Driver> RoundLock<D> {
         Ok(())
     }
 
-    /// Points the live alias of a model at the candidate of a round, if it stands for `expected`, and ends the round as
-    /// promoted; returns whether it did. Doing it again changes nothing.
+    /// See [`super::Store::promote`].
     pub async fn promote(
         &mut self,
-        attempt: &Attempt,
+        by: Promoter,
         model: &str,
         expected: Option<&Version>,
         candidate: &Version,
     ) -> Result<bool, StoreError> {
         const END: &str = "UPDATE rounds SET state = 'promoted', finished_at = $2 WHERE id = $1";
-        let state = self.state_of(attempt).await?;
-        // A write whose reply was lost on the way.
-        if state == RoundState::Promoted {
-            return Ok(true);
-        }
-        if !state.may_become(RoundState::Promoted) {
-            let id = attempt.round();
-            return Err(StoreError::Conflict(format!("round {id} is {state:?} and cannot be promoted")));
-        }
+        let id = match by {
+            Promoter::Gate(attempt) => match (attempt.round(), self.state_of(&attempt).await?) {
+                // A write whose reply was lost on the way.
+                (_, RoundState::Promoted) => return Ok(true),
+                (id, state) if state.may_become(RoundState::Promoted) => id,
+                (id, state) => {
+                    return Err(StoreError::Conflict(format!("round {id} is {state:?} and cannot be promoted")));
+                }
+            },
+            Promoter::Person(id) => self.waiting(id).await?.id,
+        };
         let (sql, args) = swap_alias(model, LIVE, expected, candidate);
         if self.fetch(sql, args).await?.is_empty() {
             return Ok(false);
         }
-        self.fetch(END, args![attempt.round(), self.now]).await?;
+        self.fetch(END, args![id, self.now]).await?;
         Ok(true)
+    }
+
+    /// See [`super::Store::reject_held`].
+    pub async fn reject_held(&mut self, id: Uuid, reason: &str) -> Result<(), StoreError> {
+        const LIVE_NOW: &str = "SELECT model FROM aliases WHERE name = $1 AND version = $2";
+        const END: &str = "UPDATE rounds SET state = 'rejected', finished_at = $2, reason = $3 WHERE id = $1";
+        let candidate = self.waiting(id).await?.candidate_version;
+        if !self.fetch(LIVE_NOW, args![LIVE, candidate.as_ref()]).await?.is_empty() {
+            return Err(StoreError::Conflict(format!(
+                "the candidate of round {id} is live: promote the round, or activate another version first"
+            )));
+        }
+        self.fetch(END, args![id, self.now, reason]).await?;
+        Ok(())
     }
 
     pub async fn commit(self) -> Result<(), StoreError> {
         Ok(D::commit(self.tx).await?)
     }
+}
+
+fn ended(round: Uuid) -> StoreError {
+    StoreError::Conflict(format!("round {round} has ended"))
 }
 
 /// A statement that points an alias at `new` if it stands for `expected`; it returns a row if it does.

@@ -18,8 +18,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question,
-    Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, SharedStore, Store, StoreError, Unfinished,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary,
+    GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
+    Unfinished,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -274,12 +275,12 @@ impl Store for Spooled {
         self.inner.take_over(id, lease_seconds).await
     }
 
-    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
-        self.inner.decide_round(id, state, reason).await
+    async fn reject_held(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
+        self.inner.reject_held(id, reason).await
     }
 
-    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError> {
-        self.inner.give_back(attempt).await
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack) -> Result<(), StoreError> {
+        self.inner.give_back(attempt, why).await
     }
 
     async fn heartbeat(&self, attempt: &Attempt, lease_seconds: u32) -> Result<(), StoreError> {
@@ -324,12 +325,12 @@ impl Store for Spooled {
 
     async fn promote(
         &self,
-        attempt: &Attempt,
+        by: Promoter,
         model: &str,
         expected: Option<&Version>,
         candidate: &Version,
     ) -> Result<bool, StoreError> {
-        self.inner.promote(attempt, model, expected, candidate).await
+        self.inner.promote(by, model, expected, candidate).await
     }
 
     async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {

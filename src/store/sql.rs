@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, ModelId, Question, Round, RoundQuestion, RoundState,
-    RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, GivenBack, ModelId, Promoter, Question, Round,
+    RoundQuestion, RoundState, RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
     driver::{Arg, Columns, Driver, args},
     round_lock::{RoundLock, swap_alias},
     rows,
@@ -18,7 +18,7 @@ use super::{
 use crate::engine::handle::Version;
 
 /// The longest that any call takes, waiting included. Every statement is a look-up or a small write except
-/// `learnable`, which reads an index of all questions: two seconds for 200,000 on a busy machine.
+/// `learnable`, which looks at [`LOOKED_AT`] questions.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Newest first; ids of rounds made in the same microsecond decide.
@@ -30,50 +30,61 @@ const ADAPTERS: &str = "SELECT * FROM adapters
     WHERE $2 IS NULL OR (created_at, version) < (SELECT created_at, version FROM adapters WHERE version = $2)
     ORDER BY created_at DESC, version DESC LIMIT $1";
 
-/// A text counts for who asked it first: whoever asks it again takes nothing from its place. `turn` is its place among
-/// its client's, so that one client's many questions leave room for all others' first ones. A row for each round of a
-/// text, at most `$2`, or one without a round. One pass over an index, a sort, and the rest for the chosen ones only.
-const LEARNABLE: &str = "WITH texts AS (
-        SELECT id, text_hash, created_at, FIRST_VALUE(client) OVER by_text AS first_client,
-            LEAD(id) OVER by_text IS NULL AS is_newest
-        FROM questions WHERE learn
-        WINDOW by_text AS (PARTITION BY text_hash ORDER BY created_at, id)
+/// How many questions are looked at, the newest: what a round takes must not wait longer the longer a server has run.
+/// 100,000 take about a second on a machine that does nothing else.
+const LOOKED_AT: u32 = 100_000;
+
+/// A text is its first asker's, as that one wrote it: whoever asks it again takes nothing from its place and changes
+/// nothing about it, but says that it is asked still. `turn` is its place among its client's, so that one client's many
+/// questions leave room for all others' first ones. A row for each round of a text, at most `$2`, or one without a
+/// round. One pass over the newest `$3` questions, a sort, and the rest for the chosen ones only.
+const LEARNABLE: &str = "WITH newest AS (
+        SELECT id, text_hash, created_at, client FROM questions WHERE learn
+        ORDER BY created_at DESC, id DESC LIMIT $3
+    ), texts AS (
+        SELECT id, text_hash, client AS first_client, FIRST_VALUE(created_at) OVER by_text AS asked_last,
+            FIRST_VALUE(id) OVER by_text AS last_id, LEAD(id) OVER by_text IS NULL AS is_first
+        FROM newest
+        WINDOW by_text AS (PARTITION BY text_hash ORDER BY created_at DESC, id DESC)
     ), last AS (
         SELECT s.text_hash, MAX(r.created_at) AS seen_at FROM round_questions s JOIN rounds r ON r.id = s.round_id
         GROUP BY s.text_hash
     ), turns AS (
         SELECT texts.*, last.seen_at, ROW_NUMBER() OVER (
                 PARTITION BY texts.first_client
-                ORDER BY last.seen_at IS NOT NULL, last.seen_at, texts.created_at DESC, texts.id DESC
+                ORDER BY last.seen_at IS NOT NULL, last.seen_at, texts.asked_last DESC, texts.last_id DESC
             ) AS turn
         FROM texts LEFT JOIN last ON last.text_hash = texts.text_hash
-        WHERE texts.is_newest
+        WHERE texts.is_first
             AND NOT EXISTS (SELECT 1 FROM evaluation_items e WHERE e.text_hash = texts.text_hash)
     ), chosen AS (
         SELECT * FROM turns
-        ORDER BY turn, seen_at IS NOT NULL, seen_at, created_at DESC, id DESC LIMIT $1
+        ORDER BY turn, seen_at IS NOT NULL, seen_at, asked_last DESC, last_id DESC LIMIT $1
     ), seen AS (
         SELECT s.*, ROW_NUMBER() OVER (PARTITION BY s.text_hash ORDER BY r.created_at DESC, r.id DESC) AS back
         FROM round_questions s JOIN rounds r ON r.id = s.round_id
         WHERE s.text_hash IN (SELECT text_hash FROM chosen)
     )
     SELECT q.id AS question_id, q.text AS question_text, q.learn, q.client, q.metadata, q.created_at AS asked_at,
-        chosen.first_client, s.round_id, s.text, s.held_back, s.before_answer, s.before_ratio, s.after_answer,
-        s.after_ratio, s.set_aside
+        s.round_id, s.text, s.held_back, s.before_answer, s.before_ratio, s.after_answer, s.after_ratio, s.set_aside
     FROM chosen JOIN questions q ON q.id = chosen.id
         LEFT JOIN seen s ON s.text_hash = chosen.text_hash AND s.back <= $2
-    ORDER BY chosen.turn, chosen.seen_at IS NOT NULL, chosen.seen_at, q.created_at DESC, q.id DESC, s.back";
+    ORDER BY chosen.turn, chosen.seen_at IS NOT NULL, chosen.seen_at, chosen.asked_last DESC, chosen.last_id DESC, s.back";
+
+const QUESTION: &str = "INSERT INTO questions (id, text, text_hash, learn, client, metadata, created_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
 
 /// Names are looked at whatever their model: the files of all models are in one folder.
 const ADAPTER_USE: &str = "SELECT a.*,
         EXISTS (SELECT 1 FROM aliases WHERE version = a.version) OR EXISTS (
-            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND r.state <> 'held'
-                AND (r.id = a.round_id OR r.parent_version = a.version OR r.candidate_version = a.version)
+            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND (
+                r.candidate_version = a.version
+                OR r.state <> 'held' AND (r.id = a.round_id OR r.parent_version = a.version))
         ) AS needed,
         EXISTS (
             SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')
         ) AND NOT EXISTS (
-            SELECT 1 FROM rounds r WHERE r.candidate_version = a.version AND r.state IN ('held', 'promoted')
+            SELECT 1 FROM rounds r WHERE r.candidate_version = a.version AND r.state = 'promoted'
         ) AS dismissed
     FROM adapters a WHERE a.version = $1";
 
@@ -112,6 +123,21 @@ impl<D: Driver> SqlStore<D> {
         read: impl Fn(&D::Row) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         self.fetch(sql, args).await?.iter().map(read).collect()
+    }
+
+    /// As [`Store::learnable`], of the newest `looked_at` questions.
+    async fn learnable_among(&self, looked_at: u32, limit: u32) -> Result<Vec<Candidate>, StoreError> {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for row in self.fetch(LEARNABLE, args![limit, SEEN_ROUNDS, looked_at]).await? {
+            let question = rows::question(&row)?;
+            if candidates.last().is_none_or(|last| last.question.id != question.id) {
+                candidates.push(Candidate { question, seen: Vec::new() });
+            }
+            if let (Some(candidate), Some(_)) = (candidates.last_mut(), row.maybe_uuid("round_id")?) {
+                candidate.seen.push(rows::round_question(&row)?);
+            }
+        }
+        Ok(candidates)
     }
 
     async fn lock_rounds(&self) -> Result<RoundLock<D>, StoreError> {
@@ -168,8 +194,6 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn record_answer(&self, question: &Question, answer: &Answer) -> Result<(), StoreError> {
-        const QUESTION: &str = "INSERT INTO questions (id, text, text_hash, learn, client, metadata, created_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
         const ANSWER: &str = "INSERT INTO answers (id, question_id, adapter_version, answer, text, votes, samples,
                 majority_ratio, prompt_tokens, completion_tokens, timings, parameters, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING";
@@ -189,17 +213,7 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError> {
-        let mut candidates: Vec<Candidate> = Vec::new();
-        for row in self.fetch(LEARNABLE, args![limit, SEEN_ROUNDS]).await? {
-            let question = rows::question(&row)?;
-            if candidates.last().is_none_or(|last| last.question.id != question.id) {
-                candidates.push(Candidate { question, client: row.maybe_text("first_client")?, seen: Vec::new() });
-            }
-            if let (Some(candidate), Some(_)) = (candidates.last_mut(), row.maybe_uuid("round_id")?) {
-                candidate.seen.push(rows::round_question(&row)?);
-            }
-        }
-        Ok(candidates)
+        self.learnable_among(LOOKED_AT, limit).await
     }
 
     async fn questions_since_last_round(&self) -> Result<u64, StoreError> {
@@ -253,15 +267,17 @@ impl<D: Driver> Store for SqlStore<D> {
         .await
     }
 
-    async fn give_back(&self, attempt: &Attempt) -> Result<(), StoreError> {
-        const SQL: &str =
-            "UPDATE rounds SET state = 'queued', stalled = 0, token = $2, lease_expires_at = $3 WHERE id = $1";
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE rounds SET state = 'queued', token = $2, lease_expires_at = $3,
+                stalled = CASE WHEN $4 THEN 0 ELSE stalled END
+            WHERE id = $1";
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
             rounds.held(attempt).await?;
             // One that nobody has: this attempt is over.
             let (token, now) = (Attempt::new(attempt.round()).token(), rounds.now);
-            rounds.fetch(SQL, args![attempt.round(), token.as_str(), now]).await?;
+            let args = args![attempt.round(), token.as_str(), now, why == GivenBack::Stopping];
+            rounds.fetch(SQL, args).await?;
             rounds.commit().await
         })
         .await
@@ -289,17 +305,10 @@ impl<D: Driver> Store for SqlStore<D> {
         .await
     }
 
-    async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE rounds SET state = $2, finished_at = $3, reason = COALESCE($4, reason)
-            WHERE id = $1 AND state = 'held' RETURNING id";
+    async fn reject_held(&self, id: Uuid, reason: &str) -> Result<(), StoreError> {
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            let mut args = args![id];
-            args.push(Arg::word(&state)?);
-            args.extend(args![rounds.now, reason]);
-            if rounds.fetch(SQL, args).await?.is_empty() {
-                return Err(StoreError::Conflict(format!("round {id} is not held for a decision")));
-            }
+            rounds.reject_held(id, reason).await?;
             rounds.commit().await
         })
         .await
@@ -364,14 +373,14 @@ impl<D: Driver> Store for SqlStore<D> {
 
     async fn promote(
         &self,
-        attempt: &Attempt,
+        by: Promoter,
         model: &str,
         expected: Option<&Version>,
         candidate: &Version,
     ) -> Result<bool, StoreError> {
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            let promoted = rounds.promote(attempt, model, expected, candidate).await?;
+            let promoted = rounds.promote(by, model, expected, candidate).await?;
             rounds.commit().await?;
             Ok(promoted)
         })
@@ -402,8 +411,45 @@ impl<D: Driver> Store for SqlStore<D> {
         expected: Option<&Version>,
         new: &Version,
     ) -> Result<bool, StoreError> {
-        let (sql, args) = swap_alias(model, name, expected, new);
-        let changed = self.fetch(sql, args).await?;
-        Ok(!changed.is_empty())
+        within_deadline(async {
+            // What a decision about a round finds live stays so until it is made.
+            let mut rounds = self.lock_rounds().await?;
+            let (sql, args) = swap_alias(model, name, expected, new);
+            let changed = rounds.fetch(sql, args).await?;
+            rounds.commit().await?;
+            Ok(!changed.is_empty())
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::Sqlite;
+
+    #[tokio::test]
+    async fn only_the_newest_questions_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqlStore::new(Sqlite::open(&folder.path().join("ttrl.db")).await.unwrap());
+        let ask = async |second: i64, text: &str, learn: bool| {
+            let created_at = DateTime::from_timestamp(second, 0).unwrap();
+            let (id, text) = (Uuid::now_v7(), text.to_owned());
+            let question = Question { id, text, learn, client: None, metadata: None, created_at };
+            store.fetch(QUESTION, question_args(&question)).await.unwrap();
+        };
+        // Not in the order of their times, as they come from a spool.
+        for (second, text, learn) in
+            [(3, "third", true), (1, "first", true), (2, " second", true), (4, "second", true), (5, "private", false)]
+        {
+            ask(second, text, learn).await;
+        }
+        let texts = async |looked_at| {
+            let found = store.learnable_among(looked_at, 10).await.unwrap().into_iter();
+            found.map(|candidate| candidate.question.text).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(2).await, ["second", "third"]);
+        assert_eq!(texts(3).await, [" second", "third"]);
+        assert_eq!(texts(4).await, [" second", "third", "first"]);
     }
 }

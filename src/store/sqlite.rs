@@ -34,6 +34,7 @@ const MIGRATIONS: Scripts = [
     include_str!("../../migrations/sqlite/0003_who_asked_and_what_was_passed_over.sql"),
     include_str!("../../migrations/sqlite/0004_rounds_are_resumed.sql"),
     include_str!("../../migrations/sqlite/0005_evaluation_sets.sql"),
+    include_str!("../../migrations/sqlite/0007_furthest_steps_and_upkeep.sql"),
 ];
 
 /// How long a writer waits for another, and a caller for a connection. A write takes milliseconds, so this means that
@@ -173,6 +174,9 @@ fn decoded<T>(
 
 impl Columns for SqliteRow {
     fn maybe_uuid(&self, column: &str) -> Result<Option<Uuid>, sqlx::Error> {
+        self.try_get(column)
+    }
+    fn maybe_bytes(&self, column: &str) -> Result<Option<Vec<u8>>, sqlx::Error> {
         self.try_get(column)
     }
     fn stored_text(&self, column: &str) -> Result<Option<String>, sqlx::Error> {

@@ -22,7 +22,7 @@ use ttrl::{
     adapters::registry::Registry,
     answering::Answering,
     completing::Completing,
-    config::{AnswerSettings, OperatorKey, ServerSettings},
+    config::{AnswerSettings, ClientKey, OperatorKey, ServerSettings},
     engine::{
         handle::{
             Engine, EngineError, EngineStats, FinishReason, GenerateRequest, Group, Lease, Line, ModelInfo, Piece,
@@ -35,8 +35,8 @@ use ttrl::{
     prompt::PromptTemplate,
     prompter::Prompter,
     store::{
-        AdapterRecord, Attempt, ModelId, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate, SharedStore, Store,
-        connect,
+        AdapterRecord, Attempt, ModelId, Promoter, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate,
+        SharedStore, Store, connect,
         spool::{MAX_SPOOL_BYTES, Spooled},
     },
     telemetry::Metrics,
@@ -239,11 +239,11 @@ impl RoundControl for Ledger {
     }
 
     async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
-        Ok(self.store.decide_round(id, RoundState::Promoted, None).await?)
+        Ok(self.store.promote(Promoter::Person(id), "", None, &Version::base()).await.map(drop)?)
     }
 
     async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
-        Ok(self.store.decide_round(id, RoundState::Rejected, None).await?)
+        Ok(self.store.reject_held(id, "no").await?)
     }
 }
 
@@ -325,6 +325,7 @@ impl<E: Engine + 'static> Server<E> {
             store: store.clone(),
             metrics,
             operator_key: OperatorKey::new(KEY),
+            client_key: ClientKey::new("of clients"),
             settings: Arc::new(settings),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -10,6 +10,7 @@ mod http;
 mod learning;
 mod openai;
 mod ops;
+mod outages;
 mod parity;
 mod probe;
 mod real_files;

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader},
+    ops::Deref,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -14,10 +15,11 @@ use serde_json::{Value, json};
 
 use crate::{
     rounds::chat_model,
-    support::{postgres, ttrl},
+    support::{
+        client::{Client, KEY},
+        postgres, ttrl,
+    },
 };
-
-const KEY: &str = "ttrl_0123456789abcdef";
 
 /// How long anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -48,9 +50,16 @@ const SETTINGS: [(&str, &str); 19] = [
 /// A server process; killed when dropped.
 struct Process {
     child: Child,
-    url: String,
     log: PathBuf,
-    client: reqwest::Client,
+    client: Client,
+}
+
+impl Deref for Process {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Process {
@@ -70,28 +79,7 @@ impl Process {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
         let url = lines.find_map(|line| line.strip_prefix("listening on").map(|url| url.trim().to_owned()));
         let url = url.unwrap_or_else(|| panic!("{}", fs::read_to_string(&log).unwrap()));
-        let client = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
-        Self { child, url, log, client }
-    }
-
-    async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(KEY);
-        let response = request.body(body.to_string()).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, value) = self.call(Method::GET, path, json!({})).await;
-        assert_eq!(status, 200, "{path}: {value}");
-        value
-    }
-
-    async fn ask_all(&self) {
-        for number in 0..8 {
-            let body = json!({ "question": format!("{number} + {number}") });
-            let (status, answer) = self.call(Method::POST, "/v1/answer", body).await;
-            assert_eq!(status, 200, "{answer}");
-        }
+        Self { child, log, client: Client::of(url) }
     }
 
     /// Starts a round as soon as there is a place for it, and returns its id.

@@ -3,12 +3,15 @@
 
 use std::{
     fs,
+    ops::Deref,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use reqwest::Method;
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
+use sqlx::Connection;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,9 +21,10 @@ use ttrl::{
     config::{Device, Settings},
 };
 
-use crate::support::fixture;
-
-const KEY: &str = "ttrl_0123456789abcdef";
+use crate::support::{
+    client::{Client, KEY},
+    fixture,
+};
 
 /// The tiny model as a chat model. A token of every four says that the answer is 1, one that it is 2, and the other two
 /// end the response, so that votes differ and majorities are there.
@@ -70,10 +74,10 @@ pub(crate) fn chat_model(folder: &Path) {
 }
 
 /// A folder for a model and for a server's data.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         chat_model(&place.model("tiny"));
         place
@@ -84,7 +88,7 @@ impl Place {
     }
 
     /// A model like the other one: one weight is another one, by a hair.
-    fn make_twin(&self) {
+    pub(crate) fn make_twin(&self) {
         chat_model(&self.model("twin"));
         let weights = self.model("twin").join("model.safetensors");
         let mut bytes = fs::read(&weights).unwrap();
@@ -98,7 +102,7 @@ impl Place {
     }
 
     /// A round of so many steps that no test sees its end.
-    fn long_settings(&self) -> Settings {
+    pub(crate) fn long_settings(&self) -> Settings {
         let mut settings = self.settings("tiny");
         (settings.learning.steps, settings.learning.learning_rate) = (500, 1e-6);
         settings
@@ -115,7 +119,7 @@ impl Place {
     }
 
     /// Two steps on what was asked, half of it kept for a gate that lets everything through.
-    fn settings(&self, model: &str) -> Settings {
+    pub(crate) fn settings(&self, model: &str) -> Settings {
         let mut settings = Settings {
             data_dir: self.0.path().join("data"),
             model: self.model(model).display().to_string(),
@@ -139,49 +143,32 @@ impl Place {
     }
 }
 
-struct Running {
-    url: String,
-    client: reqwest::Client,
+/// A server in this process.
+pub(crate) struct Running {
+    client: Client,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
 }
 
+impl Deref for Running {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
 impl Running {
-    async fn start(settings: Settings) -> Self {
+    pub(crate) async fn start(settings: Settings) -> Self {
         let server = Server::start(settings, |_, _, _| ()).await.unwrap();
         let url = format!("http://{}", server.address().unwrap());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.run(shutdown.clone()));
-        let client = ttrl::web::client_builder().unwrap().no_proxy().build().unwrap();
-        Self { url, client, shutdown, task }
-    }
-
-    async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
-        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(KEY);
-        let response = request.body(body.to_string()).send().await.unwrap();
-        (response.status().as_u16(), response.json().await.unwrap())
-    }
-
-    async fn get(&self, path: &str) -> Value {
-        let (status, value) = self.call(Method::GET, path, json!({})).await;
-        assert_eq!(status, 200, "{path}: {value}");
-        value
-    }
-
-    async fn ask(&self, question: &str) -> Value {
-        let (status, answer) = self.call(Method::POST, "/v1/answer", json!({ "question": question })).await;
-        assert_eq!(status, 200, "{answer}");
-        answer
-    }
-
-    async fn ask_all(&self) {
-        for number in 0..8 {
-            self.ask(&format!("{number} + {number}")).await;
-        }
+        Self { client: Client::of(url), shutdown, task }
     }
 
     /// Starts a round and returns its path. The last one may still be tidying up for a moment after its end is stored.
-    async fn begin(&self) -> String {
+    pub(crate) async fn begin(&self) -> String {
         let mut answer = (0, Value::Null);
         for _ in 0..100 {
             answer = self.call(Method::POST, "/v1/rounds", json!({})).await;
@@ -207,10 +194,6 @@ impl Running {
         panic!("the round at {path} did not come so far");
     }
 
-    async fn metrics(&self) -> String {
-        self.client.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap()
-    }
-
     /// Keeps eight labelled questions that no version gets right; one of them has been asked.
     async fn label(&self) {
         let items: Vec<Value> =
@@ -227,12 +210,12 @@ impl Running {
         (path, shown)
     }
 
-    async fn end(&self, path: &str) -> Value {
+    pub(crate) async fn end(&self, path: &str) -> Value {
         self.wait(path, ended).await
     }
 
     /// Waits until the round at `path` has learnt something and goes on.
-    async fn middle(&self, path: &str) {
+    pub(crate) async fn middle(&self, path: &str) {
         let learnt = |step: &Value| !step["metrics"]["update"].is_null();
         let shown =
             self.wait(path, |shown| ended(shown) || shown["steps"].as_array().unwrap().iter().any(learnt)).await;
@@ -240,12 +223,12 @@ impl Running {
     }
 
     /// Runs a round and returns it as it ended.
-    async fn round(&self) -> Value {
+    pub(crate) async fn round(&self) -> Value {
         let path = self.begin().await;
         self.end(&path).await
     }
 
-    async fn live(&self) -> Value {
+    pub(crate) async fn live(&self) -> Value {
         self.get("/v1/adapters").await["live"].clone()
     }
 
@@ -253,7 +236,7 @@ impl Running {
         self.call(Method::POST, &format!("/v1/adapters/{version}/activate"), json!({})).await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap();
     }
@@ -263,7 +246,7 @@ fn ended(shown: &Value) -> bool {
     !shown["round"]["finished_at"].is_null()
 }
 
-fn candidate(shown: &Value) -> String {
+pub(crate) fn candidate(shown: &Value) -> String {
     shown["round"]["candidate_version"].as_str().unwrap().to_owned()
 }
 
@@ -326,7 +309,7 @@ async fn one_client_with_many_questions_takes_no_more_than_its_share_of_a_round(
     settings.learning.questions = 8;
     let server = Running::start(settings).await;
     let ask = async |client: &str, question: String| {
-        let request = server.client.post(format!("{}/v1/answer", server.url)).header("x-client", client);
+        let request = server.http.post(format!("{}/v1/answer", server.url)).header("x-client", client);
         let response = request.body(json!({ "question": question }).to_string()).send().await.unwrap();
         assert_eq!(response.status(), 200);
     };
@@ -488,6 +471,34 @@ async fn the_settings_decide_about_what_passes_and_a_held_round_outlives_its_ser
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_live_for_another_model_makes_no_held_round_stale_and_files_of_held_candidates_stay() {
+    let place = Place::new();
+    place.make_twin();
+    let mut settings = place.settings("tiny");
+    settings.learning.gate.when_passed = Decision::Hold;
+    // Of those that nobody needs.
+    settings.adapters.keep = 1;
+    let server = Running::start(settings.clone()).await;
+    server.ask_all().await;
+    let (first, shown) = server.held_round().await;
+    let (_, other) = server.held_round().await;
+    server.stop().await;
+    settings.model = place.model("twin").display().to_string();
+    settings.learning.gate.when_passed = Decision::Promote;
+    let server = Running::start(settings).await;
+    assert_eq!(server.round().await["round"]["state"], "promoted");
+    assert_eq!(server.get(&first).await["round"]["stale"], false);
+    let listed = server.get("/v1/rounds").await;
+    let stale = |round: &Value| round["stale"] == true;
+    assert!(!listed["rounds"].as_array().unwrap().iter().any(stale), "{listed}");
+    // As at its end, and by the next look after old files.
+    server.stop().await;
+    for held in [&shown, &other] {
+        assert!(place.adapter(&candidate(held)).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_model_on_the_same_data_has_its_own_live_version_and_the_first_comes_back_with_its_own() {
     let place = Place::new();
     place.make_twin();
@@ -556,7 +567,7 @@ async fn a_server_that_stops_leaves_its_round_to_the_next_start_which_goes_on_fr
     assert_eq!((&round["attempts"], &round["steps"]), (&json!(2), &json!(500)), "{round}");
     let (_, refused) = server.call(Method::POST, "/v1/rounds", json!({})).await;
     assert_eq!(refused["error"]["code"], "conflict", "{refused}");
-    let metrics = server.client.get(format!("{}/metrics", server.url)).send().await.unwrap().text().await.unwrap();
+    let metrics = server.metrics().await;
     assert!(metrics.contains("ttrl_rounds_resumed_total 1"), "{metrics}");
     assert_eq!(server.ask("1 + 2").await["adapter_version"], version);
     server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
@@ -565,6 +576,51 @@ async fn a_server_that_stops_leaves_its_round_to_the_next_start_which_goes_on_fr
     let shown = server.round().await;
     assert_eq!((&shown["round"]["state"], &shown["round"]["parent_version"]), (&json!("promoted"), &json!(version)));
     assert_eq!(server.live().await, candidate(&shown));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_that_is_cancelled_just_before_its_server_stops_is_not_gone_on_with() {
+    let place = Place::new();
+    let settings = place.long_settings();
+    let address = settings.database_address().expose_secret().to_owned();
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    let path = server.begin().await;
+    server.middle(&path).await;
+    // Its next write waits, and so it sees both only after that.
+    let mut database = sqlx::SqliteConnection::connect(&address).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut database).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (status, cancelled) = server.call(Method::POST, &format!("{path}/cancel"), json!({})).await;
+    assert_eq!(status, 202, "{cancelled}");
+    server.shutdown.cancel();
+    sqlx::raw_sql("ROLLBACK").execute(&mut database).await.unwrap();
+    server.stop().await;
+    let server = Running::start(place.settings("tiny")).await;
+    assert_eq!(server.get(&path).await["round"]["state"], "cancelled");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checkpoints_of_rounds_that_have_ended_are_removed_and_those_of_rounds_that_may_just_begin_stay() {
+    let place = Place::new();
+    let server = Running::start(place.settings("tiny")).await;
+    server.ask_all().await;
+    let ended = server.round().await["round"]["id"].as_str().unwrap().to_owned();
+    let file = |id: &str| place.0.path().join(format!("data/rounds/{id}.safetensors"));
+    let unknown = uuid::Uuid::now_v7().to_string();
+    for id in [&unknown, &ended] {
+        fs::write(file(id), "what a server left").unwrap();
+    }
+    // Servers look every two seconds.
+    for _ in 0..600 {
+        if !file(&ended).exists() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((file(&ended).exists(), file(&unknown).exists()), (false, true));
     server.stop().await;
 }
 

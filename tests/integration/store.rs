@@ -17,9 +17,9 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE,
-        ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
-        SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary,
+        GivenBack, LIVE, ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger,
+        RoundUpdate, SetAside, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -81,7 +81,7 @@ on_both! {
     an_answer_comes_back_as_it_was_given
     any_text_and_any_json_comes_back_as_it_was_given
     a_repeated_answer_changes_nothing
-    a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them
+    a_text_is_learned_once_as_it_was_first_asked_those_not_seen_first_and_the_last_asked_of_them
     the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_come_first
     clients_take_turns_and_a_text_is_its_first_askers
     an_evaluation_set_comes_back_as_it_was_given_and_may_be_replaced_and_removed
@@ -93,11 +93,14 @@ on_both! {
     a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither
     of_two_servers_one_gets_the_round
     a_held_round_waits_for_a_decision_while_others_run
+    a_person_decides_about_a_held_round_as_the_store_finds_it
+    the_last_word_about_a_round_may_be_said_again
     what_a_rejected_round_made_is_kept_once_another_round_holds_it
     a_round_comes_with_its_questions_or_not_at_all
     an_unfinished_round_is_taken_over_when_its_lease_has_run_out
     a_round_that_is_given_back_is_free_at_once
     a_round_stalls_while_it_is_taken_over_without_a_new_step
+    a_round_that_begins_anew_is_further_only_beyond_the_step_that_it_had
     rounds_are_listed_newest_first_page_by_page
     steps_are_kept_in_order_and_replaced
     the_questions_of_a_round_are_replaced_by_key
@@ -106,6 +109,7 @@ on_both! {
     an_alias_of_one_model_is_none_of_anothers
     an_adapter_is_needed_or_spare_or_dismissed
     what_the_first_version_stored_is_kept
+    texts_of_the_first_version_are_compared_without_their_white_space
     a_restart_finds_everything
     a_database_of_a_newer_version_is_refused
     two_first_starts_at_once_both_succeed
@@ -257,12 +261,12 @@ async fn a_repeated_answer_changes_nothing(place: Place) {
     assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
 }
 
-async fn a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them(place: Place) {
+async fn a_text_is_learned_once_as_it_was_first_asked_those_not_seen_first_and_the_last_asked_of_them(place: Place) {
     let store = place.open().await;
     let at = |second: i64| now() - TimeDelta::seconds(1_000 - second);
-    ask(&*store, "one", at(1)).await;
+    let first_one = ask(&*store, " one\n", at(1)).await;
     ask(&*store, "t w  o", at(2)).await;
-    let newest_one = ask(&*store, " one\n", at(3)).await;
+    ask(&*store, "one", at(3)).await;
     ask(&*store, "three", at(4)).await;
     let private = Question { learn: false, ..question("private", at(5)) };
     store.record_answer(&private, &answer_to(&private)).await.unwrap();
@@ -272,7 +276,7 @@ async fn a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them(plac
 
     let all = store.learnable(10).await.unwrap();
     assert_eq!(texts(&all), ["three", " one\n", "t w  o"]);
-    assert_eq!(all[1].question, newest_one);
+    assert_eq!(all[1].question, first_one);
     assert_eq!(texts(&store.learnable(2).await.unwrap()), ["three", " one\n"]);
 
     // What counts is the text, under whichever id it was in a round.
@@ -315,13 +319,12 @@ async fn clients_take_turns_and_a_text_is_its_first_askers(place: Place) {
     for number in 0..5 {
         ask(&format!("b{number}"), Some("b"), 10 + number).await;
     }
-    ask("a1", Some("b"), 20).await;
+    ask("a1\n", Some("b"), 20).await;
     ask("c", None, 3).await;
     let all = store.learnable(5).await.unwrap();
     assert_eq!(texts(&all), ["a1", "b4", "c", "b3", "a2"]);
-    let clients: Vec<_> = all.iter().map(|candidate| candidate.client.as_deref()).collect();
+    let clients: Vec<_> = all.iter().map(|candidate| candidate.question.client.as_deref()).collect();
     assert_eq!(clients, [Some("a"), Some("b"), None, Some("b"), Some("a")]);
-    assert_eq!(all[0].question.client.as_deref(), Some("b"), "who asked it last");
 }
 
 fn evaluation_set(name: &str, questions: &[&str]) -> EvaluationSet {
@@ -430,7 +433,7 @@ async fn writes(store: &dyn Store, attempt: &Attempt) -> Vec<Result<(), StoreErr
     let round_id = attempt.round();
     let row = round_question(&Round { id: round_id, ..round() }, "a straggler's");
     let step = RoundStep { round_id, step: 1, metrics: json!({}) };
-    let promoted = store.promote(attempt, MODEL, None, &hash('9')).await;
+    let promoted = store.promote(Promoter::Gate(*attempt), MODEL, None, &hash('9')).await;
     vec![
         store.heartbeat(attempt, 60).await,
         store.update_round(attempt, RoundUpdate { step: Some(7), ..RoundUpdate::default() }).await,
@@ -502,7 +505,7 @@ async fn a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither(place: P
     let store = place.open().await;
     let (round, attempt) = evaluating(&*store, '1').await;
     let promote = async |expected: Option<Version>, digit| {
-        store.promote(&attempt, MODEL, expected.as_ref(), &hash(digit)).await.unwrap()
+        store.promote(Promoter::Gate(attempt), MODEL, expected.as_ref(), &hash(digit)).await.unwrap()
     };
     assert!(!promote(Some(hash('0')), '1').await);
     assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Evaluating);
@@ -519,7 +522,7 @@ async fn a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither(place: P
     let round = self::round();
     let attempt = store.create_round(&round, &[], 60).await.unwrap();
     store.update_round(&attempt, to(RoundState::Sampling)).await.unwrap();
-    assert_conflict(store.promote(&attempt, MODEL, Some(&hash('1')), &hash('2')).await);
+    assert_conflict(store.promote(Promoter::Gate(attempt), MODEL, Some(&hash('1')), &hash('2')).await);
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('1')));
 }
 
@@ -608,7 +611,7 @@ async fn a_round_that_is_given_back_is_free_at_once(place: Place) {
     let round = round();
     let given = store.create_round(&round, &[], 60).await.unwrap();
     store.update_round(&given, to(RoundState::Sampling)).await.unwrap();
-    store.give_back(&given).await.unwrap();
+    store.give_back(&given, GivenBack::Stopping).await.unwrap();
     for result in writes(&*store, &given).await {
         assert_conflict(result);
     }
@@ -633,8 +636,26 @@ async fn a_round_stalls_while_it_is_taken_over_without_a_new_step(place: Place) 
     assert_eq!(stalled().await, 0);
     attempt = store.take_over(round.id, 60).await.unwrap();
     assert_eq!(stalled().await, 1);
-    store.give_back(&attempt).await.unwrap();
+    // Whatever failed may fail again.
+    store.give_back(&attempt, GivenBack::Failed).await.unwrap();
+    attempt = store.take_over(round.id, 60).await.unwrap();
+    assert_eq!(stalled().await, 2);
+    store.give_back(&attempt, GivenBack::Stopping).await.unwrap();
     assert_eq!(stalled().await, 0);
+}
+
+async fn a_round_that_begins_anew_is_further_only_beyond_the_step_that_it_had(place: Place) {
+    let store = place.open().await;
+    let round = round();
+    let attempt = store.create_round(&round, &[], 0).await.unwrap();
+    let step = |step| RoundUpdate { step: Some(step), ..to(RoundState::Sampling) };
+    store.update_round(&attempt, step(3)).await.unwrap();
+    let attempt = store.take_over(round.id, 60).await.unwrap();
+    for (reached, stalled) in [(0, 1), (1, 1), (3, 1), (4, 0)] {
+        store.update_round(&attempt, step(reached)).await.unwrap();
+        let unfinished = store.unfinished_round().await.unwrap().unwrap();
+        assert_eq!((unfinished.round.step, unfinished.stalled), (reached, stalled));
+    }
 }
 
 async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
@@ -656,7 +677,7 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
         store.record_candidate(&attempt, &adapter).await.unwrap();
         let made = RoundUpdate { candidate_version: Some(hash(digit)), ..to(Evaluating) };
         store.update_round(&attempt, made).await.unwrap();
-        assert_conflict(store.decide_round(round.id, Promoted, None).await);
+        assert_conflict(store.reject_held(round.id, "no").await);
         let held = RoundUpdate { reason: Some("too few labels".into()), ..to(Held) };
         store.update_round(&attempt, held).await.unwrap();
         attempts.push(attempt);
@@ -670,24 +691,65 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
     let held = store.round(ids[0]).await.unwrap().unwrap();
     assert_eq!((held.state, held.finished_at, held.reason.as_deref()), (Held, None, Some("too few labels")));
     let said = async |digit| store.adapter_use(&hash(digit)).await.unwrap().unwrap().1;
-    assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Spare));
+    assert_eq!((said('7').await, said('8').await), (AdapterUse::Needed, AdapterUse::Needed));
 
-    store.decide_round(ids[0], Promoted, None).await.unwrap();
-    store.decide_round(ids[1], Rejected, Some("no")).await.unwrap();
-    assert_conflict(store.decide_round(ids[1], Promoted, None).await);
+    assert!(store.promote(Promoter::Person(ids[0]), MODEL, None, &hash('7')).await.unwrap());
+    store.reject_held(ids[1], "no").await.unwrap();
+    assert_conflict(store.promote(Promoter::Person(ids[1]), MODEL, Some(&hash('7')), &hash('8')).await);
     for (id, state, reason) in [(ids[0], Promoted, "too few labels"), (ids[1], Rejected, "no")] {
         let decided = store.round(id).await.unwrap().unwrap();
         assert_eq!((decided.state, decided.reason.as_deref()), (state, Some(reason)));
         assert!(decided.finished_at.is_some());
     }
-    assert_eq!((said('7').await, said('8').await), (AdapterUse::Spare, AdapterUse::Dismissed));
+    assert_eq!((said('7').await, said('8').await), (AdapterUse::Needed, AdapterUse::Dismissed));
+}
+
+async fn a_person_decides_about_a_held_round_as_the_store_finds_it(place: Place) {
+    let store = place.open().await;
+    let (round, attempt) = evaluating(&*store, '7').await;
+    let promote = async |expected: Option<Version>| {
+        store.promote(Promoter::Person(round.id), MODEL, expected.as_ref(), &hash('7')).await
+    };
+    assert_conflict(promote(None).await);
+    store.update_round(&attempt, to(RoundState::Held)).await.unwrap();
+    let held = store.round(round.id).await.unwrap();
+    // Another version is live: neither is done.
+    store.swap_alias(MODEL, LIVE, None, &hash('8')).await.unwrap();
+    assert!(!promote(None).await.unwrap());
+    assert!(!promote(Some(hash('6'))).await.unwrap());
+    assert_eq!(store.round(round.id).await.unwrap(), held);
+    // Its candidate is live already.
+    store.swap_alias(MODEL, LIVE, Some(&hash('8')), &hash('7')).await.unwrap();
+    assert_conflict(store.reject_held(round.id, "no").await);
+    assert_eq!(store.round(round.id).await.unwrap(), held);
+    assert!(promote(Some(hash('7'))).await.unwrap());
+    assert_eq!(store.round(round.id).await.unwrap().unwrap().state, RoundState::Promoted);
+    assert_conflict(promote(Some(hash('7'))).await);
+    assert_conflict(store.reject_held(round.id, "no").await);
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('7')));
+    let unknown = store.reject_held(Uuid::now_v7(), "no").await;
+    assert!(matches!(unknown, Err(StoreError::Missing { what: "round", .. })), "{unknown:?}");
+}
+
+async fn the_last_word_about_a_round_may_be_said_again(place: Place) {
+    use RoundState::*;
+    let store = place.open().await;
+    for (digit, state, other) in [('1', Rejected, Failed), ('2', Held, Rejected), ('3', Promoted, Rejected)] {
+        let (round, attempt) = evaluating(&*store, digit).await;
+        store.update_round(&attempt, to(state)).await.unwrap();
+        let before = store.round(round.id).await.unwrap();
+        store.update_round(&attempt, to(state)).await.unwrap();
+        assert_conflict(store.update_round(&attempt, to(other)).await);
+        assert_conflict(store.update_round(&Attempt::new(round.id), to(state)).await);
+        assert_eq!(store.round(round.id).await.unwrap(), before);
+    }
 }
 
 async fn what_a_rejected_round_made_is_kept_once_another_round_holds_it(place: Place) {
     use RoundState::*;
     let store = place.open().await;
     let mut last = Uuid::nil();
-    for (end, wanted) in [(Rejected, AdapterUse::Dismissed), (Held, AdapterUse::Spare)] {
+    for (end, wanted) in [(Rejected, AdapterUse::Dismissed), (Held, AdapterUse::Needed)] {
         let round = round();
         let attempt = store.create_round(&round, &[], 60).await.unwrap();
         store.update_round(&attempt, to(Sampling)).await.unwrap();
@@ -706,7 +768,7 @@ async fn what_a_rejected_round_made_is_kept_once_another_round_holds_it(place: P
         assert_eq!(store.adapter_use(&hash('7')).await.unwrap().unwrap().1, wanted);
         last = round.id;
     }
-    store.decide_round(last, Rejected, None).await.unwrap();
+    store.reject_held(last, "no").await.unwrap();
     assert_eq!(store.adapter_use(&hash('7')).await.unwrap().unwrap().1, AdapterUse::Dismissed);
 }
 
@@ -871,40 +933,47 @@ async fn an_adapter_is_needed_or_spare_or_dismissed(place: Place) {
     assert_eq!(said('3').await, Some(AdapterUse::Needed));
 }
 
-/// A database with the tables of the first version, and an adapter that is live.
-async fn first_version(address: &str) {
-    let version = hash('1');
-    let script = |time: &str| {
-        format!(
-            "INSERT INTO adapters (version, parent_version, bytes, created_at) VALUES ('{version}', 'base', 7, {time});
-             INSERT INTO aliases (name, version) VALUES ('{LIVE}', '{version}')"
-        )
-    };
-    let migrator = |sql: &str| {
-        let migration = Migration::new(
-            1,
-            "initial".into(),
-            MigrationType::Simple,
-            AssertSqlSafe(sql.to_owned()).into_sql_str(),
-            false,
-        );
-        Migrator::with_migrations(vec![migration])
+/// What SQL stands for in one of the databases.
+fn dialect(address: &str) -> [(&'static str, &'static str); 5] {
+    let of = |sqlite, postgres| if address.starts_with("sqlite:") { sqlite } else { postgres };
+    [
+        ("TIME", of("1000000", "to_timestamp(1)")),
+        ("UUID", of("randomblob(16)", "gen_random_uuid()")),
+        ("NO_HASH", of("zeroblob(32)", "decode(repeat('00', 32), 'hex')")),
+        ("FALSE", of("0", "false")),
+        ("TRUE", of("1", "true")),
+    ]
+}
+
+/// Runs statements in a database, with the tables of the first version if it is empty.
+async fn run(address: &str, script: &str) {
+    let script = dialect(address).iter().fold(script.to_owned(), |script, (word, sql)| script.replace(word, sql));
+    let migrator = |sql: &'static str| {
+        let initial = Migration::new(1, "initial".into(), MigrationType::Simple, sql.into_sql_str(), false);
+        let mut migrator = Migrator::with_migrations(vec![initial]);
+        migrator.set_ignore_missing(true);
+        migrator
     };
     if address.starts_with("sqlite:") {
         let pool = sqlx::SqlitePool::connect(&format!("{address}?mode=rwc")).await.unwrap();
         migrator(include_str!("../../migrations/sqlite/0001_initial.sql")).run(&pool).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(script("1000000"))).execute(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.unwrap();
         pool.close().await;
     } else {
         let pool = sqlx::PgPool::connect(address).await.unwrap();
         migrator(include_str!("../../migrations/postgres/0001_initial.sql")).run(&pool).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(script("to_timestamp(1)"))).execute(&pool).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&pool).await.unwrap();
         pool.close().await;
     }
 }
 
 async fn what_the_first_version_stored_is_kept(place: Place) {
-    first_version(&place.address).await;
+    let version = hash('1');
+    let script = format!(
+        "INSERT INTO adapters (version, parent_version, bytes, created_at) VALUES ('{version}', 'base', 7, TIME);
+         INSERT INTO aliases (name, version) VALUES ('{LIVE}', '{version}')"
+    );
+    run(&place.address, &script).await;
     let store = place.open().await;
     let kept = AdapterRecord {
         version: hash('1'),
@@ -917,6 +986,35 @@ async fn what_the_first_version_stored_is_kept(place: Place) {
     assert_eq!(store.adapters(10, None).await.unwrap(), [kept]);
     assert_eq!(store.alias(UNKNOWN_MODEL, LIVE).await.unwrap(), Some(hash('1')));
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), None);
+}
+
+async fn texts_of_the_first_version_are_compared_without_their_white_space(place: Place) {
+    // More than are looked at at once. What the hash was does not matter, but that it is another one.
+    let script = "
+        INSERT INTO questions (id, text, text_hash, learn, created_at)
+            WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1200)
+            SELECT UUID, n || '  + 1', NO_HASH, TRUE, TIME FROM numbers;
+        INSERT INTO rounds (id, state, started_by, recipe, questions, held_back, step, steps, parent_version, created_at,
+            finished_at, owner, lease_expires_at)
+            VALUES (UUID, 'promoted', 'operator', '{}', 1, 0, 1, 1, 'base', TIME, TIME, '', TIME);
+        INSERT INTO round_questions (round_id, question_id, text, text_hash, held_back)
+            SELECT id, UUID, '7\n+ 1', NO_HASH, FALSE FROM rounds";
+    run(&place.address, script).await;
+    let store = place.open().await;
+    ask(&*store, "9 + 1", now()).await;
+    let all = store.learnable(2_000).await.unwrap();
+    assert_eq!(all.len(), 1_200);
+    let seen: Vec<_> = all.iter().filter(|candidate| !candidate.seen.is_empty()).collect();
+    assert_eq!((seen.len(), &*seen[0].question.text), (1, "7  + 1"));
+
+    // A start that was killed half-way has not written down that all is done. Once it is, nothing is looked at again.
+    let forget = "UPDATE questions SET text_hash = NO_HASH WHERE text LIKE '1%'";
+    let texts_of_next_start = async |script: &str| {
+        run(&place.address, script).await;
+        place.open().await.learnable(2_000).await.unwrap().len()
+    };
+    assert!(texts_of_next_start(forget).await < 1_200);
+    assert_eq!(texts_of_next_start("DELETE FROM upkeep").await, 1_200);
 }
 
 async fn a_restart_finds_everything(place: Place) {

@@ -19,7 +19,7 @@ use crate::{
     },
     engine::handle::{Lease, Version},
     evaluation::Evaluator,
-    store::{Attempt, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
+    store::{Attempt, Promoter, Round, RoundQuestion, RoundState, RoundUpdate},
 };
 
 /// What puts evaluation sets to versions as a round of this recipe puts its questions.
@@ -111,31 +111,21 @@ impl Inner {
     }
 
     async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
-        let _deciding = self.deciding.lock().await;
         let (round, candidate) = self.held(id).await?;
-        // It is live already if a server died between the swap and its last word.
-        if *self.registry.live().version() != candidate {
-            match self.registry.activate(Some(&round.parent_version), &candidate).await {
-                Err(RegistryError::Conflict { expected, found }) => {
-                    return Err(RoundError::Stale { id, parent: expected, live: found });
-                }
-                activated => activated?,
-            };
+        match self.registry.promote(Promoter::Person(id), &round.parent_version, &candidate).await {
+            Err(RegistryError::Conflict { expected, found }) => {
+                return Err(RoundError::Stale { id, parent: expected, live: found });
+            }
+            promoted => promoted?,
         }
-        self.decide(id, RoundState::Promoted, None).await?;
+        self.count_decision(RoundState::Promoted);
         info!(%id, live = %candidate, "an operator promoted the candidate of a round");
         Ok(())
     }
 
     async fn reject(&self, id: Uuid) -> Result<(), RoundError> {
-        let _deciding = self.deciding.lock().await;
-        let (_, candidate) = self.held(id).await?;
-        if *self.registry.live().version() == candidate {
-            return Err(RoundError::Conflict(format!(
-                "the candidate of round {id} is live: promote the round, or activate another version first"
-            )));
-        }
-        self.decide(id, RoundState::Rejected, Some("an operator rejected it")).await?;
+        self.store.reject_held(id, "an operator rejected it").await?;
+        self.count_decision(RoundState::Rejected);
         info!(%id, "an operator rejected the candidate of a round");
         if let Err(error) = self.registry.prune().await {
             warn!(%error, "some files of adapters that nobody needs are still there");
@@ -143,11 +133,9 @@ impl Inner {
         Ok(())
     }
 
-    async fn decide(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
-        self.store.decide_round(id, state, reason).await?;
+    fn count_decision(&self, state: RoundState) {
         let decision = json!(state);
         self.metrics.rounds_decided_total.with_label_values(&[decision.as_str().unwrap_or_default()]).inc();
-        Ok(())
     }
 }
 
@@ -159,7 +147,7 @@ impl Rounds {
     /// started from, and was compared with, is live.
     pub async fn promote(&self, id: Uuid) -> Result<(), RoundError> {
         let inner = self.0.clone();
-        // A task of its own: a client that goes away must not leave a candidate that is live and waits.
+        // A task of its own: a client that goes away must not leave the new version live in the store only.
         tokio::spawn(async move { inner.promote(id).await }).await.map_err(|_| RoundError::Stopping)?
     }
 

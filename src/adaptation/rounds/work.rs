@@ -23,7 +23,7 @@ use crate::{
         round::{self, Plan},
     },
     adapters::{format, gate::Decision, registry::RegistryError},
-    store::{Attempt, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
+    store::{Attempt, GivenBack, Promoter, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
 };
 
 /// Signs of life come three times in a lease, so that one may get lost.
@@ -46,21 +46,7 @@ impl Inner {
             .await
             .unwrap_or_else(|error| Err(Failure::Panicked(error.to_string())));
         drop(heartbeat);
-        match outcome {
-            // A verdict on the policy, as the gate's is: nothing is broken, and nobody needs to repair anything.
-            Err(Failure::Learn(LearnError::GivenUp(alarm))) => {
-                self.metrics.rounds_given_up_total.with_label_values(&[alarm.rule.name()]).inc();
-                self.put_away(&attempt, RoundState::Rejected, Some(alarm.to_string())).await;
-            }
-            Err(failure) if self.stopping.is_cancelled() || failure.may_pass() => {
-                self.give_back(&attempt, &failure).await;
-            }
-            Err(Failure::Learn(LearnError::Cancelled)) => {
-                self.put_away(&attempt, RoundState::Cancelled, Some(CANCELLED.into())).await;
-            }
-            Err(failure) => self.put_away(&attempt, RoundState::Failed, Some(failure.to_string())).await,
-            Ok((state, reason)) => self.put_away(&attempt, state, reason).await,
-        }
+        self.settle(&attempt, outcome).await;
         self.metrics.round_in_progress.set(0);
         // Its end can be seen now, so the next may begin.
         *self.running() = None;
@@ -69,17 +55,50 @@ impl Inner {
         }
     }
 
+    /// Writes down how a round ended, or leaves it to be gone on with.
+    async fn settle(&self, attempt: &Attempt, outcome: Result<(RoundState, Option<String>), Failure>) {
+        let is_cancelled = self.close_cancellation();
+        let (state, reason) = match outcome {
+            Ok(ended) => ended,
+            // A verdict on the policy, as the gate's is: nothing is broken, and nobody needs to repair anything.
+            Err(Failure::Learn(LearnError::GivenUp(alarm))) => {
+                self.metrics.rounds_given_up_total.with_label_values(&[alarm.rule.name()]).inc();
+                rejected(alarm.to_string())
+            }
+            Err(failure) => {
+                let was_interrupted = matches!(failure, Failure::Learn(LearnError::Cancelled));
+                let may_go_on = self.stopping.is_cancelled() || failure.may_pass();
+                if may_go_on && !is_cancelled {
+                    return self.give_back(attempt, &failure).await;
+                }
+                // By an operator; or the round is another server's by now, and the store takes no word about it.
+                match may_go_on || was_interrupted {
+                    true => (RoundState::Cancelled, Some(CANCELLED.into())),
+                    false => (RoundState::Failed, Some(failure.to_string())),
+                }
+            }
+        };
+        // What could not be stored is in the log.
+        let _ = self.put_away(attempt, state, reason).await;
+    }
+
     /// Writes down how a round ended.
-    pub(super) async fn put_away(&self, attempt: &Attempt, state: RoundState, reason: Option<String>) {
+    ///
+    /// # Errors
+    /// If that could not be stored.
+    pub(super) async fn put_away(
+        &self,
+        attempt: &Attempt,
+        state: RoundState,
+        reason: Option<String>,
+    ) -> Result<(), Failure> {
+        let update = RoundUpdate { state: Some(state), reason: reason.clone(), ..RoundUpdate::default() };
         let stored = match state {
             // The swap has ended it.
             RoundState::Promoted => Ok(()),
-            _ => {
-                let update = RoundUpdate { state: Some(state), reason: reason.clone(), ..RoundUpdate::default() };
-                self.update(attempt, update).await
-            }
+            _ => self.update(attempt, update).await,
         };
-        match stored {
+        match &stored {
             Err(Failure::Store(StoreError::Conflict(reason))) => warn!(reason, "nothing more of it counts"),
             Err(error) => warn!(%error, "the round's end could not be stored; it is gone on with from its last step"),
             Ok(()) => {
@@ -94,11 +113,13 @@ impl Inner {
                 }
             }
         }
+        stored
     }
 
     /// Leaves a round that was interrupted to the next start of this server, to its next look, or to another one.
     async fn give_back(&self, attempt: &Attempt, interruption: &Failure) {
-        match self.patiently(|| self.store.give_back(attempt)).await {
+        let why = if self.stopping.is_cancelled() { GivenBack::Stopping } else { GivenBack::Failed };
+        match self.patiently(|| self.store.give_back(attempt, why)).await {
             Ok(()) => info!(%interruption, "the round waits to be gone on with"),
             Err(error) => warn!(%error, "the round could not be given back; it waits until its lease has run out"),
         }
@@ -191,7 +212,8 @@ impl Inner {
         if cancel.is_cancelled() {
             return Err(LearnError::Cancelled.into());
         }
-        match self.patiently(|| self.registry.promote(attempt, &round.parent_version, &version)).await {
+        match self.patiently(|| self.registry.promote(Promoter::Gate(*attempt), &round.parent_version, &version)).await
+        {
             Ok(()) => {
                 info!(previous = %round.parent_version, live = %version, "the candidate is live");
                 Ok((RoundState::Promoted, None))

@@ -20,7 +20,8 @@ use crate::{
         recipe::Recipe,
         rounds::{RoundError, Rounds},
     },
-    store::{Round, RoundState, RoundTrigger, Store},
+    engine::handle::Version,
+    store::{LIVE, Round, RoundState, RoundTrigger, Store},
 };
 
 /// What the routes want from whoever runs rounds.
@@ -99,8 +100,11 @@ pub async fn list(
     Parameters(page): Parameters<Page<Uuid>>,
 ) -> Result<Json<Value>, ApiError> {
     let rounds = state.store.rounds(page.limit(20)?, page.before).await?;
-    let rounds: Vec<Value> = rounds.iter().map(|round| view(round, &state)).collect();
-    Ok(Json(json!({ "rounds": rounds })))
+    let mut views = Vec::with_capacity(rounds.len());
+    for round in &rounds {
+        views.push(view(round, &state).await?);
+    }
+    Ok(Json(json!({ "rounds": views })))
 }
 
 /// `GET /v1/rounds/{id}`
@@ -110,7 +114,7 @@ pub async fn read(State(state): State<AppState>, Path(id): Path<String>) -> Resu
     let (steps, results) = tokio::try_join!(state.store.steps(id), state.store.round_questions(id))?;
     let steps: Vec<Value> = steps.into_iter().map(|step| json!({"step": step.step, "metrics": step.metrics})).collect();
     let changed = changed(&round.recipe, &json!(Recipe::default()));
-    Ok(Json(json!({"round": view(&round, &state), "settings": changed, "steps": steps, "questions": results})))
+    Ok(Json(json!({"round": view(&round, &state).await?, "settings": changed, "steps": steps, "questions": results})))
 }
 
 /// `POST /v1/rounds/{id}/cancel`: 202, since the round ends at its next step.
@@ -167,14 +171,18 @@ async fn find(state: &AppState, id: Uuid) -> Result<Round, ApiError> {
 }
 
 /// A round; of one that is held, also whether it is `stale`: it cannot be promoted, since another version than the one
-/// that it was compared with is live.
-fn view(round: &Round, state: &AppState) -> Value {
+/// that it was compared with is live for its model.
+async fn view(round: &Round, state: &AppState) -> Result<Value, ApiError> {
     let mut view = json!(round);
     if round.state == RoundState::Held {
-        let live = state.registry.live().version().clone();
+        let served = state.registry.model();
+        let live = match round.model.as_ref().filter(|model| model.fingerprint != served.fingerprint) {
+            Some(other) => state.store.alias(&other.fingerprint, LIVE).await?.unwrap_or_else(Version::base),
+            None => state.registry.live().version().clone(),
+        };
         view["stale"] = json!(round.parent_version != live && round.candidate_version.as_ref() != Some(&live));
     }
-    view
+    Ok(view)
 }
 
 #[cfg(test)]

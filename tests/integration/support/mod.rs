@@ -5,12 +5,14 @@ use std::{
     process::{Command, Stdio},
 };
 
+pub mod client;
 pub mod decoding;
 pub mod gguf;
 pub mod model;
 pub mod packages;
 pub mod postgres;
 pub mod vocabulary;
+pub mod wire;
 
 /// A file or folder under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
