@@ -52,7 +52,12 @@ function share(value) {
 const percent = (value) => `${Math.round(100 * value)} %`;
 const short = (version) => version.slice(0, 12);
 
+/** The id of the answer that is shown. */
+let shown;
+
 function showAnswer(result) {
+  shown = result.id;
+  at("said").textContent = "";
   at("answer").textContent = result.answer ?? "No answer had the most votes";
   const votes = result.votes.map((vote) => row([vote.answer, share(vote.share), `${vote.count} (${percent(vote.share)})`]));
   at("votes-table").tBodies[0].replaceChildren(...votes);
@@ -113,6 +118,15 @@ at("ask").addEventListener("submit", (event) => {
     showAnswer(await call("POST", "v1/answer", ask));
   });
 });
+
+for (const [id, good] of [["good", true], ["bad", false]]) {
+  at(id).addEventListener("click", (event) => {
+    guarded(event.target, async () => {
+      await call("POST", `v1/answers/${shown}/feedback`, { good });
+      at("said").textContent = good ? "You found it good" : "You found it not good";
+    });
+  });
+}
 
 at("look").addEventListener("submit", (event) => {
   event.preventDefault();

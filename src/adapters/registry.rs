@@ -460,8 +460,8 @@ mod tests {
             },
         },
         store::{
-            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Question, Round,
-            RoundQuestion, RoundState, RoundStep, RoundUpdate, Store, Unfinished,
+            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback, FeedbackStore,
+            Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, Store, Unfinished,
         },
     };
 
@@ -580,6 +580,17 @@ mod tests {
         }
 
         async fn remove_evaluation_set(&self, _: &str) -> Result<bool, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+    }
+
+    #[async_trait]
+    impl FeedbackStore for FakeStore {
+        async fn put_feedback(&self, _: Uuid, _: &Feedback) -> Result<(), StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn feedback(&self, _: Uuid) -> Result<Option<Feedback>, StoreError> {
             unimplemented!("a registry does not ask")
         }
     }

@@ -65,12 +65,13 @@ fn check_postgres(address: &str) -> Result<(), StoreError> {
 }
 
 /// The names of all migrations. The first has the number 1, and both databases have the same ones.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "initial",
     "adapters belong to a model",
     "who asked and what was passed over",
     "rounds are resumed",
     "evaluation sets",
+    "feedback and the watch",
 ];
 
 /// What each migration does in one database.

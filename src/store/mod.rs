@@ -10,6 +10,7 @@ mod connect;
 mod driver;
 mod errors;
 mod evaluation;
+mod feedback;
 mod postgres;
 mod round_lock;
 mod rows;
@@ -21,6 +22,7 @@ mod sqlite;
 pub use attempt::Attempt;
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
+pub use feedback::{Feedback, FeedbackStore};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -313,7 +315,7 @@ pub const UNKNOWN_MODEL: &str = "";
 
 /// Everything the program remembers. Every method is one transaction.
 #[async_trait]
-pub trait Store: EvaluationStore {
+pub trait Store: EvaluationStore + FeedbackStore {
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 

@@ -1,6 +1,7 @@
 //! The store in SQL. The statements are common to both databases; what they do differently is in [`Driver`].
 
 mod evaluation;
+mod feedback;
 
 use std::{future::Future, time::Duration};
 

@@ -103,6 +103,8 @@ metrics! {
     unknown_answers_total: IntCounter;
     /// Share of the winning answer among all samples of a question; 0 without a winner.
     majority_ratio: Histogram, buckets TENTHS;
+    /// What clients said of answers; of what is said again about one, each time counts.
+    feedback_total: IntCounterVec, labels &["good"];
     /// Choices of completions, by why they ended: `stop` or `length`.
     completions_total: IntCounterVec, labels &["finish_reason"];
     /// Seconds from the arrival of a question or a prompt until its answer was stored or its completions were whole.

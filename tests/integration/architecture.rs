@@ -58,9 +58,12 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("Completing::new(", &["src/app.rs"]),
     ("Rounds::new(", &["src/app.rs"]),
     ("store::connect(", &["src/app.rs"]),
-    // Labels never leak: of what learns, only the gate of a round sees them.
+    // Labels never leak: of what learns, only the gate of a round sees evaluation sets.
     ("evaluation::", &["src/evaluation/", "src/adaptation/rounds", "src/http/", "src/store/", "src/app.rs"]),
     ("evaluation_set", &["src/evaluation/", "src/adaptation/rounds", "src/http/", "src/store/"]),
+    // And what clients say of answers is seen by nothing that learns.
+    ("feedback", &["src/http/", "src/store/", "src/telemetry/"]),
+    ("Feedback", &["src/http/", "src/store/"]),
 ];
 
 /// What the pure files must not know.

@@ -17,9 +17,9 @@ use sqlx::{
 use ttrl::{
     engine::handle::Version,
     store::{
-        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary, LIVE,
-        ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate, SetAside,
-        SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary,
+        Feedback, LIVE, ModelId, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger, RoundUpdate,
+        SetAside, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -81,6 +81,7 @@ on_both! {
     an_answer_comes_back_as_it_was_given
     any_text_and_any_json_comes_back_as_it_was_given
     a_repeated_answer_changes_nothing
+    of_an_answer_the_newest_feedback_is_kept_and_nothing_is_learned_from_it
     a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them
     the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_come_first
     clients_take_turns_and_a_text_is_its_first_askers
@@ -255,6 +256,25 @@ async fn a_repeated_answer_changes_nothing(place: Place) {
     store.record_answer(&Question { text: "another".into(), ..question.clone() }, &other).await.unwrap();
     assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
     assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
+}
+
+async fn of_an_answer_the_newest_feedback_is_kept_and_nothing_is_learned_from_it(place: Place) {
+    let store = place.open().await;
+    let question = question("how good?", now());
+    let answer = answer_to(&question);
+    store.record_answer(&question, &answer).await.unwrap();
+    let learnable = store.learnable(10).await.unwrap();
+    assert_eq!(store.feedback(answer.id).await.unwrap(), None);
+    for (good, comment) in [(false, Some("NUL \0 and \u{1a}")), (true, None)] {
+        let feedback = Feedback { good, comment: comment.map(str::to_owned), created_at: now() };
+        store.put_feedback(answer.id, &feedback).await.unwrap();
+        assert_eq!(store.feedback(answer.id).await.unwrap(), Some(feedback));
+    }
+    assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    assert_eq!(store.learnable(10).await.unwrap(), learnable);
+    let feedback = Feedback { good: true, comment: None, created_at: now() };
+    let missing = store.put_feedback(Uuid::now_v7(), &feedback).await;
+    assert!(matches!(missing, Err(StoreError::Missing { what: "answer", .. })), "{missing:?}");
 }
 
 async fn a_text_is_learned_once_those_not_seen_first_and_the_newest_of_them(place: Place) {
