@@ -74,6 +74,12 @@ const ENDED = ["held", "promoted", "rejected", "cancelled", "failed"];
 const REFRESH_MS = 2000;
 let again;
 
+/** The state of a round, and of the watch over what it promoted. */
+function state(round) {
+  const watched = { watching: ", watched", rolled_back: ", rolled back" }[round.watch?.state] ?? "";
+  return round.state === "held" ? decision(round) : round.state + watched;
+}
+
 /** What a person may do about a round that is held. */
 function decision(round) {
   const cell = document.createElement("span");
@@ -97,9 +103,9 @@ async function showLearning() {
   const [adapters, rounds] = await Promise.all([call("GET", "v1/adapters"), call("GET", "v1/rounds?limit=10")]);
   at("live").textContent = adapters.live;
   const lines = rounds.rounds.map((round) => {
-    const result = round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
+    const result = round.watch?.reason ?? round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
     const started = new Date(round.created_at).toLocaleString();
-    return row([started, round.state === "held" ? decision(round) : round.state, `${round.step} of ${round.steps}`, String(round.questions), result]);
+    return row([started, state(round), `${round.step} of ${round.steps}`, String(round.questions), result]);
   });
   at("rounds").replaceChildren(...(lines.length ? lines : [row(["No round yet", "", "", "", ""])]));
   at("learning").hidden = false;

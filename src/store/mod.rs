@@ -18,11 +18,13 @@ pub mod spool;
 mod spool_file;
 mod sql;
 mod sqlite;
+mod watch;
 
 pub use attempt::Attempt;
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 pub use feedback::{Feedback, FeedbackStore};
+pub use watch::{SeenAnswer, Span, Watch, WatchState, WatchStore};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -175,6 +177,8 @@ pub struct Round {
     pub verdict: Option<Value>,
     /// Why it failed, is held, was rejected or was cancelled, for the operator.
     pub reason: Option<String>,
+    /// How what it promoted does on live traffic; `None` if it promoted nothing, or before there was a watch.
+    pub watch: Option<Watch>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -280,7 +284,7 @@ pub struct AdapterRecord {
 /// Who needs the files of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterUse {
-    /// It is live for some model, or a round that is active starts from it or made it.
+    /// It is live for some model, or a round that is active starts from it or made it, or a watch may go back to it.
     Needed,
     /// It went live once, waits for a person, or was not made by a round: someone may want it.
     Spare,
@@ -315,7 +319,7 @@ pub const UNKNOWN_MODEL: &str = "";
 
 /// Everything the program remembers. Every method is one transaction.
 #[async_trait]
-pub trait Store: EvaluationStore + FeedbackStore {
+pub trait Store: EvaluationStore + FeedbackStore + WatchStore {
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -361,7 +365,8 @@ pub trait Store: EvaluationStore + FeedbackStore {
     /// Sets `started_at` when it leaves `queued` and `finished_at` when it ends.
     async fn update_round(&self, attempt: &Attempt, update: RoundUpdate) -> Result<(), StoreError>;
 
-    /// Ends a held round as promoted or rejected; a conflict if it is not held.
+    /// Ends a held round as promoted, and begins the watch over its candidate, or as rejected; a conflict if it is not
+    /// held.
     async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError>;
 
     async fn round(&self, id: Uuid) -> Result<Option<Round>, StoreError>;
@@ -387,8 +392,8 @@ pub trait Store: EvaluationStore + FeedbackStore {
     async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError>;
 
     /// Points the alias [`LIVE`] of a model at the candidate of a round that is `evaluating`, if it stands for
-    /// `expected` now (`None`: if it does not exist), and ends the round as promoted, both or neither; returns whether
-    /// it did. A conflict if the attempt does not hold the round. Repeating it changes nothing.
+    /// `expected` now (`None`: if it does not exist), ends the round as promoted, and begins the watch, all or nothing;
+    /// returns whether it did. A conflict if the attempt does not hold the round. Repeating it changes nothing.
     async fn promote(
         &self,
         attempt: &Attempt,

@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use super::{
     AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback,
-    FeedbackStore, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
-    Unfinished,
+    FeedbackStore, Question, Round, RoundQuestion, RoundState, RoundStep, RoundUpdate, SeenAnswer, SharedStore, Span,
+    Store, StoreError, Unfinished, Watch, WatchStore,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -240,6 +240,33 @@ impl FeedbackStore for Spooled {
             Some(_) => Ok(None),
             None => self.inner.feedback(answer).await,
         }
+    }
+}
+
+#[async_trait]
+impl WatchStore for Spooled {
+    async fn watched_rounds(&self, model: &str) -> Result<Vec<Round>, StoreError> {
+        self.inner.watched_rounds(model).await
+    }
+
+    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError> {
+        self.inner.count_answers(version, since, limit).await
+    }
+
+    async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError> {
+        self.inner.seen_answers(version, span, limit).await
+    }
+
+    async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        self.inner.record_watch(round, watch).await
+    }
+
+    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        self.inner.roll_back(model, round, watch).await
+    }
+
+    async fn was_rolled_back(&self, model: &str) -> Result<bool, StoreError> {
+        self.inner.was_rolled_back(model).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod evaluation;
 mod feedback;
+mod watch;
 
 use std::{future::Future, time::Duration};
 
@@ -70,6 +71,8 @@ const ADAPTER_USE: &str = "SELECT a.*,
         EXISTS (SELECT 1 FROM aliases WHERE version = a.version) OR EXISTS (
             SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND r.state <> 'held'
                 AND (r.id = a.round_id OR r.parent_version = a.version OR r.candidate_version = a.version)
+        ) OR EXISTS (
+            SELECT 1 FROM rounds r WHERE r.watch ->> 'state' = 'watching' AND r.parent_version = a.version
         ) AS needed,
         EXISTS (
             SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')
@@ -291,7 +294,8 @@ impl<D: Driver> Store for SqlStore<D> {
     }
 
     async fn decide_round(&self, id: Uuid, state: RoundState, reason: Option<&str>) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE rounds SET state = $2, finished_at = $3, reason = COALESCE($4, reason)
+        const SQL: &str = "UPDATE rounds SET state = $2, finished_at = $3, reason = COALESCE($4, reason),
+                watch = CASE WHEN $2 = 'promoted' THEN '{\"state\": \"watching\"}' ELSE watch END
             WHERE id = $1 AND state = 'held' RETURNING id";
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;

@@ -149,6 +149,10 @@ metrics! {
     rounds_given_up_total: IntCounterVec, labels &["rule"];
     /// Rounds that this server went on with after they had been left unfinished.
     rounds_resumed_total: IntCounter;
+    /// Versions of rounds that were rolled back after their promotion, by the rule that they broke.
+    rollbacks_total: IntCounterVec, labels &["rule"];
+    /// Whether the live version is watched, since a round promoted it.
+    watch_in_progress: IntGauge;
     /// Whether this server runs a round.
     round_in_progress: IntGauge;
     /// Mean majority ratio of the last step of a round.

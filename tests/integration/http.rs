@@ -223,6 +223,7 @@ impl RoundControl for Ledger {
             candidate_version: None,
             verdict: None,
             reason: None,
+            watch: None,
             created_at: Utc::now(),
             started_at: None,
             finished_at: None,
@@ -453,7 +454,7 @@ async fn a_question_is_answered_by_a_vote_and_can_be_read_again() {
     let mut parameters = answer["parameters"].clone();
     assert!(parameters["seed"].take().as_u64().unwrap() < 1 << 53);
     let expected = json!({"votes": 4, "max_tokens": 6, "temperature": 0.8, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
-                          "seed": null, "prompt_template": "numbers"});
+                          "seed": null, "prompt_template": "numbers", "model": "scripted"});
     assert_eq!(parameters, expected);
 
     let mut again = value(server.get(&format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await).await;
@@ -505,7 +506,7 @@ async fn a_client_may_choose_its_parameters() {
                      "min_p": 0.1, "seed": 11, "learn": false});
     let answer = value(server.ask(ask).await).await;
     let expected = json!({"votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
-                          "min_p": 0.1, "seed": 11, "prompt_template": "numbers"});
+                          "min_p": 0.1, "seed": 11, "prompt_template": "numbers", "model": "scripted"});
     assert_eq!((&answer["parameters"], &answer["learn"]), (&expected, &json!(false)));
     assert!(server.store.learnable(10).await.unwrap().is_empty());
 }

@@ -20,4 +20,5 @@ mod store;
 mod support;
 mod tokenizer;
 mod tokenizer_kinds;
+mod watch;
 mod weights;

@@ -70,10 +70,10 @@ pub(crate) fn chat_model(folder: &Path) {
 }
 
 /// A folder for a model and for a server's data.
-struct Place(TempDir);
+pub(crate) struct Place(TempDir);
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         chat_model(&place.model("tiny"));
         place
@@ -93,7 +93,7 @@ impl Place {
         fs::write(&weights, bytes).unwrap();
     }
 
-    fn adapter(&self, version: &str) -> PathBuf {
+    pub(crate) fn adapter(&self, version: &str) -> PathBuf {
         self.0.path().join("data/adapters").join(version)
     }
 
@@ -115,7 +115,7 @@ impl Place {
     }
 
     /// Two steps on what was asked, half of it kept for a gate that lets everything through.
-    fn settings(&self, model: &str) -> Settings {
+    pub(crate) fn settings(&self, model: &str) -> Settings {
         let mut settings = Settings {
             data_dir: self.0.path().join("data"),
             model: self.model(model).display().to_string(),
@@ -139,7 +139,7 @@ impl Place {
     }
 }
 
-struct Running {
+pub(crate) struct Running {
     url: String,
     client: reqwest::Client,
     shutdown: CancellationToken,
@@ -147,7 +147,7 @@ struct Running {
 }
 
 impl Running {
-    async fn start(settings: Settings) -> Self {
+    pub(crate) async fn start(settings: Settings) -> Self {
         let server = Server::start(settings, |_, _, _| ()).await.unwrap();
         let url = format!("http://{}", server.address().unwrap());
         let shutdown = CancellationToken::new();
@@ -156,19 +156,19 @@ impl Running {
         Self { url, client, shutdown, task }
     }
 
-    async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(KEY);
         let response = request.body(body.to_string()).send().await.unwrap();
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
-    async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         let (status, value) = self.call(Method::GET, path, json!({})).await;
         assert_eq!(status, 200, "{path}: {value}");
         value
     }
 
-    async fn ask(&self, question: &str) -> Value {
+    pub(crate) async fn ask(&self, question: &str) -> Value {
         let (status, answer) = self.call(Method::POST, "/v1/answer", json!({ "question": question })).await;
         assert_eq!(status, 200, "{answer}");
         answer
@@ -196,7 +196,7 @@ impl Running {
     }
 
     /// What is shown of the round at `path` as soon as it is `so`.
-    async fn wait(&self, path: &str, so: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(&self, path: &str, so: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..600 {
             let shown = self.get(path).await;
             if so(&shown) {
@@ -207,7 +207,7 @@ impl Running {
         panic!("the round at {path} did not come so far");
     }
 
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         self.client.get(format!("{}/metrics", self.url)).send().await.unwrap().text().await.unwrap()
     }
 
@@ -220,7 +220,7 @@ impl Running {
     }
 
     /// Runs a round and returns its path and how it is shown while it waits for a person.
-    async fn held_round(&self) -> (String, Value) {
+    pub(crate) async fn held_round(&self) -> (String, Value) {
         let path = self.begin().await;
         let shown = self.wait(&path, |shown| ended(shown) || shown["round"]["state"] == "held").await;
         assert_eq!(shown["round"]["state"], "held", "{shown}");
@@ -240,20 +240,20 @@ impl Running {
     }
 
     /// Runs a round and returns it as it ended.
-    async fn round(&self) -> Value {
+    pub(crate) async fn round(&self) -> Value {
         let path = self.begin().await;
         self.end(&path).await
     }
 
-    async fn live(&self) -> Value {
+    pub(crate) async fn live(&self) -> Value {
         self.get("/v1/adapters").await["live"].clone()
     }
 
-    async fn activate(&self, version: &str) -> (u16, Value) {
+    pub(crate) async fn activate(&self, version: &str) -> (u16, Value) {
         self.call(Method::POST, &format!("/v1/adapters/{version}/activate"), json!({})).await
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.task.await.unwrap();
     }
@@ -263,7 +263,7 @@ fn ended(shown: &Value) -> bool {
     !shown["round"]["finished_at"].is_null()
 }
 
-fn candidate(shown: &Value) -> String {
+pub(crate) fn candidate(shown: &Value) -> String {
     shown["round"]["candidate_version"].as_str().unwrap().to_owned()
 }
 
