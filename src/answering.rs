@@ -202,6 +202,7 @@ impl Answering {
                 "min_p": tidy(plan.sampling.min_p),
                 "seed": plan.seed,
                 "prompt_template": self.prompter.template().name(),
+                "model": self.engine.info().name,
             }),
             created_at: Utc::now(),
         }

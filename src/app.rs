@@ -49,7 +49,8 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How often the server looks whether the database is back, another server has swapped, or a round is due.
+/// How often the server looks whether the database is back, another server has swapped, what was promoted does well, or
+/// a round is due.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long it takes until a scheduled round that could not be started is tried again.
@@ -303,6 +304,7 @@ async fn chore(
         Err(RegistryError::Store(error)) => return Err(error),
         Err(error) => error!(%error, "another server's live version cannot be used here; the old one serves on"),
     }
+    rounds.watch().await?;
     if !schedule.is_active() || Instant::now() < *start_at {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Shares that were counted, and how far the true ones may be from them: pure.
+//! Shares that were counted and means that were measured, and how far the true ones may be from them: pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,68 @@ pub fn wilson(count: usize, total: usize, confidence: f64) -> Interval {
     let middle = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
     let half = z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
     Interval { low: (middle - half).max(0.0), high: (middle + half).min(1.0) }
+}
+
+/// The interval of the difference of two shares that were counted independently, `(count, total)` each, the first less
+/// the second: Newcombe's, from Wilson's of each (Newcombe 1998, Statistics in Medicine 17: 873, method 10). The
+/// difference is above its lower end with `confidence`, and below its upper end with `confidence`. All of -1 to 1 if
+/// nothing was counted.
+pub fn newcombe(first: (usize, usize), second: (usize, usize), confidence: f64) -> Interval {
+    let share = |(count, total): (usize, usize)| count as f64 / total.max(1) as f64;
+    if first.1 == 0 || second.1 == 0 {
+        return Interval { low: -1.0, high: 1.0 };
+    }
+    let (a, b) = (share(first), share(second));
+    let [of_a, of_b] = [first, second].map(|(count, total)| wilson(count, total, confidence));
+    let (below, above) = ((a - of_a.low).hypot(of_b.high - b), (of_a.high - a).hypot(b - of_b.low));
+    Interval { low: a - b - below, high: a - b + above }
+}
+
+/// Values that were measured, in short.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moments {
+    pub count: usize,
+    /// 0 without values.
+    pub mean: f64,
+    /// Of the values that these were drawn from, as far as these tell; 0 with fewer than two.
+    pub variance: f64,
+}
+
+impl Moments {
+    pub fn of(values: &[f64]) -> Self {
+        let count = values.len();
+        let mean = values.iter().sum::<f64>() / count.max(1) as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Self { count, mean, variance: squares / count.saturating_sub(1).max(1) as f64 }
+    }
+}
+
+/// The interval of the difference of two means that were measured independently, the first less the second: Welch's
+/// (Welch 1947, Biometrika 34: 28). The difference is above its lower end with `confidence`, and below its upper end
+/// with `confidence`. Everything with fewer than two values of either.
+pub fn welch(first: Moments, second: Moments, confidence: f64) -> Interval {
+    if first.count.min(second.count) < 2 {
+        return Interval { low: f64::NEG_INFINITY, high: f64::INFINITY };
+    }
+    let [a, b] = [first, second].map(|moments| moments.variance / moments.count as f64);
+    let difference = first.mean - second.mean;
+    // Values that are all the same leave no doubt.
+    if a + b == 0.0 {
+        return Interval { low: difference, high: difference };
+    }
+    let freedom = (a + b).powi(2) / (a * a / (first.count - 1) as f64 + b * b / (second.count - 1) as f64);
+    let half = student_quantile(confidence, freedom) * (a + b).sqrt();
+    Interval { low: difference - half, high: difference + half }
+}
+
+/// The value that a variable of Student's distribution is below with probability `p`, from that of the normal one
+/// (Abramowitz and Stegun, 26.7.5): with 10 degrees of freedom or more, to a hundredth for `p` up to 0.9999.
+fn student_quantile(p: f64, freedom: f64) -> f64 {
+    let z = normal_quantile(p);
+    let term = |coefficients: &[f64]| coefficients.iter().rev().fold(0.0, |sum, c| sum * z * z + c) * z;
+    z + term(&[1.0, 1.0]) / (4.0 * freedom)
+        + term(&[3.0, 16.0, 5.0]) / (96.0 * freedom.powi(2))
+        + term(&[-15.0, 17.0, 19.0, 3.0]) / (384.0 * freedom.powi(3))
 }
 
 /// How two versions did on the same items.
@@ -152,6 +214,45 @@ mod tests {
         let counts = Paired::count([(true, true), (true, false), (true, false), (false, true), (false, false)]);
         assert_eq!(counts, Paired { both: 1, only_live: 2, only_candidate: 1, neither: 1 });
         assert!((counts.difference() + 0.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_difference_of_independent_shares_is_within_the_interval_that_newcombe_gives() {
+        // Newcombe 1998 (Statistics in Medicine 17: 873), table II, method 10: 95% on two sides.
+        for ((first, second), (low, high)) in [
+            (((56, 70), (48, 80)), (0.0524, 0.3339)),
+            (((9, 10), (3, 10)), (0.1705, 0.8090)),
+            (((5, 56), (0, 29)), (-0.0381, 0.1926)),
+            (((0, 10), (0, 20)), (-0.1611, 0.2775)),
+            (((10, 10), (0, 10)), (0.6075, 1.0)),
+        ] {
+            let interval = newcombe(first, second, 0.975);
+            assert!((interval.low - low).abs() < 5e-5 && (interval.high - high).abs() < 5e-5, "{interval:?}");
+        }
+        assert_eq!(newcombe((0, 0), (1, 2), 0.95), Interval { low: -1.0, high: 1.0 });
+    }
+
+    #[test]
+    fn quantiles_of_students_distribution_are_those_of_the_tables() {
+        for (p, freedom, t) in
+            [(0.95, 10.0, 1.8125), (0.975, 30.0, 2.0423), (0.999, 30.0, 3.3852), (0.9995, 60.0, 3.4602)]
+        {
+            assert!((student_quantile(p, freedom) - t).abs() < 1e-3, "{p} {freedom}: {}", student_quantile(p, freedom));
+        }
+    }
+
+    #[test]
+    fn the_difference_of_means_is_within_the_interval_that_welch_gives() {
+        let of = |values: &[f64]| Moments::of(values);
+        let (first, second) = (of(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), of(&[3.0, 5.0, 7.0, 9.0, 11.0, 13.0]));
+        assert_eq!((first.mean, first.variance, second.mean, second.variance), (3.5, 3.5, 8.0, 14.0));
+        // The standard error is sqrt(17.5 / 6), with 17.5² / (3.5² + 14²) × 5 = 7.353 degrees of freedom.
+        let interval = welch(first, second, 0.95);
+        let half = student_quantile(0.95, 7.353) * (17.5_f64 / 6.0).sqrt();
+        assert!((interval.low + 4.5 + half).abs() < 1e-3 && (interval.high + 4.5 - half).abs() < 1e-3, "{interval:?}");
+        let same = of(&[0.5; 3]);
+        assert_eq!(welch(same, of(&[1.0; 3]), 0.95), Interval { low: -0.5, high: -0.5 });
+        assert_eq!(welch(same, of(&[1.0]), 0.95).high, f64::INFINITY);
     }
 
     #[test]

@@ -52,7 +52,12 @@ function share(value) {
 const percent = (value) => `${Math.round(100 * value)} %`;
 const short = (version) => version.slice(0, 12);
 
+/** The id of the answer that is shown. */
+let shown;
+
 function showAnswer(result) {
+  shown = result.id;
+  at("said").textContent = "";
   at("answer").textContent = result.answer ?? "No answer had the most votes";
   const votes = result.votes.map((vote) => row([vote.answer, share(vote.share), `${vote.count} (${percent(vote.share)})`]));
   at("votes-table").tBodies[0].replaceChildren(...votes);
@@ -68,6 +73,12 @@ function showAnswer(result) {
 const ENDED = ["held", "promoted", "rejected", "cancelled", "failed"];
 const REFRESH_MS = 2000;
 let again;
+
+/** The state of a round, and of the watch over what it promoted. */
+function state(round) {
+  const watched = { watching: ", watched", rolled_back: ", rolled back" }[round.watch?.state] ?? "";
+  return round.state === "held" ? decision(round) : round.state + watched;
+}
 
 /** What a person may do about a round that is held. */
 function decision(round) {
@@ -92,9 +103,9 @@ async function showLearning() {
   const [adapters, rounds] = await Promise.all([call("GET", "v1/adapters"), call("GET", "v1/rounds?limit=10")]);
   at("live").textContent = adapters.live;
   const lines = rounds.rounds.map((round) => {
-    const result = round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
+    const result = round.watch?.reason ?? round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
     const started = new Date(round.created_at).toLocaleString();
-    return row([started, round.state === "held" ? decision(round) : round.state, `${round.step} of ${round.steps}`, String(round.questions), result]);
+    return row([started, state(round), `${round.step} of ${round.steps}`, String(round.questions), result]);
   });
   at("rounds").replaceChildren(...(lines.length ? lines : [row(["No round yet", "", "", "", ""])]));
   at("learning").hidden = false;
@@ -113,6 +124,15 @@ at("ask").addEventListener("submit", (event) => {
     showAnswer(await call("POST", "v1/answer", ask));
   });
 });
+
+for (const [id, good] of [["good", true], ["bad", false]]) {
+  at(id).addEventListener("click", (event) => {
+    guarded(event.target, async () => {
+      await call("POST", `v1/answers/${shown}/feedback`, { good });
+      at("said").textContent = good ? "You found it good" : "You found it not good";
+    });
+  });
+}
 
 at("look").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,8 +1,8 @@
 //! Learning from unlabelled questions: TTRL (arXiv 2504.16084) with GRPO (arXiv 2402.03300) on a LoRA adapter.
 //!
 //! [`learner`] makes one step, [`round`] a round of them, [`rounds`] runs rounds on a live server, and [`checkpoint`]
-//! keeps where they stand. [`vote`], [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`], [`memory`], [`resume`],
-//! [`selection`] and [`schedule`] are pure.
+//! keeps where they stand. [`vote`], [`advantage`], [`loss`], [`batch`], [`learning_rate`], [`guard`], [`memory`],
+//! [`resume`], [`selection`], [`schedule`] and [`watch`] are pure.
 
 pub mod advantage;
 pub mod batch;
@@ -21,3 +21,4 @@ pub mod schedule;
 pub mod selection;
 pub mod trainer;
 pub mod vote;
+pub mod watch;

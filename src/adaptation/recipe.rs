@@ -11,6 +11,7 @@ use crate::{
         loss::{Kl, KlReference, LossConfig},
         selection::SelectionRules,
         vote::{Reward, RewardRule, Teacher},
+        watch::WatchRules,
     },
     adapters::gate::GateRules,
     engine::model::lora::Targets,
@@ -109,6 +110,8 @@ pub struct Recipe {
     pub memory_mib: Option<u64>,
     pub gate: GateRules,
     pub guard: GuardRules,
+    /// Of what it promotes.
+    pub watch: WatchRules,
 }
 
 impl Default for Recipe {
@@ -149,6 +152,7 @@ impl Default for Recipe {
             memory_mib: None,
             gate: GateRules::default(),
             guard: GuardRules::default(),
+            watch: WatchRules::default(),
         }
     }
 }
@@ -228,7 +232,8 @@ impl Recipe {
         share("selection.max_flip_rate", self.selection.max_flip_rate)?;
         within("selection.rest", self.selection.rest as f64, 0.0, 4.0)?;
         self.validate_gate()?;
-        self.validate_guard()
+        self.validate_guard()?;
+        self.validate_watch()
     }
 
     fn validate_gate(&self) -> Result<(), String> {
@@ -253,6 +258,21 @@ impl Recipe {
             ("guard.max_answer_rate_drop", guard.max_answer_rate_drop),
             ("guard.max_held_back_drop", guard.max_held_back_drop),
             ("guard.max_agreement_rise", guard.max_agreement_rise),
+        ] {
+            within(name, value, 0.0, 1.0)?;
+        }
+        Ok(())
+    }
+
+    fn validate_watch(&self) -> Result<(), String> {
+        let watch = &self.watch;
+        // At least one look, and no more in memory than a few megabytes.
+        within("watch.answers", f64::from(watch.answers), 32.0, 10_000.0)?;
+        within("watch.confidence", watch.confidence, 0.5, 0.9999)?;
+        for (name, value) in [
+            ("watch.max_agreement_drop", watch.max_agreement_drop),
+            ("watch.max_answer_rate_drop", watch.max_answer_rate_drop),
+            ("watch.max_good_drop", watch.max_good_drop),
         ] {
             within(name, value, 0.0, 1.0)?;
         }
@@ -312,5 +332,8 @@ mod tests {
         assert_eq!(recipe.validate(), Err("votes is 1, it must be from 2 to 256".into()));
         let recipe = Recipe { learning_rate: f64::NAN, ..Recipe::default() };
         assert!(recipe.validate().is_err_and(|error| error.starts_with("learning_rate is NaN")));
+        let watch = WatchRules { answers: 31, ..WatchRules::default() };
+        let refused = Recipe { watch, ..Recipe::default() }.validate();
+        assert_eq!(refused, Err("watch.answers is 31, it must be from 32 to 10000".into()));
     }
 }

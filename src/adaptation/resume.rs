@@ -78,6 +78,7 @@ mod tests {
             candidate_version: None,
             verdict: None,
             reason: None,
+            watch: None,
             created_at: Utc::now(),
             started_at: None,
             finished_at: None,

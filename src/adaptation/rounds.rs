@@ -1,9 +1,10 @@
 //! Rounds on a live server: selected from the store, watched in it, gated, and swapped in. One at a time. What a server
-//! leaves unfinished, it or another one goes on with.
+//! leaves unfinished, it or another one goes on with. What they promote is watched, and rolled back if it is worse.
 
 mod judgement;
 mod questions;
 mod recorder;
+mod watching;
 mod work;
 
 use std::{
@@ -390,6 +391,7 @@ impl Inner {
             candidate_version: None,
             verdict: None,
             reason: None,
+            watch: None,
             created_at: Utc::now(),
             started_at: None,
             finished_at: None,

@@ -25,7 +25,7 @@ use crate::{
         handle::{Engine, EngineError, Lease, Version, WeakLease},
         model::lora::Adapter,
     },
-    store::{AdapterRecord, Attempt, LIVE, ModelId, Promoter, SharedStore, StoreError, UNKNOWN_MODEL},
+    store::{AdapterRecord, Attempt, LIVE, ModelId, Promoter, Round, SharedStore, StoreError, UNKNOWN_MODEL, Watch},
 };
 
 /// Versions that requests named and that stay resident for a while: 20 MB each for the default model and rank.
@@ -309,6 +309,20 @@ impl Registry {
         Ok(())
     }
 
+    /// Makes the version live again that a round began with, if its candidate still is, and writes down the watch that
+    /// found the candidate to be worse, in one; returns whether it did. It does not if the watch has ended meanwhile.
+    /// After an error the candidate is live here.
+    pub async fn roll_back(&self, round: &Round, watch: &Watch) -> Result<bool, RegistryError> {
+        let Some(candidate) = &round.candidate_version else { return Ok(false) };
+        let _swapping = self.swapping.lock().await;
+        let Ready { lease, .. } = self.prepare(Some(candidate), &round.parent_version).await?;
+        let rolled_back = self.store.roll_back(&self.model.fingerprint, round, watch).await?;
+        if rolled_back {
+            self.live.store(Arc::new(lease));
+        }
+        Ok(rolled_back)
+    }
+
     /// Makes sure that a version can become live now; with `expected`, in the place of that one.
     async fn prepare(&self, expected: Option<&Version>, version: &Version) -> Result<Ready, RegistryError> {
         self.check_model(version).await?;
@@ -466,8 +480,9 @@ mod tests {
             },
         },
         store::{
-            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, GivenBack, Question,
-            Round, RoundQuestion, RoundStep, RoundUpdate, Store, Unfinished,
+            AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback, FeedbackStore,
+            GivenBack, Question, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer, Span, Store, Unfinished,
+            WatchStore,
         },
     };
 
@@ -586,6 +601,44 @@ mod tests {
         }
 
         async fn remove_evaluation_set(&self, _: &str) -> Result<bool, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+    }
+
+    #[async_trait]
+    impl FeedbackStore for FakeStore {
+        async fn put_feedback(&self, _: Uuid, _: &Feedback) -> Result<(), StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn feedback(&self, _: Uuid) -> Result<Option<Feedback>, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+    }
+
+    #[async_trait]
+    impl WatchStore for FakeStore {
+        async fn watched_rounds(&self, _: &str) -> Result<Vec<Round>, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn count_answers(&self, _: &Version, _: DateTime<Utc>, _: u32) -> Result<u32, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn seen_answers(&self, _: &Version, _: Span, _: u32) -> Result<Vec<SeenAnswer>, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn record_watch(&self, _: &Round, _: &Watch) -> Result<bool, StoreError> {
+            unimplemented!("a registry does not ask")
+        }
+
+        async fn roll_back(&self, _: &str, _: &Round, _: &Watch) -> Result<bool, StoreError> {
+            unimplemented!("no test here rolls back")
+        }
+
+        async fn was_rolled_back(&self, _: &str) -> Result<bool, StoreError> {
             unimplemented!("a registry does not ask")
         }
     }

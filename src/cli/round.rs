@@ -161,6 +161,11 @@ fn line(round: &Value) -> String {
             line.push_str(&format!(", {words} {}", field(name)));
         }
     }
+    match field("watch/state").as_str() {
+        "watching" => line.push_str(", watched"),
+        "rolled_back" => line.push_str(&format!(", rolled back because {}", field("watch/reason"))),
+        _ => {}
+    }
     line
 }
 
@@ -172,6 +177,9 @@ mod tests {
     fn a_round_is_one_line() {
         let round = json!({"id": "x", "state": "rejected", "step": 3, "steps": 10, "questions": 40, "reason": "worse"});
         assert_eq!(line(&round), "x  rejected    step 3 of 10, 40 questions, because worse");
+        let watch = json!({"state": "rolled_back", "reason": "agreement fell"});
+        let round = json!({"id": "x", "state": "promoted", "step": 9, "steps": 9, "questions": 40, "watch": watch});
+        assert_eq!(line(&round), "x  promoted    step 9 of 9, 40 questions, rolled back because agreement fell");
         assert!(list(&json!({"rounds": []})).starts_with("no round yet"));
     }
 }

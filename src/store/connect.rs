@@ -71,14 +71,15 @@ fn check_postgres(address: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The numbers and names of all migrations, in order. Both databases have the same ones.
-const MIGRATIONS: [(i64, &str); 6] = [
-    (1, "initial"),
-    (2, "adapters belong to a model"),
-    (3, "who asked and what was passed over"),
-    (4, "rounds are resumed"),
-    (5, "evaluation sets"),
-    (7, "furthest steps and upkeep"),
+/// The names of all migrations. The first has the number 1, and both databases have the same ones.
+const MIGRATIONS: [&str; 7] = [
+    "initial",
+    "adapters belong to a model",
+    "who asked and what was passed over",
+    "rounds are resumed",
+    "evaluation sets",
+    "feedback and the watch",
+    "furthest steps and upkeep",
 ];
 
 /// What each migration does in one database.
@@ -89,7 +90,7 @@ pub(super) fn migrator(scripts: Scripts) -> Migrator {
     let migration = |((number, name), script): ((i64, &'static str), &'static str)| {
         Migration::new(number, name.into(), MigrationType::Simple, script.into_sql_str(), false)
     };
-    Migrator::with_migrations(MIGRATIONS.into_iter().zip(scripts).map(migration).collect())
+    Migrator::with_migrations((1..).zip(MIGRATIONS).zip(scripts).map(migration).collect())
 }
 
 /// What went wrong while the tables were brought up to date.

@@ -10,6 +10,7 @@ mod connect;
 mod driver;
 mod errors;
 mod evaluation;
+mod feedback;
 mod postgres;
 mod round_lock;
 mod rows;
@@ -18,10 +19,13 @@ mod spool_file;
 mod sql;
 mod sqlite;
 mod upkeep;
+mod watch;
 
 pub use attempt::{Attempt, GivenBack, Promoter};
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
+pub use feedback::{Feedback, FeedbackStore};
+pub use watch::{SeenAnswer, Span, Watch, WatchState, WatchStore};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -173,6 +177,8 @@ pub struct Round {
     pub verdict: Option<Value>,
     /// Why it failed, is held, was rejected or was cancelled, for the operator.
     pub reason: Option<String>,
+    /// How what it promoted does on live traffic; `None` if it promoted nothing, or before there was a watch.
+    pub watch: Option<Watch>,
     pub created_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -278,7 +284,8 @@ pub struct AdapterRecord {
 /// Who needs the files of an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdapterUse {
-    /// It is live for some model, a round that is active starts from it or made it, or a person decides about it.
+    /// It is live for some model, a round that is active starts from it or made it, a person decides about it, or a watch
+    /// may go back to it.
     Needed,
     /// It went live once, or was not made by a round: someone may want it.
     Spare,
@@ -313,7 +320,7 @@ pub const UNKNOWN_MODEL: &str = "";
 
 /// Everything the program remembers. Every method is one transaction.
 #[async_trait]
-pub trait Store: EvaluationStore {
+pub trait Store: EvaluationStore + FeedbackStore + WatchStore {
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -385,9 +392,9 @@ pub trait Store: EvaluationStore {
     async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError>;
 
     /// Points the alias [`LIVE`] of a model at the candidate of a round, if it stands for `expected` now (`None`: if it
-    /// does not exist), and ends the round as promoted, both or neither; returns whether it did. A conflict if the
-    /// attempt does not hold the round, or if the round is not held for a person. Repeating it by the same attempt
-    /// changes nothing.
+    /// does not exist), ends the round as promoted, and begins the watch, all or nothing; returns whether it did. A
+    /// conflict if the attempt does not hold the round, or if the round is not held for a person. Repeating it by the
+    /// same attempt changes nothing.
     async fn promote(
         &self,
         by: Promoter,

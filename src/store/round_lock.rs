@@ -178,7 +178,8 @@ impl<D: Driver> RoundLock<D> {
         expected: Option<&Version>,
         candidate: &Version,
     ) -> Result<bool, StoreError> {
-        const END: &str = "UPDATE rounds SET state = 'promoted', finished_at = $2 WHERE id = $1";
+        const END: &str = "UPDATE rounds SET state = 'promoted', finished_at = $2, watch = '{\"state\": \"watching\"}'
+            WHERE id = $1";
         let id = match by {
             Promoter::Gate(attempt) => match (attempt.round(), self.state_of(&attempt).await?) {
                 // A write whose reply was lost on the way.
@@ -221,7 +222,8 @@ fn ended(round: Uuid) -> StoreError {
     StoreError::Conflict(format!("round {round} has ended"))
 }
 
-/// A statement that points an alias at `new` if it stands for `expected`; it returns a row if it does.
+/// A statement that points an alias at `new` if it stands for `expected`; it returns a row if it does. Whatever the
+/// watch has done before, it was not the watch that did this.
 pub(super) fn swap_alias(
     model: &str,
     name: &str,
@@ -230,8 +232,8 @@ pub(super) fn swap_alias(
 ) -> (&'static str, Vec<Arg>) {
     const CREATE: &str =
         "INSERT INTO aliases (model, name, version) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING version";
-    const SWAP: &str =
-        "UPDATE aliases SET version = $3 WHERE model = $1 AND name = $2 AND version = $4 RETURNING version";
+    const SWAP: &str = "UPDATE aliases SET version = $3, rolled_back = FALSE
+        WHERE model = $1 AND name = $2 AND version = $4 RETURNING version";
     match expected {
         None => (CREATE, args![model, name, new]),
         Some(expected) => (SWAP, args![model, name, new, expected]),

@@ -79,6 +79,7 @@ pub(super) fn round(row: &impl Columns) -> Result<Round, StoreError> {
         candidate_version: row.maybe_text("candidate_version")?.map(version).transpose()?,
         verdict: row.maybe_json("verdict")?,
         reason: row.maybe_text("reason")?,
+        watch: row.maybe_json("watch")?.map(serde_json::from_value).transpose().map_err(corrupt)?,
         created_at: row.time("created_at")?,
         started_at: row.maybe_time("started_at")?,
         finished_at: row.maybe_time("finished_at")?,

@@ -18,9 +18,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary,
-    GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SharedStore, Store, StoreError,
-    Unfinished,
+    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback,
+    FeedbackStore, GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer,
+    SharedStore, Span, Store, StoreError, Unfinished, Watch, WatchStore,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -177,6 +177,14 @@ impl Spooled {
         self.with_file(move |file| file.append(&Record { question, answer })).await.map_err(unusable)
     }
 
+    /// The record of an answer that waits in the spool.
+    async fn spooled(&self, answer: Uuid) -> Result<Option<Record>, StoreError> {
+        match self.spooled_records() {
+            0 => Ok(None),
+            _ => self.with_file(move |file| file.find(answer)).await.map_err(unusable),
+        }
+    }
+
     /// Works on the file outside the asynchronous threads, since it waits for the disk.
     async fn with_file<T: Send + 'static>(
         &self,
@@ -218,6 +226,51 @@ impl EvaluationStore for Spooled {
 }
 
 #[async_trait]
+impl FeedbackStore for Spooled {
+    /// Of an answer that waits in the spool nothing can be kept yet, and nobody is told that it was.
+    async fn put_feedback(&self, answer: Uuid, feedback: &Feedback) -> Result<(), StoreError> {
+        if self.spooled(answer).await?.is_some() {
+            return Err(StoreError::Unavailable(format!("answer {answer} waits in the spool")));
+        }
+        self.inner.put_feedback(answer, feedback).await
+    }
+
+    async fn feedback(&self, answer: Uuid) -> Result<Option<Feedback>, StoreError> {
+        match self.spooled(answer).await? {
+            Some(_) => Ok(None),
+            None => self.inner.feedback(answer).await,
+        }
+    }
+}
+
+#[async_trait]
+impl WatchStore for Spooled {
+    async fn watched_rounds(&self, model: &str) -> Result<Vec<Round>, StoreError> {
+        self.inner.watched_rounds(model).await
+    }
+
+    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError> {
+        self.inner.count_answers(version, since, limit).await
+    }
+
+    async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError> {
+        self.inner.seen_answers(version, span, limit).await
+    }
+
+    async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        self.inner.record_watch(round, watch).await
+    }
+
+    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        self.inner.roll_back(model, round, watch).await
+    }
+
+    async fn was_rolled_back(&self, model: &str) -> Result<bool, StoreError> {
+        self.inner.was_rolled_back(model).await
+    }
+}
+
+#[async_trait]
 impl Store for Spooled {
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
@@ -238,12 +291,10 @@ impl Store for Spooled {
     }
 
     async fn answer(&self, id: Uuid) -> Result<Option<(Question, Answer)>, StoreError> {
-        if self.spooled_records() > 0
-            && let Some(record) = self.with_file(move |file| file.find(id)).await.map_err(unusable)?
-        {
-            return Ok(Some((record.question, record.answer)));
+        match self.spooled(id).await? {
+            Some(record) => Ok(Some((record.question, record.answer))),
+            None => self.inner.answer(id).await,
         }
-        self.inner.answer(id).await
     }
 
     async fn learnable(&self, limit: u32) -> Result<Vec<Candidate>, StoreError> {

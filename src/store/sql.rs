@@ -1,6 +1,8 @@
 //! The store in SQL. The statements are common to both databases; what they do differently is in [`Driver`].
 
 mod evaluation;
+mod feedback;
+mod watch;
 
 use std::{future::Future, time::Duration};
 
@@ -80,6 +82,8 @@ const ADAPTER_USE: &str = "SELECT a.*,
             SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND (
                 r.candidate_version = a.version
                 OR r.state <> 'held' AND (r.id = a.round_id OR r.parent_version = a.version))
+        ) OR EXISTS (
+            SELECT 1 FROM rounds r WHERE r.watch ->> 'state' = 'watching' AND r.parent_version = a.version
         ) AS needed,
         EXISTS (
             SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')

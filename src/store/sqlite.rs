@@ -34,6 +34,7 @@ const MIGRATIONS: Scripts = [
     include_str!("../../migrations/sqlite/0003_who_asked_and_what_was_passed_over.sql"),
     include_str!("../../migrations/sqlite/0004_rounds_are_resumed.sql"),
     include_str!("../../migrations/sqlite/0005_evaluation_sets.sql"),
+    include_str!("../../migrations/sqlite/0006_feedback_and_the_watch.sql"),
     include_str!("../../migrations/sqlite/0007_furthest_steps_and_upkeep.sql"),
 ];
 

@@ -103,6 +103,8 @@ metrics! {
     unknown_answers_total: IntCounter;
     /// Share of the winning answer among all samples of a question; 0 without a winner.
     majority_ratio: Histogram, buckets TENTHS;
+    /// What clients said of answers; of what is said again about one, each time counts.
+    feedback_total: IntCounterVec, labels &["good"];
     /// Choices of completions, by why they ended: `stop` or `length`.
     completions_total: IntCounterVec, labels &["finish_reason"];
     /// Seconds from the arrival of a question or a prompt until its answer was stored or its completions were whole.
@@ -147,6 +149,10 @@ metrics! {
     rounds_given_up_total: IntCounterVec, labels &["rule"];
     /// Rounds that this server went on with after they had been left unfinished.
     rounds_resumed_total: IntCounter;
+    /// Versions of rounds that were rolled back after their promotion, by the rule that they broke.
+    rollbacks_total: IntCounterVec, labels &["rule"];
+    /// Whether the live version is watched, since a round promoted it.
+    watch_in_progress: IntGauge;
     /// Whether this server runs a round.
     round_in_progress: IntGauge;
     /// Mean majority ratio of the last step of a round.

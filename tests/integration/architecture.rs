@@ -8,7 +8,10 @@ use std::{
 
 /// Each room with the rooms that it may use, itself left out.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("adaptation", &["adapters", "engine", "evaluation", "grading", "machine", "prompter", "store", "telemetry"]),
+    (
+        "adaptation",
+        &["adapters", "engine", "evaluation", "grading", "machine", "prompter", "statistics", "store", "telemetry"],
+    ),
     ("adapters", &["engine", "grading", "statistics", "store"]),
     ("answering", &["adapters", "config", "engine", "grading", "prompter", "store", "telemetry"]),
     (
@@ -58,9 +61,14 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("Completing::new(", &["src/app.rs"]),
     ("Rounds::new(", &["src/app.rs"]),
     ("store::connect(", &["src/app.rs"]),
-    // Labels never leak: of what learns, only the gate of a round sees them.
+    // Labels never leak: of what learns, only the gate of a round sees evaluation sets.
     ("evaluation::", &["src/evaluation/", "src/adaptation/rounds", "src/http/", "src/store/", "src/app.rs"]),
     ("evaluation_set", &["src/evaluation/", "src/adaptation/rounds", "src/http/", "src/store/"]),
+    // And what clients say of answers is seen by nothing that learns.
+    ("feedback", &["src/http/", "src/store/", "src/telemetry/", "src/adaptation/watch.rs"]),
+    ("Feedback", &["src/http/", "src/store/", "src/adaptation/watch.rs"]),
+    ("seen_answers", &["src/store/", "src/adaptation/rounds/watching.rs"]),
+    ("SeenAnswer", &["src/store/", "src/adaptation/watch.rs"]),
 ];
 
 /// What the pure files must not know.
@@ -71,6 +79,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/adaptation/vote.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/memory.rs", &["tokio", "candle", "store", "async "]),
     ("src/adaptation/resume.rs", &["tokio", "candle", "async "]),
+    ("src/adaptation/watch.rs", &["tokio", "candle", "async "]),
     ("src/adaptation/schedule.rs", &["tokio", "candle", "store", "async "]),
     ("src/statistics.rs", &["tokio", "candle", "async "]),
     ("src/adapters/gate.rs", &["tokio", "candle", "store::", "async "]),

@@ -223,6 +223,7 @@ impl RoundControl for Ledger {
             candidate_version: None,
             verdict: None,
             reason: None,
+            watch: None,
             created_at: Utc::now(),
             started_at: None,
             finished_at: None,
@@ -378,6 +379,7 @@ async fn every_route_is_open_to_whom_it_says() {
     let expected = [
         ("POST /v1/answer", Anyone),
         ("GET /v1/answers/{id}", Anyone),
+        ("POST /v1/answers/{id}/feedback", Anyone),
         ("POST /v1/completions", Anyone),
         ("POST /v1/chat/completions", Anyone),
         ("GET /v1/models", Anyone),
@@ -453,15 +455,49 @@ async fn a_question_is_answered_by_a_vote_and_can_be_read_again() {
     let mut parameters = answer["parameters"].clone();
     assert!(parameters["seed"].take().as_u64().unwrap() < 1 << 53);
     let expected = json!({"votes": 4, "max_tokens": 6, "temperature": 0.8, "top_p": 1.0, "top_k": 0, "min_p": 0.0,
-                          "seed": null, "prompt_template": "numbers"});
+                          "seed": null, "prompt_template": "numbers", "model": "scripted"});
     assert_eq!(parameters, expected);
 
     let mut again = value(server.get(&format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await).await;
     // The store keeps microseconds.
     assert!(again["created_at"].take().as_str().unwrap()[..20] == answer["created_at"].as_str().unwrap()[..20]);
+    assert_eq!(again.as_object_mut().unwrap().remove("feedback"), Some(Value::Null));
     let mut answer = answer;
     answer["created_at"].take();
     assert_eq!(again, answer);
+}
+
+#[tokio::test]
+async fn the_newest_feedback_of_an_answer_is_shown_with_it_and_each_is_counted() {
+    let server = Server::start().await;
+    let answer = value(server.ask(json!({"question": "q"})).await).await;
+    let path = format!("/v1/answers/{}", answer["id"].as_str().unwrap());
+    let say = async |body: Value| server.post(&format!("{path}/feedback"), body.to_string()).await;
+    let said = value(say(json!({"good": false, "comment": "it is 48"})).await).await;
+    assert_eq!((&said["good"], &said["comment"]), (&json!(false), &json!("it is 48")));
+    assert_eq!(value(server.get(&path).await).await["feedback"]["comment"], "it is 48");
+    for _ in 0..2 {
+        assert_eq!(say(json!({"good": true})).await.status(), StatusCode::OK);
+    }
+    let shown = value(server.get(&path).await).await;
+    assert_eq!((&shown["feedback"]["good"], &shown["feedback"]["comment"]), (&json!(true), &Value::Null));
+
+    for (body, status, code) in [
+        (json!({}), 422, "invalid_body"),
+        (json!({"good": "yes"}), 422, "invalid_body"),
+        (json!({"good": true, "why": "?"}), 422, "invalid_body"),
+        (json!({"good": true, "comment": "é".repeat(2001)}), 413, "comment_too_long"),
+    ] {
+        assert_eq!(failure(say(body).await, status).await.0, code);
+    }
+    for id in [Uuid::now_v7().to_string(), "7".into()] {
+        let missing = server.post(&format!("/v1/answers/{id}/feedback"), "{\"good\": true}").await;
+        assert_eq!(failure(missing, 404).await.0, "not_found");
+    }
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    for line in ["ttrl_feedback_total{good=\"true\"} 2", "ttrl_feedback_total{good=\"false\"} 1"] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
+    }
 }
 
 #[tokio::test]
@@ -471,7 +507,7 @@ async fn a_client_may_choose_its_parameters() {
                      "min_p": 0.1, "seed": 11, "learn": false});
     let answer = value(server.ask(ask).await).await;
     let expected = json!({"votes": 2, "max_tokens": 3, "temperature": 0.5, "top_p": 0.9, "top_k": 5,
-                          "min_p": 0.1, "seed": 11, "prompt_template": "numbers"});
+                          "min_p": 0.1, "seed": 11, "prompt_template": "numbers", "model": "scripted"});
     assert_eq!((&answer["parameters"], &answer["learn"]), (&expected, &json!(false)));
     assert!(server.store.learnable(10).await.unwrap().is_empty());
 }
@@ -880,16 +916,23 @@ async fn a_server_without_its_database_is_ready_for_as_long_as_its_spool_takes_m
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(value(response).await, degraded);
     let answer = value(server.ask(json!({"question": "q"})).await).await;
-    let again = server.get(&format!("/v1/answers/{}", answer["id"].as_str().unwrap())).await;
-    assert_eq!(value(again).await["answer"], "47");
+    let path = format!("/v1/answers/{}", answer["id"].as_str().unwrap());
+    let again = value(server.get(&path).await).await;
+    assert_eq!((&again["answer"], &again["feedback"]), (&json!("47"), &Value::Null));
+    let feedback = async || server.post(&format!("{path}/feedback"), "{\"good\": false}").await;
+    assert_eq!(failure(feedback().await, 503).await.0, "database_unavailable");
     let (code, message) = failure(full.get("/readyz").await, 503).await;
     assert_eq!((code.as_str(), message.as_str()), ("not_ready", "not ready: database_away_and_spool_full"));
     postgres.start_again().await;
     for server in [&server, &full] {
         assert_eq!(value(server.get("/readyz").await).await["database"], "ok");
     }
+    // The database is back before the answer is in it.
+    assert_eq!(failure(feedback().await, 503).await.0, "database_unavailable");
     server.store.replay().await.unwrap();
     assert_eq!(server.store.learnable(10).await.unwrap().len(), 1);
+    assert_eq!(feedback().await.status(), StatusCode::OK);
+    assert_eq!(value(server.get(&path).await).await["feedback"]["good"], false);
 }
 
 #[tokio::test]

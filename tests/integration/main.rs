@@ -21,4 +21,5 @@ mod store;
 mod support;
 mod tokenizer;
 mod tokenizer_kinds;
+mod watch;
 mod weights;

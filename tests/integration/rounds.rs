@@ -97,7 +97,7 @@ impl Place {
         fs::write(&weights, bytes).unwrap();
     }
 
-    fn adapter(&self, version: &str) -> PathBuf {
+    pub(crate) fn adapter(&self, version: &str) -> PathBuf {
         self.0.path().join("data/adapters").join(version)
     }
 
@@ -183,7 +183,7 @@ impl Running {
     }
 
     /// What is shown of the round at `path` as soon as it is `so`.
-    async fn wait(&self, path: &str, so: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(&self, path: &str, so: impl Fn(&Value) -> bool) -> Value {
         for _ in 0..600 {
             let shown = self.get(path).await;
             if so(&shown) {
@@ -203,7 +203,7 @@ impl Running {
     }
 
     /// Runs a round and returns its path and how it is shown while it waits for a person.
-    async fn held_round(&self) -> (String, Value) {
+    pub(crate) async fn held_round(&self) -> (String, Value) {
         let path = self.begin().await;
         let shown = self.wait(&path, |shown| ended(shown) || shown["round"]["state"] == "held").await;
         assert_eq!(shown["round"]["state"], "held", "{shown}");
@@ -232,7 +232,7 @@ impl Running {
         self.get("/v1/adapters").await["live"].clone()
     }
 
-    async fn activate(&self, version: &str) -> (u16, Value) {
+    pub(crate) async fn activate(&self, version: &str) -> (u16, Value) {
         self.call(Method::POST, &format!("/v1/adapters/{version}/activate"), json!({})).await
     }
 

@@ -18,8 +18,9 @@ use ttrl::{
     engine::handle::Version,
     store::{
         AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary,
-        GivenBack, LIVE, ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep, RoundTrigger,
-        RoundUpdate, SetAside, SharedStore, Store, StoreError, UNKNOWN_MODEL, Vote, connect,
+        Feedback, GivenBack, LIVE, ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep,
+        RoundTrigger, RoundUpdate, SeenAnswer, SetAside, SharedStore, Span, Store, StoreError, UNKNOWN_MODEL, Vote,
+        Watch, WatchState, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
     },
 };
@@ -81,6 +82,7 @@ on_both! {
     an_answer_comes_back_as_it_was_given
     any_text_and_any_json_comes_back_as_it_was_given
     a_repeated_answer_changes_nothing
+    of_an_answer_the_newest_feedback_is_kept_and_nothing_is_learned_from_it
     a_text_is_learned_once_as_it_was_first_asked_those_not_seen_first_and_the_last_asked_of_them
     the_past_of_a_text_comes_newest_first_and_those_not_seen_for_longest_come_first
     clients_take_turns_and_a_text_is_its_first_askers
@@ -91,6 +93,9 @@ on_both! {
     a_server_that_lost_its_round_changes_nothing_more
     rows_of_another_round_are_refused
     a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither
+    a_promotion_begins_a_watch_and_what_it_may_go_back_to_is_needed
+    a_roll_back_swaps_the_alias_and_ends_the_watch_or_does_neither
+    what_a_version_has_shown_is_read_on_either_side_of_a_moment
     of_two_servers_one_gets_the_round
     a_held_round_waits_for_a_decision_while_others_run
     a_person_decides_about_a_held_round_as_the_store_finds_it
@@ -168,6 +173,7 @@ fn round() -> Round {
         candidate_version: None,
         verdict: None,
         reason: None,
+        watch: None,
         created_at: now(),
         started_at: None,
         finished_at: None,
@@ -259,6 +265,25 @@ async fn a_repeated_answer_changes_nothing(place: Place) {
     store.record_answer(&Question { text: "another".into(), ..question.clone() }, &other).await.unwrap();
     assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
     assert_eq!(store.questions_since_last_round().await.unwrap(), 1);
+}
+
+async fn of_an_answer_the_newest_feedback_is_kept_and_nothing_is_learned_from_it(place: Place) {
+    let store = place.open().await;
+    let question = question("how good?", now());
+    let answer = answer_to(&question);
+    store.record_answer(&question, &answer).await.unwrap();
+    let learnable = store.learnable(10).await.unwrap();
+    assert_eq!(store.feedback(answer.id).await.unwrap(), None);
+    for (good, comment) in [(false, Some("NUL \0 and \u{1a}")), (true, None)] {
+        let feedback = Feedback { good, comment: comment.map(str::to_owned), created_at: now() };
+        store.put_feedback(answer.id, &feedback).await.unwrap();
+        assert_eq!(store.feedback(answer.id).await.unwrap(), Some(feedback));
+    }
+    assert_eq!(store.answer(answer.id).await.unwrap(), Some((question, answer)));
+    assert_eq!(store.learnable(10).await.unwrap(), learnable);
+    let feedback = Feedback { good: true, comment: None, created_at: now() };
+    let missing = store.put_feedback(Uuid::now_v7(), &feedback).await;
+    assert!(matches!(missing, Err(StoreError::Missing { what: "answer", .. })), "{missing:?}");
 }
 
 async fn a_text_is_learned_once_as_it_was_first_asked_those_not_seen_first_and_the_last_asked_of_them(place: Place) {
@@ -526,6 +551,101 @@ async fn a_promotion_swaps_the_alias_and_ends_the_round_or_does_neither(place: P
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('1')));
 }
 
+/// A round that has promoted what it made of another version.
+async fn promoted(store: &dyn Store, parent: &Version, digit: char) -> Round {
+    let round = Round { parent_version: parent.clone(), ..round() };
+    let attempt = store.create_round(&round, &[], 60).await.unwrap();
+    store.update_round(&attempt, to(RoundState::Sampling)).await.unwrap();
+    store.record_candidate(&attempt, &candidate(round.id, digit)).await.unwrap();
+    let live = store.alias(MODEL, LIVE).await.unwrap();
+    assert!(store.promote(Promoter::Gate(attempt), MODEL, live.as_ref(), &hash(digit)).await.unwrap());
+    store.round(round.id).await.unwrap().unwrap()
+}
+
+async fn a_promotion_begins_a_watch_and_what_it_may_go_back_to_is_needed(place: Place) {
+    let store = place.open().await;
+    store.record_adapter(&candidate(Uuid::now_v7(), '1')).await.unwrap();
+    store.swap_alias(MODEL, LIVE, None, &hash('1')).await.unwrap();
+    let round = promoted(&*store, &hash('1'), '2').await;
+    assert_eq!(round.watch, Some(Watch::default()));
+    let watched = async |model| store.watched_rounds(model).await.unwrap();
+    assert_eq!((watched(MODEL).await, watched("another").await), (vec![round.clone()], vec![]));
+    let parent = async || store.adapter_use(&hash('1')).await.unwrap().unwrap().1;
+    assert_eq!(parent().await, AdapterUse::Needed);
+
+    let compared = json!([{"rule": "agreement", "difference": 0.1}]);
+    let looked = Watch { looks: 1, answers: 32, compared, looked_at: Some(now()), ..Watch::default() };
+    assert!(store.record_watch(&round, &looked).await.unwrap());
+    assert!(!store.record_watch(&round, &looked).await.unwrap(), "another server was faster");
+    let round = store.round(round.id).await.unwrap().unwrap();
+    assert_eq!((&round.watch, parent().await), (&Some(looked.clone()), AdapterUse::Needed));
+
+    let passed = Watch { state: WatchState::Passed, looks: 2, ended_at: Some(now()), ..looked.clone() };
+    assert!(store.record_watch(&round, &passed).await.unwrap());
+    assert_eq!((watched(MODEL).await, parent().await), (vec![], AdapterUse::Spare));
+    let ended = store.round(round.id).await.unwrap().unwrap();
+    assert!(!store.record_watch(&ended, &looked).await.unwrap());
+    assert!(!store.roll_back(MODEL, &ended, &looked).await.unwrap());
+    assert_eq!(store.round(round.id).await.unwrap(), Some(ended));
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('2')));
+}
+
+async fn a_roll_back_swaps_the_alias_and_ends_the_watch_or_does_neither(place: Place) {
+    let store = place.open().await;
+    let round = promoted(&*store, &Version::base(), '1').await;
+    let worse = Watch { state: WatchState::RolledBack, looks: 1, reason: Some("worse".into()), ..Watch::default() };
+    let swap = async |from: Version, to: Version| store.swap_alias(MODEL, LIVE, Some(&from), &to).await.unwrap();
+    // Somebody has made another version live.
+    assert!(swap(hash('1'), hash('2')).await);
+    assert!(!store.roll_back(MODEL, &round, &worse).await.unwrap());
+    assert_eq!(store.round(round.id).await.unwrap(), Some(round.clone()));
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(hash('2')));
+    assert!(swap(hash('2'), hash('1')).await);
+    assert!(!store.was_rolled_back(MODEL).await.unwrap());
+
+    let (one, other) = tokio::join!(store.roll_back(MODEL, &round, &worse), store.roll_back(MODEL, &round, &worse));
+    assert!(one.unwrap() ^ other.unwrap());
+    assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(Version::base()));
+    assert_eq!(store.round(round.id).await.unwrap().unwrap().watch, Some(worse));
+    assert!(store.was_rolled_back(MODEL).await.unwrap());
+    assert!(!store.was_rolled_back("another model").await.unwrap());
+    // A person has looked at it, and leaves it as it is.
+    assert!(swap(Version::base(), Version::base()).await);
+    assert!(!store.was_rolled_back(MODEL).await.unwrap());
+}
+
+async fn what_a_version_has_shown_is_read_on_either_side_of_a_moment(place: Place) {
+    let store = place.open().await;
+    let moment = now();
+    let mut last = Uuid::nil();
+    for second in 0..7_u32 {
+        for version in [hash('1'), hash('2')] {
+            let question = question("?", moment);
+            let created_at = moment + TimeDelta::seconds(i64::from(second) - 3);
+            let answer = Answer { adapter_version: version, samples: second, created_at, ..answer_to(&question) };
+            store.record_answer(&question, &Answer { answer: None, ..answer.clone() }).await.unwrap();
+            last = answer.id;
+        }
+    }
+    let feedback = Feedback { good: false, comment: None, created_at: moment };
+    store.put_feedback(last, &feedback).await.unwrap();
+    let seconds = async |version: Version, span, limit| {
+        let seen = store.seen_answers(&version, span, limit).await.unwrap();
+        seen.iter().map(|answer| answer.samples).collect::<Vec<_>>()
+    };
+    assert_eq!(seconds(hash('1'), Span::Until(moment), 9).await, [3, 2, 1, 0]);
+    assert_eq!(seconds(hash('1'), Span::Until(moment), 2).await, [3, 2]);
+    assert_eq!(seconds(hash('1'), Span::Since(moment), 9).await, [4, 5, 6]);
+    assert_eq!(seconds(hash('1'), Span::Since(moment), 2).await, [4, 5]);
+    assert!(seconds(hash('3'), Span::Since(moment), 9).await.is_empty());
+    for (limit, number) in [(9, 3), (2, 2)] {
+        assert_eq!(store.count_answers(&hash('2'), moment, limit).await.unwrap(), number);
+    }
+    let seen = store.seen_answers(&hash('2'), Span::Since(moment), 9).await.unwrap().remove(2);
+    let manner = json!({"temperature": 0.5}).to_string();
+    assert_eq!(seen, SeenAnswer { manner, samples: 6, majority_ratio: 0.3125, answered: false, good: Some(false) });
+}
+
 async fn of_two_servers_one_gets_the_round(place: Place) {
     let mut won = 0;
     let servers: Vec<SharedStore> = vec![place.open().await, place.open().await];
@@ -699,6 +819,7 @@ async fn a_held_round_waits_for_a_decision_while_others_run(place: Place) {
     for (id, state, reason) in [(ids[0], Promoted, "too few labels"), (ids[1], Rejected, "no")] {
         let decided = store.round(id).await.unwrap().unwrap();
         assert_eq!((decided.state, decided.reason.as_deref()), (state, Some(reason)));
+        assert_eq!(decided.watch, (state == Promoted).then(Watch::default));
         assert!(decided.finished_at.is_some());
     }
     assert_eq!((said('7').await, said('8').await), (AdapterUse::Needed, AdapterUse::Dismissed));

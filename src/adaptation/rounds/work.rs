@@ -15,6 +15,7 @@ use super::{
     CANCELLED, Failure, Inner,
     questions::{held_back, taking_part, told},
     recorder::Recorder,
+    watching::AFTER_A_ROLL_BACK,
 };
 use crate::{
     adaptation::{
@@ -211,6 +212,9 @@ impl Inner {
         }
         if cancel.is_cancelled() {
             return Err(LearnError::Cancelled.into());
+        }
+        if self.patiently(|| self.store.was_rolled_back(&self.registry.model().fingerprint)).await? {
+            return Ok((RoundState::Held, Some(AFTER_A_ROLL_BACK.into())));
         }
         match self.patiently(|| self.registry.promote(Promoter::Gate(*attempt), &round.parent_version, &version)).await
         {

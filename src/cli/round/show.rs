@@ -36,6 +36,7 @@ pub(super) fn page(detail: &Value) -> String {
         ("Steps", steps(&detail["steps"])),
         ("Questions", questions(&detail["questions"])),
         ("Gate", gate(round)),
+        ("Watch", watch(&round["watch"])),
     ];
     let mut page = head(round);
     for (title, body) in sections.iter().filter(|(_, body)| !body.is_empty()) {
@@ -155,6 +156,43 @@ fn figures_of_set(tested: &Value) -> String {
     if changes.is_empty() { String::new() } else { format!("\n  {}", changes.join(", ")) }
 }
 
+/// What the version has shown to clients, beside the one before it.
+fn watch(watch: &Value) -> String {
+    if watch.is_null() {
+        return String::new();
+    }
+    let field = |name: &str| text(watch, &format!("/{name}"));
+    let mut head =
+        format!("{}: {} looks, {} answers", field("state").replace('_', " "), field("looks"), field("answers"));
+    for (name, words) in [("looked_at", ", the last at"), ("ended_at", ", ended at"), ("reason", "\n ")] {
+        if !field(name).is_empty() {
+            head.push_str(&format!("{words} {}", field(name)));
+        }
+    }
+    let compared = watch["compared"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if compared.is_empty() {
+        return head;
+    }
+    let titles = ["", "before", "answers", "since", "answers", "difference", "at least", "at most", "allowed"];
+    let places = [
+        "/before/mean",
+        "/before/answers",
+        "/after/mean",
+        "/after/answers",
+        "/difference",
+        "/interval/low",
+        "/interval/high",
+    ];
+    let row = |compared: &Value| {
+        let mut row = vec![text(compared, "/rule")];
+        row.extend(places.iter().map(|place| figure(compared.pointer(place))));
+        row.push(format!("-{}", text(compared, "/max_drop")));
+        row
+    };
+    let rows: Vec<_> = [titles.map(String::from).to_vec()].into_iter().chain(compared.iter().map(row)).collect();
+    format!("{head}\n{}", table(&rows, &[0]))
+}
+
 /// A number in three digits behind the point; whole ones and tiny ones as they are.
 fn figure(value: Option<&Value>) -> String {
     match value.and_then(Value::as_f64) {
@@ -195,7 +233,12 @@ mod tests {
                              "live": figures, "candidate": figures, "evaluations": [tested]});
         let round = json!({"id": "x", "state": "held", "stale": true, "step": 1, "steps": 10, "questions": 40,
                            "trigger": "operator", "created_at": "now", "parent_version": "base", "verdict": verdict,
-                           "recipe": {"gate": {"confidence": 0.95, "max_accuracy_drop": 0.05}}});
+                           "recipe": {"gate": {"confidence": 0.95, "max_accuracy_drop": 0.05}}, "watch": {
+                               "state": "rolled_back", "looks": 2, "answers": 64, "reason": "it is worse",
+                               "looked_at": "today", "ended_at": null, "compared": [{
+                                   "rule": "answer-rate", "before": {"answers": 480, "mean": 0.75},
+                                   "after": {"answers": 60, "mean": 0.5}, "difference": -0.25,
+                                   "interval": {"low": -0.5, "high": -0.125}, "max_drop": 0.1}]}});
         let update = json!({"kl": 0.01, "entropy": 0.5, "gradient_norm": 0.25, "clip_fraction": 0.0,
                             "learning_rate": 0.00004, "trained_rows": 700});
         let metrics = json!({"votes": {"majority_ratio": 0.5}, "held_back": null, "update": update, "seconds": 9.25});
@@ -217,6 +260,9 @@ mod tests {
             "held back      47  0.500      -      -  38 + 9 =",
             "unsure: hold",
             "8 held-back questions",
+            "rolled back: 2 looks, 64 answers, the last at today\n  it is worse\n",
+            "             before  answers  since  answers  difference  at least  at most  allowed\n",
+            "answer-rate   0.750      480  0.500       60      -0.250    -0.500   -0.125     -0.1",
             "set sums: unsure. Right: both 40, only live 5, only candidate 6, neither 49, skipped 2",
             "accuracy 0.450 -> 0.460, difference +0.010, from -0.073 to +0.091 (0.95 sure of each end), a fall by 0.05",
             "pass@1 0.375 -> 0.500, pass@N 0.750 -> 0.750, rewards right 1.000 -> 1.000",

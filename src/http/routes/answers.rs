@@ -3,7 +3,10 @@
 use axum::{
     Json,
     extract::{Path, State},
+    http::StatusCode,
 };
+use chrono::Utc;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::{
@@ -13,8 +16,19 @@ use super::super::{
 };
 use crate::{
     answering::Ask,
-    store::{Answer, Question, Store},
+    store::{Answer, Feedback, FeedbackStore, Question, Store},
 };
+
+/// The longest comment, in characters: a few sentences, to be read by a person.
+const MAX_COMMENT_CHARS: usize = 2000;
+
+/// What a client says of an answer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewFeedback {
+    good: bool,
+    comment: Option<String>,
+}
 
 /// `POST /v1/answer`
 pub async fn ask(
@@ -31,7 +45,27 @@ pub async fn read(State(state): State<AppState>, Path(id): Path<String>) -> Resu
     let id = parse_id("answer", &id)?;
     let (question, answer) =
         state.store.answer(id).await?.ok_or_else(|| ApiError::not_found(format!("answer {id}")))?;
-    Ok(Json(view(&question, &answer)))
+    let mut shown = view(&question, &answer);
+    shown["feedback"] = json!(state.store.feedback(id).await?);
+    Ok(Json(shown))
+}
+
+/// `POST /v1/answers/{id}/feedback`: takes the place of what was said before.
+pub async fn give_feedback(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Body(NewFeedback { good, comment }): Body<NewFeedback>,
+) -> Result<Json<Feedback>, ApiError> {
+    let id = parse_id("answer", &id)?;
+    let chars = comment.as_deref().unwrap_or_default().chars().count();
+    if chars > MAX_COMMENT_CHARS {
+        let message = format!("`comment` has {chars} characters; {MAX_COMMENT_CHARS} is the limit");
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "comment_too_long", message));
+    }
+    let feedback = Feedback { good, comment, created_at: Utc::now() };
+    state.store.put_feedback(id, &feedback).await?;
+    state.metrics.feedback_total.with_label_values(&[if good { "true" } else { "false" }]).inc();
+    Ok(Json(feedback))
 }
 
 fn view(question: &Question, answer: &Answer) -> Value {

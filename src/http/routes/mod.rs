@@ -39,6 +39,7 @@ pub fn table() -> Vec<Route> {
     vec![
         post(Anyone, "/v1/answer", answers::ask),
         get(Anyone, "/v1/answers/{id}", answers::read),
+        post(Anyone, "/v1/answers/{id}/feedback", answers::give_feedback),
         post(Anyone, "/v1/completions", completions::create),
         post(Anyone, "/v1/chat/completions", chat::create),
         get(Anyone, "/v1/models", models::list),

@@ -1,0 +1,411 @@
+//! Whether a version that a round promoted does worse on live traffic than the version before it.
+//!
+//! What is compared are answers that were asked for in the same manner. A rule speaks against a version only if it is
+//! proven to be worse by more than a margin, and all looks of all rules together are wrong as seldom as the settings
+//! say. `docs/watch.md` explains it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    statistics::{Interval, Moments, newcombe, welch},
+    store::SeenAnswer,
+};
+
+/// How a version is watched after its promotion.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchRules {
+    pub enabled: bool,
+    /// The watch ends after so many answers of the version; of the version before, at most as many are compared.
+    pub answers: u32,
+    /// How sure one has to be of all looks together.
+    pub confidence: f64,
+    /// The mean majority ratio may fall by at most this much.
+    pub max_agreement_drop: f64,
+    /// The share of questions with an answer may fall by at most this much.
+    pub max_answer_rate_drop: f64,
+    /// The share of answers that clients found good, of those that they said anything of, may fall by at most this
+    /// much.
+    pub max_good_drop: f64,
+}
+
+impl Default for WatchRules {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            answers: 512,
+            confidence: 0.95,
+            max_agreement_drop: 0.1,
+            max_answer_rate_drop: 0.1,
+            max_good_drop: 0.1,
+        }
+    }
+}
+
+/// After how many more answers the next look is taken. A version that answers nothing any more is seen at the first.
+const LOOK_EVERY: u32 = 32;
+
+/// Fewer answers than this, of either version, are not compared: intervals of means hold for some dozens of values.
+const MIN_ANSWERS: usize = 32;
+
+/// What the versions are compared by; the word is the label of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    Agreement,
+    AnswerRate,
+    Feedback,
+}
+
+impl Rule {
+    const ALL: [Self; 3] = [Self::Agreement, Self::AnswerRate, Self::Feedback];
+
+    /// As in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agreement => "agreement",
+            Self::AnswerRate => "answer-rate",
+            Self::Feedback => "feedback",
+        }
+    }
+
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Agreement => "agreement",
+            Self::AnswerRate => "the share of questions with an answer",
+            Self::Feedback => "the share of answers that clients found good",
+        }
+    }
+
+    /// From 0 to 1; `None` if the answer says nothing of it.
+    fn value(self, answer: &SeenAnswer) -> Option<f64> {
+        let share = |yes: bool| f64::from(u8::from(yes));
+        match self {
+            // A single sample always agrees with itself.
+            Self::Agreement => (answer.samples > 1).then_some(answer.majority_ratio),
+            Self::AnswerRate => Some(share(answer.answered)),
+            Self::Feedback => answer.good.map(share),
+        }
+    }
+
+    fn max_drop(self, rules: &WatchRules) -> f64 {
+        match self {
+            Self::Agreement => rules.max_agreement_drop,
+            Self::AnswerRate => rules.max_answer_rate_drop,
+            Self::Feedback => rules.max_good_drop,
+        }
+    }
+
+    /// Where the difference of the true means is, the second less the first.
+    fn interval(self, before: &[f64], after: &[f64], confidence: f64) -> Interval {
+        let count = |values: &[f64]| (values.iter().filter(|value| **value > 0.0).count(), values.len());
+        match self {
+            Self::Agreement => welch(Moments::of(after), Moments::of(before), confidence),
+            Self::AnswerRate | Self::Feedback => newcombe(count(after), count(before), confidence),
+        }
+    }
+}
+
+/// What a version showed in the answers that were compared.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Shown {
+    pub answers: usize,
+    pub mean: f64,
+}
+
+impl Shown {
+    fn of(values: &[f64]) -> Self {
+        Self { answers: values.len(), mean: Moments::of(values).mean }
+    }
+}
+
+/// How two versions compare by one rule.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Compared {
+    pub rule: Rule,
+    pub before: Shown,
+    pub after: Shown,
+    /// The mean after less that before, and where the true difference is.
+    pub difference: f64,
+    pub interval: Interval,
+    pub max_drop: f64,
+}
+
+impl Compared {
+    fn is_worse(&self) -> bool {
+        self.interval.high < -self.max_drop
+    }
+
+    fn reason(&self) -> String {
+        let Self { rule, before, after, interval, max_drop, .. } = self;
+        format!(
+            "{} fell from {:.3} ({} answers) to {:.3} ({} answers); the difference is below {:+.3}, and -{max_drop} is \
+             allowed",
+            rule.noun(),
+            before.mean,
+            before.answers,
+            after.mean,
+            after.answers,
+            interval.high
+        )
+    }
+}
+
+/// What a look comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    GoesOn,
+    /// Enough was seen, and the version is not proven to be worse.
+    Passed,
+    /// Enough was seen, and there was nothing to compare it with.
+    Unknown,
+    RollBack {
+        rule: Rule,
+        reason: String,
+    },
+}
+
+/// Whether it is time to look again: `answers` of the version are there, and the last look saw `seen` of them.
+pub fn is_due(rules: &WatchRules, seen: u32, answers: u32) -> bool {
+    answers >= rules.answers || answers >= seen.saturating_add(LOOK_EVERY)
+}
+
+/// Compares what a version has shown so far, of at most `rules.answers` answers, with what the one before it had.
+pub fn look(rules: &WatchRules, before: &[SeenAnswer], after: &[SeenAnswer]) -> (Vec<Compared>, Verdict) {
+    let is_last = after.len() >= rules.answers as usize;
+    let confidence = confidence_of_a_test(rules, is_last);
+    let compared: Vec<Compared> =
+        Rule::ALL.into_iter().filter_map(|rule| compare(rule, rules, (before, after), confidence)).collect();
+    let verdict = match compared.iter().find(|compared| compared.is_worse()) {
+        Some(worse) => Verdict::RollBack { rule: worse.rule, reason: worse.reason() },
+        None if !is_last => Verdict::GoesOn,
+        None if compared.is_empty() => Verdict::Unknown,
+        None => Verdict::Passed,
+    };
+    (compared, verdict)
+}
+
+/// How sure one rule has to be in one look, so that all of them together are as sure as the settings say (Bonferroni's
+/// inequality). Half of what may go wrong is left to the last look, which sees the most and is the last chance.
+fn confidence_of_a_test(rules: &WatchRules, is_last: bool) -> f64 {
+    let earlier = f64::from(rules.answers.div_ceil(LOOK_EVERY) - 1);
+    let share = match (is_last, earlier > 0.0) {
+        (true, true) => 0.5,
+        (true, false) => 1.0,
+        (false, _) => 0.5 / earlier,
+    };
+    1.0 - (1.0 - rules.confidence) * share / Rule::ALL.len() as f64
+}
+
+fn compare(
+    rule: Rule,
+    rules: &WatchRules,
+    (before, after): (&[SeenAnswer], &[SeenAnswer]),
+    confidence: f64,
+) -> Option<Compared> {
+    let (before, after) = alike(rule, before, after)?;
+    let max_drop = rule.max_drop(rules);
+    let interval = rule.interval(&before, &after, confidence);
+    let (before, after) = (Shown::of(&before), Shown::of(&after));
+    Some(Compared { rule, before, after, difference: after.mean - before.mean, interval, max_drop })
+}
+
+/// The values of the answers of both versions that were asked for in one manner: the one that both have most of. None
+/// if that is too few.
+fn alike(rule: Rule, before: &[SeenAnswer], after: &[SeenAnswer]) -> Option<(Vec<f64>, Vec<f64>)> {
+    let mut manners: BTreeMap<&str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    for answer in before {
+        manners.entry(&answer.manner).or_default().0.extend(rule.value(answer));
+    }
+    for answer in after {
+        manners.entry(&answer.manner).or_default().1.extend(rule.value(answer));
+    }
+    let number = |(before, after): &(Vec<f64>, Vec<f64>)| before.len().min(after.len());
+    manners.into_values().max_by_key(number).filter(|values| number(values) >= MIN_ANSWERS)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+
+    /// What questions of one kind show: each is agreed on as far as chance has it.
+    #[derive(Clone, Copy)]
+    struct Traffic {
+        agreement: f64,
+        answer_rate: f64,
+        good: f64,
+    }
+
+    const USUAL: Traffic = Traffic { agreement: 0.6, answer_rate: 0.8, good: 0.7 };
+
+    const VOTES: u32 = 8;
+
+    impl Traffic {
+        fn answers(self, number: usize, rng: &mut ChaCha8Rng) -> Vec<SeenAnswer> {
+            let answer = |_| {
+                let agreed = self.agreement + 0.3 * (2.0 * rng.random::<f64>() - 1.0);
+                let votes = (0..VOTES).filter(|_| rng.random::<f64>() < agreed).count();
+                SeenAnswer {
+                    manner: "8 votes".into(),
+                    samples: VOTES,
+                    majority_ratio: votes as f64 / f64::from(VOTES),
+                    answered: rng.random::<f64>() < self.answer_rate,
+                    good: Some(rng.random::<f64>() < self.good),
+                }
+            };
+            (0..number).map(answer).collect()
+        }
+    }
+
+    /// Watches a version to its end; returns after how many answers it was rolled back.
+    fn watch(rules: &WatchRules, before: &[SeenAnswer], after: &[SeenAnswer]) -> Option<(usize, Rule)> {
+        for number in (1..=rules.answers).filter(|number| number % LOOK_EVERY == 0) {
+            match look(rules, before, &after[..number as usize]).1 {
+                Verdict::RollBack { rule, .. } => return Some((number as usize, rule)),
+                Verdict::GoesOn => assert!(number < rules.answers),
+                Verdict::Passed => assert_eq!(number, rules.answers),
+                Verdict::Unknown => panic!("there was enough to compare"),
+            }
+        }
+        None
+    }
+
+    /// How often of `runs` a version that shows `after` is rolled back, and after how many answers, in the middle.
+    fn rolled_back(rules: &WatchRules, after: Traffic, runs: u64) -> (f64, Option<usize>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(7);
+        let number = rules.answers as usize;
+        let run = |_| watch(rules, &USUAL.answers(number, &mut rng), &after.answers(number, &mut rng));
+        let mut ends: Vec<usize> = (0..runs).filter_map(run).map(|(answers, _)| answers).collect();
+        ends.sort_unstable();
+        (ends.len() as f64 / runs as f64, ends.get(ends.len() / 2).copied())
+    }
+
+    /// Rules that allow no fall at all, so that nothing but chance is between a version and its roll-back.
+    fn without_margins() -> WatchRules {
+        WatchRules { max_agreement_drop: 0.0, max_answer_rate_drop: 0.0, max_good_drop: 0.0, ..WatchRules::default() }
+    }
+
+    #[test]
+    fn a_version_as_good_as_the_one_before_is_rolled_back_less_often_than_the_confidence_says() {
+        for confidence in [0.95, 0.8] {
+            let strict = WatchRules { confidence, ..without_margins() };
+            let (share, _) = rolled_back(&strict, USUAL, 1000);
+            println!("without a margin, {confidence}: {share}");
+            assert!(share > 0.0 && share <= 1.0 - confidence, "{confidence}: {share}");
+        }
+        let (share, _) = rolled_back(&WatchRules::default(), USUAL, 1000);
+        assert_eq!(share, 0.0);
+        // At the margin itself, by all three rules.
+        let rules = WatchRules::default();
+        let after = Traffic { agreement: 0.5, answer_rate: 0.7, good: 0.6 };
+        let (share, _) = rolled_back(&rules, after, 1000);
+        println!("at the margin: {share}");
+        assert!(share > 0.0 && share <= 0.05, "{share}");
+    }
+
+    fn falls(fall: f64) -> [Traffic; 3] {
+        [
+            Traffic { agreement: USUAL.agreement - fall, ..USUAL },
+            Traffic { answer_rate: USUAL.answer_rate - fall, ..USUAL },
+            Traffic { good: USUAL.good - fall, ..USUAL },
+        ]
+    }
+
+    #[test]
+    fn the_documentation_says_which_falls_are_seen_and_when() {
+        let page = include_str!("../../docs/watch.md");
+        let rules = WatchRules::default();
+        let row = |fall: &f64| {
+            let cells = falls(*fall).map(|after| match rolled_back(&rules, after, 300) {
+                (share, Some(answers)) => format!("{:.0}%, after {answers}", 100.0 * share),
+                (_, None) => "never".into(),
+            });
+            format!("| {fall} | {} |", cells.join(" | "))
+        };
+        let rows = [0.0, 0.1, 0.15, 0.2, 0.3, 0.5].iter().map(row).collect::<Vec<_>>().join("\n");
+        assert!(page.contains(&rows), "{rows}");
+    }
+
+    #[test]
+    fn a_fall_by_a_fifth_is_seen_within_the_watch() {
+        for after in falls(0.2) {
+            let (share, _) = rolled_back(&WatchRules::default(), after, 300);
+            assert!(share > 0.7, "{share}");
+        }
+    }
+
+    fn seen(manner: &str, samples: u32, majority_ratio: f64, good: Option<bool>) -> SeenAnswer {
+        SeenAnswer { manner: manner.into(), samples, majority_ratio, answered: majority_ratio > 0.0, good }
+    }
+
+    fn many(number: usize, answer: &SeenAnswer) -> Vec<SeenAnswer> {
+        vec![answer.clone(); number]
+    }
+
+    #[test]
+    fn each_rule_rolls_back_with_its_reason() {
+        let before = many(64, &seen("8", 8, 0.75, Some(true)));
+        for (after, rule, reason) in [
+            (seen("8", 8, 0.25, Some(true)), Rule::Agreement, "agreement fell from 0.750 (64 answers) to 0.250 (32"),
+            (seen("8", 1, 0.0, Some(true)), Rule::AnswerRate, "the share of questions with an answer fell from 1.000"),
+            (seen("8", 8, 0.75, Some(false)), Rule::Feedback, "the share of answers that clients found good fell"),
+        ] {
+            let (compared, verdict) = look(&WatchRules::default(), &before, &many(32, &after));
+            let Verdict::RollBack { rule: broken, reason: said } = verdict else { panic!("{rule:?}: {verdict:?}") };
+            assert!(broken == rule && said.starts_with(reason), "{said}");
+            assert!(compared.iter().any(|compared| compared.rule == rule && compared.is_worse()));
+            assert_eq!(json_word(rule), rule.name());
+        }
+    }
+
+    fn json_word(rule: Rule) -> String {
+        serde_json::to_value(rule).unwrap().as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_version_that_is_better_passes_at_the_end() {
+        let rules = WatchRules { answers: 64, ..WatchRules::default() };
+        let (before, after) = (many(64, &seen("8", 8, 0.5, None)), many(64, &seen("8", 8, 0.75, Some(false))));
+        assert_eq!(look(&rules, &before, &after[..63]).1, Verdict::GoesOn);
+        let (compared, verdict) = look(&rules, &before, &after);
+        assert_eq!((verdict, compared.len()), (Verdict::Passed, 2), "of the version before nobody said anything");
+        assert_eq!(compared[0].difference, 0.25);
+    }
+
+    #[test]
+    fn answers_that_were_asked_for_in_another_manner_are_not_compared() {
+        // One sample always agrees with itself, and 64 samples hardly ever do.
+        let (one, eight, many_votes) = (seen("1", 1, 1.0, None), seen("8", 8, 0.75, None), seen("64", 64, 0.25, None));
+        let before = [many(200, &one), many(40, &eight)].concat();
+        let after = [many(40, &eight), many(200, &many_votes)].concat();
+        let (compared, verdict) = look(&WatchRules::default(), &before, &after);
+        assert_eq!(verdict, Verdict::GoesOn);
+        for Compared { before, after, difference, .. } in compared {
+            assert_eq!((before.answers, after.answers, difference), (40, 40, 0.0));
+        }
+        // Of single samples only the answer rate can be compared.
+        let alone = |answers: &[SeenAnswer]| look(&WatchRules::default(), answers, answers).0;
+        assert_eq!(alone(&many(40, &one)).iter().map(|compared| compared.rule).collect::<Vec<_>>(), [Rule::AnswerRate]);
+    }
+
+    #[test]
+    fn with_too_few_answers_of_the_version_before_nothing_can_be_said() {
+        let rules = WatchRules { answers: 64, ..WatchRules::default() };
+        let (before, after) = (many(31, &seen("8", 8, 1.0, Some(true))), many(64, &seen("8", 8, 0.0, Some(false))));
+        assert_eq!(look(&rules, &before, &after[..63]), (vec![], Verdict::GoesOn));
+        assert_eq!(look(&rules, &before, &after), (vec![], Verdict::Unknown));
+    }
+
+    #[test]
+    fn a_look_is_due_after_more_answers_and_at_the_end() {
+        let rules = WatchRules { answers: 100, ..WatchRules::default() };
+        for (seen, answers, due) in [(0, 31, false), (0, 32, true), (40, 71, false), (40, 72, true), (96, 100, true)] {
+            assert_eq!(is_due(&rules, seen, answers), due, "{seen} {answers}");
+        }
+    }
+}

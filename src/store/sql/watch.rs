@@ -1,0 +1,110 @@
+//! Watches in SQL.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::{SqlStore, within_deadline};
+use crate::{
+    engine::handle::Version,
+    store::{
+        LIVE, Round, SeenAnswer, Span, StoreError, Watch, WatchState, WatchStore,
+        driver::{Arg, Columns, Driver, args},
+        round_lock::{RoundLock, swap_alias},
+        rows,
+    },
+};
+
+const WATCHED: &str = "SELECT * FROM rounds
+    WHERE watch ->> 'state' = 'watching' AND model_fingerprint = $1 ORDER BY finished_at";
+
+const COUNT: &str = "SELECT COUNT(*) AS number
+    FROM (SELECT id FROM answers WHERE adapter_version = $1 AND created_at > $2 LIMIT $3) AS seen";
+
+const UNTIL: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good
+    FROM answers a LEFT JOIN feedback f ON f.answer_id = a.id
+    WHERE a.adapter_version = $1 AND a.created_at <= $2 ORDER BY a.created_at DESC, a.id DESC LIMIT $3";
+
+const SINCE: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good
+    FROM answers a LEFT JOIN feedback f ON f.answer_id = a.id
+    WHERE a.adapter_version = $1 AND a.created_at > $2 ORDER BY a.created_at, a.id LIMIT $3";
+
+/// Writes a watch down, if that of the round still stands as `round` says.
+async fn record<D: Driver>(rounds: &mut RoundLock<D>, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+    let found = rounds.fetch("SELECT * FROM rounds WHERE id = $1", args![round.id]).await?;
+    let now = found.first().map(rows::round).transpose()?.and_then(|now| now.watch);
+    let stands = |watch: &Option<Watch>| watch.as_ref().map(|watch| (watch.state, watch.looks));
+    if stands(&now) != stands(&round.watch) || now.is_none_or(|now| now.state != WatchState::Watching) {
+        return Ok(false);
+    }
+    let mut args = args![round.id];
+    args.push(Arg::json(watch)?);
+    rounds.fetch("UPDATE rounds SET watch = $2 WHERE id = $1", args).await?;
+    Ok(true)
+}
+
+fn seen(row: &impl Columns) -> Result<SeenAnswer, StoreError> {
+    let mut parameters = row.json("parameters")?;
+    parameters.as_object_mut().map(|parameters| parameters.remove("seed"));
+    Ok(SeenAnswer {
+        manner: parameters.to_string(),
+        samples: row.count("samples")?,
+        majority_ratio: row.float("majority_ratio")?,
+        answered: row.boolean("answered")?,
+        good: row.maybe_boolean("good")?,
+    })
+}
+
+#[async_trait]
+impl<D: Driver> WatchStore for SqlStore<D> {
+    async fn watched_rounds(&self, model: &str) -> Result<Vec<Round>, StoreError> {
+        self.all(WATCHED, args![model], rows::round).await
+    }
+
+    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError> {
+        let number = self.one(COUNT, args![version, since, limit], |row| row.count("number")).await?;
+        Ok(number.unwrap_or(0))
+    }
+
+    async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError> {
+        let (sql, moment) = match span {
+            Span::Until(moment) => (UNTIL, moment),
+            Span::Since(moment) => (SINCE, moment),
+        };
+        self.all(sql, args![version, moment, limit], seen).await
+    }
+
+    async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            let recorded = record(&mut rounds, round, watch).await?;
+            rounds.commit().await?;
+            Ok(recorded)
+        })
+        .await
+    }
+
+    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        const MARK: &str = "UPDATE aliases SET rolled_back = TRUE WHERE model = $1 AND name = $2";
+        within_deadline(async {
+            let mut rounds = self.lock_rounds().await?;
+            if !record(&mut rounds, round, watch).await? {
+                return Ok(false);
+            }
+            let Some(candidate) = &round.candidate_version else { return Ok(false) };
+            let (sql, args) = swap_alias(model, LIVE, Some(candidate), &round.parent_version);
+            // Without a commit nothing is recorded either.
+            if rounds.fetch(sql, args).await?.is_empty() {
+                return Ok(false);
+            }
+            rounds.fetch(MARK, args![model, LIVE]).await?;
+            rounds.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn was_rolled_back(&self, model: &str) -> Result<bool, StoreError> {
+        const SQL: &str = "SELECT rolled_back FROM aliases WHERE model = $1 AND name = $2";
+        Ok(self.one(SQL, args![model, LIVE], |row| row.boolean("rolled_back")).await?.unwrap_or(false))
+    }
+}

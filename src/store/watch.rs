@@ -1,0 +1,87 @@
+//! How versions that rounds promoted do on live traffic, as it is kept.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Round, StoreError};
+use crate::engine::handle::Version;
+
+/// Where a watch stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WatchState {
+    #[default]
+    Watching,
+    /// Enough was seen, and nothing that proves the version to be worse.
+    Passed,
+    /// The version before is live again.
+    RolledBack,
+    /// It ended without having said anything about the version.
+    Ended,
+}
+
+/// The watch over the version that a round promoted. It begins with the promotion, in the same transaction.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Watch {
+    pub state: WatchState,
+    /// Looks that were taken, and how many answers of the version the last one saw.
+    pub looks: u32,
+    pub answers: u32,
+    /// What the last look compared; null before the first.
+    pub compared: Value,
+    /// Why the version was rolled back, or why the watch ended.
+    pub reason: Option<String>,
+    pub looked_at: Option<DateTime<Utc>>,
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// What an answer to a client shows of the version that gave it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeenAnswer {
+    /// The parameters that were in effect but for the seed, as JSON: answers with the same ones are alike.
+    pub manner: String,
+    /// How many responses were sampled.
+    pub samples: u32,
+    pub majority_ratio: f64,
+    /// Whether there was a majority.
+    pub answered: bool,
+    /// What the client said of it.
+    pub good: Option<bool>,
+}
+
+/// Which answers of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// The last ones up to a moment.
+    Until(DateTime<Utc>),
+    /// The first ones after it.
+    Since(DateTime<Utc>),
+}
+
+/// Keeps watches, and gives them what they look at. Every method is one transaction.
+#[async_trait]
+pub trait WatchStore: Send + Sync {
+    /// The rounds of a model whose candidates are watched.
+    async fn watched_rounds(&self, model: &str) -> Result<Vec<Round>, StoreError>;
+
+    /// How many answers a version has given since a moment; counts to `limit`.
+    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError>;
+
+    /// Up to `limit` answers of a version.
+    async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError>;
+
+    /// Writes down what has come of a round's watch, if it still stands as `round` says; returns whether it did.
+    async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError>;
+
+    /// Points the alias [`super::LIVE`] of a model from the candidate of a round back to the version that the round
+    /// began with, and writes down the watch, both or neither; returns whether it did. It does not if another version
+    /// is live, or if the watch does not stand as `round` says.
+    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError>;
+
+    /// Whether it was a watch that made the live version of a model live. Not if anybody has activated or promoted one
+    /// since, were it the same.
+    async fn was_rolled_back(&self, model: &str) -> Result<bool, StoreError>;
+}

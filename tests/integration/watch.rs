@@ -1,0 +1,149 @@
+//! Versions that are watched after their promotion, on a whole server with a tiny model. What clients say of its noise
+//! decides.
+
+use std::{fs, time::Duration};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use ttrl::config::Settings;
+
+use crate::rounds::{Place, Running, candidate};
+
+/// Only what clients say can speak against a version: what a tiny model says is chance.
+fn settings(place: &Place) -> Settings {
+    let mut settings = place.settings("tiny");
+    settings.learning.questions = 8;
+    let watch = &mut settings.learning.watch;
+    (watch.answers, watch.max_agreement_drop, watch.max_answer_rate_drop) = (64, 1.0, 1.0);
+    settings
+}
+
+/// Asks so many questions, and says of each answer whether it was good.
+async fn converse(server: &Running, number: usize, good: bool) {
+    for number in 0..number {
+        let answer = server.ask(&format!("{} + {}", number % 8, number / 8)).await;
+        let path = format!("/v1/answers/{}/feedback", answer["id"].as_str().unwrap());
+        let (status, said) = server.call(Method::POST, &path, json!({ "good": good })).await;
+        assert_eq!(status, 200, "{said}");
+    }
+}
+
+/// A round that has promoted its candidate: its path, and the candidate.
+async fn promotion(server: &Running) -> (String, String) {
+    let shown = server.round().await;
+    assert_eq!(shown["round"]["state"], "promoted", "{shown}");
+    (format!("/v1/rounds/{}", shown["round"]["id"].as_str().unwrap()), candidate(&shown))
+}
+
+async fn end_of_watch(server: &Running, path: &str) -> Value {
+    server.wait(path, |shown| !shown["round"]["watch"]["ended_at"].is_null()).await["round"]["watch"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_clients_find_worse_is_rolled_back_across_a_restart_and_the_next_waits_for_a_person() {
+    let place = Place::new();
+    let server = Running::start(settings(&place)).await;
+    converse(&server, 40, true).await;
+    let (path, version) = promotion(&server).await;
+    let watch = server.get(&path).await["round"]["watch"].clone();
+    assert_eq!((&watch["state"], &watch["looks"], &watch["ended_at"]), (&json!("watching"), &json!(0), &Value::Null));
+    converse(&server, 20, false).await;
+    server.stop().await;
+
+    let server = Running::start(settings(&place)).await;
+    converse(&server, 11, false).await;
+    // Longer than until the next look, if it were taken already.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(server.get(&path).await["round"]["watch"]["looks"], 0);
+    assert_eq!(server.live().await, version);
+    assert!(server.metrics().await.contains("\nttrl_watch_in_progress 1\n"));
+    // A look may be taken between an answer and what is said of it.
+    converse(&server, 33, false).await;
+    let watch = end_of_watch(&server, &path).await;
+    assert_eq!(watch["state"], "rolled_back", "{watch}");
+    let reason = watch["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("the share of answers that clients found good fell from 1.000 (40 answers)"),
+        "{reason}"
+    );
+    assert_eq!(server.live().await, "base");
+    assert_eq!(server.ask("1 + 2").await["adapter_version"], "base");
+    assert_eq!(server.get(&path).await["round"]["state"], "promoted", "it was, once");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let metrics = server.metrics().await;
+    for line in ["ttrl_rollbacks_total{rule=\"feedback\"} 1", "ttrl_watch_in_progress 0"] {
+        assert!(metrics.lines().any(|l| l == line), "{line} is not in\n{metrics}");
+    }
+
+    // The same would be made again.
+    let (path, shown) = server.held_round().await;
+    assert_eq!(shown["round"]["verdict"]["decision"], "promote", "{shown}");
+    let reason = shown["round"]["reason"].as_str().unwrap();
+    assert!(reason.contains("the watch has rolled the last version back"), "{reason}");
+    let (status, promoted) = server.call(Method::POST, &format!("{path}/promote"), json!({})).await;
+    assert_eq!((status, &promoted["watch"]["state"]), (200, &json!("watching")), "{promoted}");
+    assert_eq!(server.live().await, candidate(&shown));
+    // A person has promoted one: the next goes live by itself again.
+    promotion(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_clients_find_as_good_passes_its_watch() {
+    let place = Place::new();
+    let server = Running::start(settings(&place)).await;
+    converse(&server, 32, true).await;
+    let (path, version) = promotion(&server).await;
+    converse(&server, 64, true).await;
+    let watch = end_of_watch(&server, &path).await;
+    assert_eq!((&watch["state"], &watch["answers"], &watch["reason"]), (&json!("passed"), &json!(64), &Value::Null));
+    let rules: Vec<&Value> = watch["compared"].as_array().unwrap().iter().map(|compared| &compared["rule"]).collect();
+    assert_eq!(rules, ["agreement", "answer-rate", "feedback"]);
+    assert_eq!(
+        (&watch["compared"][0]["after"]["answers"], &watch["compared"][2]["before"]["answers"]),
+        (&json!(64), &json!(32))
+    );
+    assert_eq!(server.live().await, version);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_when_an_operator_makes_another_version_live_or_there_is_nothing_to_compare() {
+    let place = Place::new();
+    let server = Running::start(settings(&place)).await;
+    converse(&server, 8, true).await;
+    let (path, version) = promotion(&server).await;
+    assert_eq!(server.activate("base").await.0, 200);
+    let watch = end_of_watch(&server, &path).await;
+    assert_eq!((&watch["state"], &watch["reason"]), (&json!("ended"), &json!("version base is live now")));
+
+    let (path, _) = promotion(&server).await;
+    converse(&server, 64, false).await;
+    let watch = end_of_watch(&server, &path).await;
+    let reason = watch["reason"].as_str().unwrap();
+    assert!(watch["state"] == "ended" && reason.contains("too few were alike"), "{watch}");
+    assert_ne!(server.live().await, json!(version));
+    assert_ne!(server.live().await, "base");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_worse_stays_if_the_files_of_the_one_before_are_gone() {
+    let place = Place::new();
+    let server = Running::start(settings(&place)).await;
+    converse(&server, 8, true).await;
+    let (_, parent) = promotion(&server).await;
+    converse(&server, 32, true).await;
+    let (path, version) = promotion(&server).await;
+    fs::remove_dir_all(place.adapter(&parent)).unwrap();
+    converse(&server, 64, false).await;
+    let watch = end_of_watch(&server, &path).await;
+    let reason = watch["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("clients found good fell") && reason.contains("no way back: the files of adapter"),
+        "{reason}"
+    );
+    assert_eq!((&watch["state"], server.live().await), (&json!("ended"), json!(version)));
+    assert!(watch["looks"] != 0 && watch["compared"][2]["after"]["mean"] == 0.0, "{watch}");
+    server.stop().await;
+}
