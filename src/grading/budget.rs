@@ -3,9 +3,9 @@
 use std::cell::{Cell, RefCell};
 
 use super::{
-    evaluate::Scalar,
+    evaluate::{Asked, Digest},
     expression::Expression,
-    numeric::{complex::Complex, elementary::Elementary},
+    numeric::{complex::Complex, elementary::Elementary, part::Number},
 };
 
 /// The longest answer, in bytes, that is read as more than text.
@@ -26,8 +26,9 @@ const ROUNDING_STEPS: u32 = 80;
 /// The steps that are left, and what has been computed with the others.
 pub(super) struct Budget {
     left: Cell<u32>,
-    known: RefCell<Vec<(Expression, Option<Scalar>)>>,
+    known: RefCell<Vec<(Asked, Expression, Option<Vec<Number>>)>>,
     values: RefCell<Vec<(Elementary, Complex, Complex)>>,
+    drawn: RefCell<Vec<(Digest, Complex)>>,
 }
 
 impl Budget {
@@ -41,7 +42,12 @@ impl Budget {
     }
 
     fn of(steps: u32) -> Self {
-        Self { left: Cell::new(steps), known: RefCell::new(vec![]), values: RefCell::new(vec![]) }
+        Self {
+            left: Cell::new(steps),
+            known: RefCell::default(),
+            values: RefCell::default(),
+            drawn: RefCell::default(),
+        }
     }
 
     /// Takes so many steps; `None` if fewer are left.
@@ -62,13 +68,29 @@ impl Budget {
         Some(value)
     }
 
-    /// What `compute` says of an expression, which is asked once only.
-    pub fn remember(&self, expression: &Expression, compute: impl FnOnce() -> Option<Scalar>) -> Option<Scalar> {
-        let known = self.known.borrow().iter().find(|(own, _)| own == expression).map(|(_, scalar)| scalar.clone());
+    /// The number that a digest draws, which is drawn once.
+    pub fn at_random(&self, digest: Digest) -> Complex {
+        let known = self.drawn.borrow().iter().find(|(own, _)| *own == digest).map(|(_, number)| number.clone());
         known.unwrap_or_else(|| {
-            let scalar = compute();
-            self.known.borrow_mut().push((expression.clone(), scalar.clone()));
-            scalar
+            let number = digest.complex();
+            self.drawn.borrow_mut().push((digest, number.clone()));
+            number
+        })
+    }
+
+    /// What `compute` says of an expression, which is asked once only.
+    pub fn remember(
+        &self,
+        asked: Asked,
+        expression: &Expression,
+        compute: impl FnOnce() -> Option<Vec<Number>>,
+    ) -> Option<Vec<Number>> {
+        let is_it = |(own, of, _): &&(Asked, Expression, Option<Vec<Number>>)| *own == asked && of == expression;
+        let known = self.known.borrow().iter().find(is_it).map(|(.., numbers)| numbers.clone());
+        known.unwrap_or_else(|| {
+            let numbers = compute();
+            self.known.borrow_mut().push((asked, expression.clone(), numbers.clone()));
+            numbers
         })
     }
 }
