@@ -23,10 +23,17 @@ const STEPS: u32 = 4000;
 /// Steps in which an answer is compared, in one tally, with those that it may be a rounding of.
 const ROUNDING_STEPS: u32 = 80;
 
+/// What was asked of an expression, and the answer.
+struct Known {
+    asked: Asked,
+    of: Expression,
+    numbers: Option<Vec<Number>>,
+}
+
 /// The steps that are left, and what has been computed with the others.
 pub(super) struct Budget {
     left: Cell<u32>,
-    known: RefCell<Vec<(Asked, Expression, Option<Vec<Number>>)>>,
+    known: RefCell<Vec<Known>>,
     values: RefCell<Vec<(Elementary, Complex, Complex)>>,
     drawn: RefCell<Vec<(Digest, Complex)>>,
 }
@@ -85,11 +92,11 @@ impl Budget {
         expression: &Expression,
         compute: impl FnOnce() -> Option<Vec<Number>>,
     ) -> Option<Vec<Number>> {
-        let is_it = |(own, of, _): &&(Asked, Expression, Option<Vec<Number>>)| *own == asked && of == expression;
-        let known = self.known.borrow().iter().find(is_it).map(|(.., numbers)| numbers.clone());
+        let is_it = |known: &&Known| known.asked == asked && known.of == *expression;
+        let known = self.known.borrow().iter().find(is_it).map(|known| known.numbers.clone());
         known.unwrap_or_else(|| {
             let numbers = compute();
-            self.known.borrow_mut().push((asked, expression.clone(), numbers.clone()));
+            self.known.borrow_mut().push(Known { asked, of: expression.clone(), numbers: numbers.clone() });
             numbers
         })
     }

@@ -10,6 +10,8 @@
 mod digest;
 mod functions;
 
+use std::borrow::Cow;
+
 use num_rational::BigRational;
 use num_traits::{One, ToPrimitive, Zero};
 
@@ -79,7 +81,7 @@ pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budge
                 if value.origin.height > MAX_HEIGHT {
                     return None;
                 }
-                values.push(value.approximated());
+                values.push(value.approximated().into_owned());
             }
             let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
             budget.take(values.len() as u32 * (DIVISION_STEPS + FORM_STEPS))?;
@@ -180,10 +182,10 @@ impl Value {
         if value.size_class() == SizeClass::Ordinary { Self::computed(value, origin) } else { None }
     }
 
-    fn approximated(&self) -> Complex {
+    fn approximated(&self) -> Cow<'_, Complex> {
         match &self.kind {
-            Kind::Exact(value) => Complex::new(Real::rational(&value.re), Real::rational(&value.im)),
-            Kind::Computed(value) => value.clone(),
+            Kind::Exact(value) => Cow::Owned(Complex::new(Real::rational(&value.re), Real::rational(&value.im))),
+            Kind::Computed(value) => Cow::Borrowed(value),
         }
     }
 
