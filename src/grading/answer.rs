@@ -6,6 +6,7 @@ use super::{
     form::Form,
     key::{Detail, Key, Names, Shape, Units, shape},
     kind::AnswerKind,
+    names::{part_name, part_number},
     read,
     words::fold,
 };
@@ -97,8 +98,46 @@ fn letter_form(letter: char, budget: &Budget) -> Option<Form> {
 /// The keys of a text in its other readings.
 fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
     let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
-    let forms = pointed(text, budget).into_iter().chain(is_formula.then(|| measured(text, budget)).flatten());
+    let respelled =
+        [with_decimal_point, with_sterling, with_colon, with_rows].into_iter().filter_map(|with| with(text));
+    let forms = respelled
+        .filter_map(|text| read::form(&text, budget))
+        .chain(is_formula.then(|| measured(text, budget)).flatten())
+        .chain(as_parts(form));
     forms.filter_map(|form| shape(&form, Detail::FULL, budget).map(Key)).collect()
+}
+
+/// A list as the parts of an answer in their order, which a list does not have.
+fn as_parts(form: &Form) -> Option<Form> {
+    const MOST: usize = 8;
+    let values = match form {
+        Form::Several(values) => values,
+        Form::Values(points) if points.iter().all(|point| matches!(point, Form::Tuple(_))) => points,
+        _ => return None,
+    };
+    let parts = || values.iter().enumerate().map(|(at, value)| (part_name(at + 1), value.clone())).collect();
+    (values.len() <= MOST && !form.has_names()).then(|| Form::Assignments(parts(), false))
+}
+
+/// `10 pounds` as money.
+fn with_sterling(text: &str) -> Option<String> {
+    text.contains("pound").then(|| text.replace("pounds", "GBP").replace("pound", "GBP"))
+}
+
+/// `3 to 4` as a ratio.
+fn with_colon(text: &str) -> Option<String> {
+    let is_integer = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let (first, second) = text.trim().split_once(" to ")?;
+    (is_integer(first) && is_integer(second)).then(|| format!("{first}:{second}"))
+}
+
+/// `[[1, 2], [3, 4]]` as a matrix.
+fn with_rows(text: &str) -> Option<String> {
+    let compact = text.contains('[').then(|| text.replace([' ', '$'], ""))?;
+    let rows: Vec<&str> = compact.strip_prefix("[[")?.strip_suffix("]]")?.split("],[").collect();
+    let is_flat = |row: &&str| !row.contains(['[', ']', '(', '{', ';']);
+    let entries = || rows.join("\\\\").replace(',', "&");
+    rows.iter().all(is_flat).then(|| format!("\\begin{{matrix}}{}\\end{{matrix}}", entries()))
 }
 
 /// What a text is with its letters as those of a unit.
@@ -129,6 +168,8 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
     // The order of names counts where they are in a tuple; in a list, their own order gives one.
     let names = match form {
         Form::Assignments(_, true) => vec![Names::Written],
+        // So does the order of the parts of an answer.
+        Form::Assignments(pairs, _) if pairs.iter().all(|(name, _)| part_number(name).is_some()) => vec![Names::Sorted],
         _ => vec![Names::Sorted, Names::Loose],
     };
     if form.has_names() {
