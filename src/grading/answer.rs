@@ -38,25 +38,29 @@ impl Answer {
     /// Reads an answer as it is written at the end of a response; `None` if it is not understood within the bounds, or
     /// is not of the kind.
     pub fn read(text: &str, kind: AnswerKind) -> Option<Self> {
-        let budget = Budget::new();
+        Self::read_within(text, kind, &Budget::new())
+    }
+
+    /// As [`Answer::read`], with what is left of a budget.
+    pub(super) fn read_within(text: &str, kind: AnswerKind, budget: &Budget) -> Option<Self> {
         let letter = if kind == AnswerKind::Auto { lettered_choice(text) } else { None };
         let form = match kind {
             AnswerKind::Choice => Form::Text(choice(text)?.to_string()),
             AnswerKind::Text => Some(fold(text)).filter(|text| !text.is_empty()).map(Form::Text)?,
-            AnswerKind::Auto => form_of(text, &budget).or_else(|| letter.map(|_| Form::Text(fold(text))))?,
-            AnswerKind::Math => form_of(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
-            AnswerKind::Number => form_of(text, &budget).filter(is_number)?,
+            AnswerKind::Auto => form_of(text, budget).or_else(|| letter.map(|_| Form::Text(fold(text))))?,
+            AnswerKind::Math => form_of(text, budget).filter(|form| !matches!(form, Form::Text(_)))?,
+            AnswerKind::Number => form_of(text, budget).filter(is_number)?,
         };
-        let key = Key(shape(&form, Detail::FULL, &budget)?);
-        let mut shorter = shorter(&form, &key, &budget);
+        let key = Key(shape(&form, Detail::FULL, budget)?);
+        let mut shorter = shorter(&form, &key, budget);
         // The letter of a choice stands for all of it.
         if let (Some(letter), Form::Text(_)) = (letter, &form) {
-            let alone = letter_form(letter, &budget).and_then(|form| shape(&form, Detail::FULL, &budget));
+            let alone = letter_form(letter, budget).and_then(|form| shape(&form, Detail::FULL, budget));
             shorter.extend(alone.map(|shape| Shorter { key: Key(shape), bare: false, sure: true }));
         }
         let other_readings = match kind {
             AnswerKind::Choice | AnswerKind::Text => vec![],
-            _ => other_readings(text, &form, &budget),
+            _ => other_readings(text, &form, budget),
         };
         Some(Self { key, shorter, other_readings, form })
     }

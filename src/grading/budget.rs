@@ -12,6 +12,8 @@ use super::{
 pub(super) const MAX_BYTES: usize = 2000;
 /// The most tokens of an answer.
 pub(super) const MAX_TOKENS: usize = 600;
+/// The most letters that are factors in an expression, where words are products.
+pub(super) const MAX_LETTERS: usize = 300;
 /// How deeply brackets, braces and operators may be nested. A level of parsing takes a few stack frames.
 pub(super) const MAX_DEPTH: usize = 40;
 /// The most digits of all numbers of an answer together, were they written without exponents.
@@ -19,7 +21,9 @@ pub(super) const MAX_DIGITS: usize = 4000;
 /// The most bits of a numerator or a denominator; about 1,200 decimal digits. What is longer is not computed.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
-const STEPS: u32 = 4000;
+const STEPS: u32 = 3000;
+/// Steps in which one part of a response is looked at that may be its answer.
+const EXTRACTION_STEPS: u32 = 1000;
 /// Steps in which an answer is compared, in one tally, with those that it may be a rounding of.
 const ROUNDING_STEPS: u32 = 80;
 
@@ -41,6 +45,11 @@ pub(super) struct Budget {
 impl Budget {
     pub fn new() -> Self {
         Self::of(STEPS)
+    }
+
+    /// For a part of a response that may be its answer.
+    pub fn for_extraction() -> Self {
+        Self::of(EXTRACTION_STEPS)
     }
 
     /// For the roundings of one answer in a tally.

@@ -117,7 +117,8 @@ const MOVES: [&str; 15] = [
     "turn", "digit",
 ];
 
-/// The most words for one thing that is counted.
+/// The most words and signs of a unit, and the most words for one thing that is counted.
+const MAX_PARTS: usize = 24;
 const MAX_WORDS: usize = 4;
 
 /// A unit with the factor to its base units.
@@ -131,7 +132,7 @@ pub(super) struct Measure {
 
 /// The unit that tokens behind a number are; `None` if they are none.
 pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
-    let words = words(tokens)?;
+    let words = words(tokens).filter(|words| words.len() <= MAX_PARTS)?;
     let ends = |filler: &&&str| words.ends_with(&filler.split(' ').map(str::to_owned).collect::<Vec<_>>());
     let filled = FILLERS.iter().find(ends).map_or(0, |filler| filler.split(' ').count());
     let words = without_dimension(without_left(without_more(&words[..words.len() - filled])));

@@ -32,12 +32,12 @@ const MAX_OTHERS: usize = 8;
 
 /// Whether a text reads as mathematics rather than words.
 pub(super) fn is_formula(text: &str) -> bool {
-    form(text, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)))
+    form(text, &Budget::for_extraction()).is_some_and(|form| !matches!(form, Form::Text(_)))
 }
 
 /// The name of the value that a formula gives: `x` for `x = 5`.
 pub(super) fn name_of(text: &str) -> Option<String> {
-    match form(text, &Budget::new())? {
+    match form(text, &Budget::for_extraction())? {
         Form::Named(name, _) => Some(name),
         _ => None,
     }
@@ -78,7 +78,8 @@ fn said_again(text: &str) -> Option<&str> {
     let (figure, again) = text.trim_end_matches('.').strip_suffix(')')?.split_once(" (")?;
     let is_one = |text: &str| !text.contains([' ', '(', ')']);
     let is_other = again.contains(|c: char| !(c.is_ascii_digit() || "., ".contains(c)));
-    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+    let budget = Budget::for_extraction();
+    let number = |text: &str| Answer::read_within(text, AnswerKind::Number, &budget);
     let is_same = || Verdict::of(number(figure).as_ref(), number(again).as_ref()) == Verdict::Equal;
     (is_one(figure) && is_other && is_same()).then_some(figure)
 }
@@ -86,7 +87,8 @@ fn said_again(text: &str) -> Option<&str> {
 /// Whether a number beside an answer takes its place: that of an alternative, `6 or`, or of a sentence behind it, and before
 /// its reasons, that says that it is another one, `The true value is 6`, or that goes on from it, `Adding 1 gives 6`.
 pub(super) fn is_contradicted(answer: &str, before: &str, behind: &str) -> bool {
-    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+    let budget = Budget::for_extraction();
+    let number = |text: &str| Answer::read_within(text, AnswerKind::Number, &budget);
     let mut others = sentences(behind)
         .take_while(|sentence| !gives_reasons(sentence))
         .filter(|sentence| is_about_answer(sentence) || goes_further(sentence))
@@ -214,7 +216,8 @@ fn behind_verb(sentence: &str) -> Option<&str> {
 /// The time of day that a sentence ends in: `It starts at 12:30 pm`.
 fn time(sentence: &str) -> Option<&str> {
     let (subject, behind) = sentence.rsplit_once(" at ")?;
-    let is_time = matches!(form(behind, &Budget::new()), Some(Form::Clock(time)) if time.after_noon.is_some());
+    let is_time =
+        matches!(form(behind, &Budget::for_extraction()), Some(Form::Clock(time)) if time.after_noon.is_some());
     (is_time && !denies(subject)).then_some(behind)
 }
 

@@ -18,7 +18,7 @@ use super::{
 
 /// The expression that all of the tokens are; `None` if they are none, or may be two different ones.
 pub(super) fn expression(tokens: &[Token]) -> Option<Expression> {
-    let mut parser = Parser { tokens, at: 0, split: 0, depth: 0, in_bars: false };
+    let mut parser = Parser { tokens, at: 0, split: 0, depth: 0, letters: 0, in_bars: false };
     let expression = parser.group()?;
     (parser.at == tokens.len()).then_some(expression)
 }
@@ -29,6 +29,8 @@ struct Parser<'a> {
     /// How many digits of the number at `at` are used up: in `\frac12` it is the numerator and the denominator.
     split: usize,
     depth: usize,
+    /// How many letters have been factors.
+    letters: usize,
     /// Whether a bar would end an absolute value.
     in_bars: bool,
 }
@@ -322,7 +324,7 @@ impl<'a> Parser<'a> {
         };
         let (above, below, tokens) = match rest {
             [Token { kind: Kind::Command(frac), .. }, rest @ ..] if frac == "frac" => {
-                let mut inner = Parser { tokens: rest, at: 0, split: 0, depth: self.depth, in_bars: false };
+                let mut inner = Parser { tokens: rest, at: 0, split: 0, depth: self.depth, letters: 0, in_bars: false };
                 let (above, below) = (inner.numeral()?, inner.numeral()?);
                 if inner.split > 0 {
                     return None;

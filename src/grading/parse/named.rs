@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Parser;
 use crate::grading::{
+    budget::MAX_LETTERS,
     expression::{Expression, Function},
     lex::{Gap, Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
@@ -35,6 +36,10 @@ impl Parser<'_> {
             }
         }
         let letters = letters(word).or_else(|| self.is_term(word).then(|| each_letter(word)))?;
+        self.letters += letters.len();
+        if self.letters > MAX_LETTERS {
+            return None;
+        }
         // `xdx` is a product of three letters, or of two.
         if (1..letters.len()).any(|at| differential(&word[at..]).is_some() || self.variable_of(&word[at..]).is_some()) {
             return None;
