@@ -1482,6 +1482,7 @@ unknown(
     r"6 or \boxed{5}",
     r"$6$ or $\boxed{5}$",
     r"x = 6 or x = \boxed{5}",
+    r"x = \boxed{5} or x = 6",
     r"\boxed{5} R 2",
     r"\boxed{5} r 2",
 )
@@ -1501,6 +1502,8 @@ same("a time in a sentence", "5 years", "He was there 5 years ago.")
 same("signs of logic join statements", "x = 1 or x = 2", r"x = 1 \lor x = 2", "x = 1 ∨ x = 2", r"x = 1 \vee x = 2")
 same("signs of logic that cut an interval", "(1, 3)", r"x > 1 \land x < 3", "x > 1 ∧ x < 3")
 unknown("signs of logic join no values", "p ∧ q", "p ∨ q", r"p \lor q", "2 ∨ 3", "(x < 1 ∧ x > 0) ∨ x = 3")
+unknown("one of several conditions", "a < b or b < c", r"x + y < 2 \lor xy > 1", "2x + y = 3 or x - y = 1")
+same("several conditions", "a < b and b < c", "b < c, a < b", r"a < b \land b < c")
 same("dates", "March 5", "Mar 5", "5 March", "5th of Mar")
 same("dates in September", "September 5", "Sept 5", "Sep. 5")
 others("no month", "March 5", "Marc 5", "Marching 5")

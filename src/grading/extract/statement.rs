@@ -108,7 +108,11 @@ fn alternatives<'a>(before: &'a str, behind: &'a str) -> impl Iterator<Item = &'
         other.split_whitespace().next_back().filter(|_| is_name)
     };
     let before = before.rsplit_once(" or ").and_then(last);
-    let behind = behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(|or| or.split_whitespace().next());
+    let first = |other: &'a str| match other.split_once('=') {
+        Some((name, value)) if !name.trim().contains(' ') => value.split_whitespace().next(),
+        _ => other.split_whitespace().next(),
+    };
+    let behind = behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(first);
     [before, behind].into_iter().flatten().map(|word| word.trim_matches(['$', '.', ',']))
 }
 
@@ -426,6 +430,7 @@ mod tests {
             ". Adding 1 gives 6.",
             ". $x = 6$ is also a solution.",
             " or 6",
+            "$ or $x = 6$",
         ] {
             assert!(is_contradicted("5", "", behind), "{behind}");
         }

@@ -90,6 +90,12 @@ impl Reader<'_> {
         {
             return if *words == ["and"] { Amount::total(&amounts) } else { None };
         }
+        // Of several conditions all hold, or one does; of several values each is one.
+        let is_condition =
+            |form: &Form| matches!(form, Form::Inequality(..) | Form::Chain(..) | Form::Equation(_, None));
+        if words.contains(&"or") && forms.iter().any(is_condition) {
+            return None;
+        }
         let names: Vec<&str> = forms.iter().filter_map(name).collect();
         let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(together(forms, words)) };
         if names.len() == forms.len() && names.iter().any(|name| *name != first) {
