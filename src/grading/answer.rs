@@ -6,6 +6,7 @@ use super::{
     form::Form,
     key::{Detail, Key, Names, Shape, Units, shape},
     kind::AnswerKind,
+    names::{part_name, part_number},
     read,
     words::fold,
 };
@@ -37,25 +38,29 @@ impl Answer {
     /// Reads an answer as it is written at the end of a response; `None` if it is not understood within the bounds, or
     /// is not of the kind.
     pub fn read(text: &str, kind: AnswerKind) -> Option<Self> {
-        let budget = Budget::new();
+        Self::read_within(text, kind, &Budget::new())
+    }
+
+    /// As [`Answer::read`], with what is left of a budget.
+    pub(super) fn read_within(text: &str, kind: AnswerKind, budget: &Budget) -> Option<Self> {
         let letter = if kind == AnswerKind::Auto { lettered_choice(text) } else { None };
         let form = match kind {
             AnswerKind::Choice => Form::Text(choice(text)?.to_string()),
             AnswerKind::Text => Some(fold(text)).filter(|text| !text.is_empty()).map(Form::Text)?,
-            AnswerKind::Auto => form_of(text, &budget).or_else(|| letter.map(|_| Form::Text(fold(text))))?,
-            AnswerKind::Math => form_of(text, &budget).filter(|form| !matches!(form, Form::Text(_)))?,
-            AnswerKind::Number => form_of(text, &budget).filter(is_number)?,
+            AnswerKind::Auto => form_of(text, budget).or_else(|| letter.map(|_| Form::Text(fold(text))))?,
+            AnswerKind::Math => form_of(text, budget).filter(|form| !matches!(form, Form::Text(_)))?,
+            AnswerKind::Number => form_of(text, budget).filter(is_number)?,
         };
-        let key = Key(shape(&form, Detail::FULL, &budget)?);
-        let mut shorter = shorter(&form, &key, &budget);
+        let key = Key(shape(&form, Detail::FULL, budget)?);
+        let mut shorter = shorter(&form, &key, budget);
         // The letter of a choice stands for all of it.
         if let (Some(letter), Form::Text(_)) = (letter, &form) {
-            let alone = letter_form(letter, &budget).and_then(|form| shape(&form, Detail::FULL, &budget));
+            let alone = letter_form(letter, budget).and_then(|form| shape(&form, Detail::FULL, budget));
             shorter.extend(alone.map(|shape| Shorter { key: Key(shape), bare: false, sure: true }));
         }
         let other_readings = match kind {
             AnswerKind::Choice | AnswerKind::Text => vec![],
-            _ => other_readings(text, &form, &budget),
+            _ => other_readings(text, &form, budget),
         };
         Some(Self { key, shorter, other_readings, form })
     }
@@ -97,8 +102,46 @@ fn letter_form(letter: char, budget: &Budget) -> Option<Form> {
 /// The keys of a text in its other readings.
 fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
     let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
-    let forms = pointed(text, budget).into_iter().chain(is_formula.then(|| measured(text, budget)).flatten());
+    let respelled =
+        [with_decimal_point, with_sterling, with_colon, with_rows].into_iter().filter_map(|with| with(text));
+    let forms = respelled
+        .filter_map(|text| read::form(&text, budget))
+        .chain(is_formula.then(|| measured(text, budget)).flatten())
+        .chain(as_parts(form));
     forms.filter_map(|form| shape(&form, Detail::FULL, budget).map(Key)).collect()
+}
+
+/// A list as the parts of an answer in their order, which a list does not have.
+fn as_parts(form: &Form) -> Option<Form> {
+    const MOST: usize = 8;
+    let values = match form {
+        Form::Several(values) => values,
+        Form::Values(points) if points.iter().all(|point| matches!(point, Form::Tuple(_))) => points,
+        _ => return None,
+    };
+    let parts = || values.iter().enumerate().map(|(at, value)| (part_name(at + 1), value.clone())).collect();
+    (values.len() <= MOST && !form.has_names()).then(|| Form::Assignments(parts(), false))
+}
+
+/// `10 pounds` as money.
+fn with_sterling(text: &str) -> Option<String> {
+    text.contains("pound").then(|| text.replace("pounds", "GBP").replace("pound", "GBP"))
+}
+
+/// `3 to 4` as a ratio.
+fn with_colon(text: &str) -> Option<String> {
+    let is_integer = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let (first, second) = text.trim().split_once(" to ")?;
+    (is_integer(first) && is_integer(second)).then(|| format!("{first}:{second}"))
+}
+
+/// `[[1, 2], [3, 4]]` as a matrix.
+fn with_rows(text: &str) -> Option<String> {
+    let compact = text.contains('[').then(|| text.replace([' ', '$'], ""))?;
+    let rows: Vec<&str> = compact.strip_prefix("[[")?.strip_suffix("]]")?.split("],[").collect();
+    let is_flat = |row: &&str| !row.contains(['[', ']', '(', '{', ';']);
+    let entries = || rows.join("\\\\").replace(',', "&");
+    rows.iter().all(is_flat).then(|| format!("\\begin{{matrix}}{}\\end{{matrix}}", entries()))
 }
 
 /// What a text is with its letters as those of a unit.
@@ -129,6 +172,8 @@ fn shorter(form: &Form, key: &Key, budget: &Budget) -> Vec<Shorter> {
     // The order of names counts where they are in a tuple; in a list, their own order gives one.
     let names = match form {
         Form::Assignments(_, true) => vec![Names::Written],
+        // So does the order of the parts of an answer.
+        Form::Assignments(pairs, _) if pairs.iter().all(|(name, _)| part_number(name).is_some()) => vec![Names::Sorted],
         _ => vec![Names::Sorted, Names::Loose],
     };
     if form.has_names() {

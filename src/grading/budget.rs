@@ -3,15 +3,17 @@
 use std::cell::{Cell, RefCell};
 
 use super::{
-    evaluate::Scalar,
+    evaluate::{Asked, Digest},
     expression::Expression,
-    numeric::{complex::Complex, elementary::Elementary},
+    numeric::{complex::Complex, elementary::Elementary, part::Number},
 };
 
 /// The longest answer, in bytes, that is read as more than text.
 pub(super) const MAX_BYTES: usize = 2000;
 /// The most tokens of an answer.
 pub(super) const MAX_TOKENS: usize = 600;
+/// The most letters that are factors in an expression, where words are products.
+pub(super) const MAX_LETTERS: usize = 300;
 /// How deeply brackets, braces and operators may be nested. A level of parsing takes a few stack frames.
 pub(super) const MAX_DEPTH: usize = 40;
 /// The most digits of all numbers of an answer together, were they written without exponents.
@@ -19,20 +21,35 @@ pub(super) const MAX_DIGITS: usize = 4000;
 /// The most bits of a numerator or a denominator; about 1,200 decimal digits. What is longer is not computed.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
-const STEPS: u32 = 4000;
+const STEPS: u32 = 3000;
+/// Steps in which one part of a response is looked at that may be its answer.
+const EXTRACTION_STEPS: u32 = 1000;
 /// Steps in which an answer is compared, in one tally, with those that it may be a rounding of.
 const ROUNDING_STEPS: u32 = 80;
+
+/// What was asked of an expression, and the answer.
+struct Known {
+    asked: Asked,
+    of: Expression,
+    numbers: Option<Vec<Number>>,
+}
 
 /// The steps that are left, and what has been computed with the others.
 pub(super) struct Budget {
     left: Cell<u32>,
-    known: RefCell<Vec<(Expression, Option<Scalar>)>>,
+    known: RefCell<Vec<Known>>,
     values: RefCell<Vec<(Elementary, Complex, Complex)>>,
+    drawn: RefCell<Vec<(Digest, Complex)>>,
 }
 
 impl Budget {
     pub fn new() -> Self {
         Self::of(STEPS)
+    }
+
+    /// For a part of a response that may be its answer.
+    pub fn for_extraction() -> Self {
+        Self::of(EXTRACTION_STEPS)
     }
 
     /// For the roundings of one answer in a tally.
@@ -41,7 +58,12 @@ impl Budget {
     }
 
     fn of(steps: u32) -> Self {
-        Self { left: Cell::new(steps), known: RefCell::new(vec![]), values: RefCell::new(vec![]) }
+        Self {
+            left: Cell::new(steps),
+            known: RefCell::default(),
+            values: RefCell::default(),
+            drawn: RefCell::default(),
+        }
     }
 
     /// Takes so many steps; `None` if fewer are left.
@@ -62,13 +84,29 @@ impl Budget {
         Some(value)
     }
 
-    /// What `compute` says of an expression, which is asked once only.
-    pub fn remember(&self, expression: &Expression, compute: impl FnOnce() -> Option<Scalar>) -> Option<Scalar> {
-        let known = self.known.borrow().iter().find(|(own, _)| own == expression).map(|(_, scalar)| scalar.clone());
+    /// The number that a digest draws, which is drawn once.
+    pub fn at_random(&self, digest: Digest) -> Complex {
+        let known = self.drawn.borrow().iter().find(|(own, _)| *own == digest).map(|(_, number)| number.clone());
         known.unwrap_or_else(|| {
-            let scalar = compute();
-            self.known.borrow_mut().push((expression.clone(), scalar.clone()));
-            scalar
+            let number = digest.complex();
+            self.drawn.borrow_mut().push((digest, number.clone()));
+            number
+        })
+    }
+
+    /// What `compute` says of an expression, which is asked once only.
+    pub fn remember(
+        &self,
+        asked: Asked,
+        expression: &Expression,
+        compute: impl FnOnce() -> Option<Vec<Number>>,
+    ) -> Option<Vec<Number>> {
+        let is_it = |known: &&Known| known.asked == asked && known.of == *expression;
+        let known = self.known.borrow().iter().find(is_it).map(|known| known.numbers.clone());
+        known.unwrap_or_else(|| {
+            let numbers = compute();
+            self.known.borrow_mut().push(Known { asked, of: expression.clone(), numbers: numbers.clone() });
+            numbers
         })
     }
 }

@@ -46,7 +46,9 @@ fn with_unit(text: &str) -> String {
 }
 
 /// LaTeX spellings with another one that means the same. The order matters.
-const REWRITES: [(&str, &str); 60] = [
+const REWRITES: [(&str, &str); 64] = [
+    ("\\begin{vmatrix}", "|\\begin{matrix}"),
+    ("\\end{vmatrix}", "\\end{matrix}|"),
     ("\\left.", ""),
     ("\\right.", ""),
     ("\\left", ""),
@@ -68,6 +70,8 @@ const REWRITES: [(&str, &str); 60] = [
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
     ("\\cfrac", "\\frac"),
+    ("^{\\prime}", "'"),
+    ("^\\prime", "'"),
     ("^{\\circ}", "\u{b0}"),
     ("^\\circ", "\u{b0}"),
     ("^ \\circ", "\u{b0}"),
@@ -110,7 +114,7 @@ const REWRITES: [(&str, &str); 60] = [
 ];
 
 /// Letters and signs outside ASCII with what they are in LaTeX.
-const SIGNS: [(char, &str); 74] = [
+const SIGNS: [(char, &str); 76] = [
     ('\u{2212}', "-"),
     ('\u{2013}', "-"),
     ('\u{2010}', "-"),
@@ -170,6 +174,8 @@ const SIGNS: [(char, &str); 74] = [
     ('\u{3c3}', "\\sigma "),
     ('\u{3c4}', "\\tau "),
     ('\u{3c6}', "\\phi "),
+    ('\u{3d5}', "\\varphi "),
+    ('\u{3f5}', "\\varepsilon "),
     ('\u{3c9}', "\\omega "),
     ('\u{394}', "\\Delta "),
     ('\u{3a9}', "\\Omega "),
@@ -181,8 +187,8 @@ const SIGNS: [(char, &str); 74] = [
     ('\u{2309}', "\\rceil "),
     ('\u{ba}', "\u{b0}"),
     ('\u{2124}', "\\mathbb{Z}"),
-    ('\u{2228}', "\\text{ or }"),
-    ('\u{2227}', "\\text{ and }"),
+    ('\u{2228}', "\\lor "),
+    ('\u{2227}', "\\land "),
     ('\u{2014}', "-"),
     ('\u{3bd}', "\\nu "),
 ];

@@ -7,7 +7,7 @@ use super::{
     form::Form,
     lex::{Kind, Token},
     names::name_of,
-    read::{bracketed, is_sign, outer},
+    read::{bracketed, is_sign, junction, outer, split},
 };
 
 /// Whether these tokens have the sign of a congruence.
@@ -19,7 +19,8 @@ fn sign(tokens: &[Token]) -> Option<usize> {
     outer(tokens).find(|(_, token)| token.kind == Kind::Command("equiv".into())).map(|(at, _)| at)
 }
 
-/// `x \equiv 7 \pmod 5`: what `x` is, is `2 mod 5` in words. Others than of integers are not understood.
+/// `x \equiv 7 \pmod 5`: what `x` is, is `2 mod 5` in words, and one of several for `x \equiv 1, 4 \pmod 5`. Others than of
+/// integers are not understood.
 pub(super) fn congruence(tokens: &[Token]) -> Option<Form> {
     let at = sign(tokens)?;
     let (name, behind) = (name_of(&tokens[..at])?, &tokens[at + 1..]);
@@ -33,9 +34,15 @@ pub(super) fn congruence(tokens: &[Token]) -> Option<Form> {
         }
         bare => bare,
     };
-    let (residue, modulus) = (integer(residue)?, integer(modulus).filter(BigInt::is_positive)?);
-    let least = ((residue % &modulus) + &modulus) % &modulus;
-    Some(Form::Named(name, Box::new(Form::Text(format!("{least} mod {modulus}")))))
+    let modulus = integer(modulus).filter(BigInt::is_positive)?;
+    let class = |residue: &[Token]| {
+        let least = ((integer(residue)? % &modulus) + &modulus) % &modulus;
+        Some(Form::Text(format!("{least} mod {modulus}")))
+    };
+    let separates = |token: &Token| is_sign(token, ',') || junction(token).is_some();
+    let parts = split(residue, separates).into_iter().filter(|part| !part.is_empty());
+    let mut classes: Vec<Form> = parts.map(class).collect::<Option<_>>()?;
+    Some(Form::Named(name, Box::new(if classes.len() == 1 { classes.remove(0) } else { Form::Values(classes) })))
 }
 
 /// `\pmod`, `\bmod`, `\mod`, and the word.

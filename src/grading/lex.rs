@@ -326,6 +326,8 @@ impl<'a> Lexer<'a> {
             "approx" | "simeq" => Some(Kind::Sign('\u{2248}')),
             "in" => Some(Kind::Sign('\u{2208}')),
             "notin" => Some(Kind::Sign('\u{2209}')),
+            // One letter, in two shapes.
+            "varphi" | "varepsilon" | "vartheta" | "varrho" => Some(Kind::Command(name["var".len()..].to_owned())),
             // One arrow, however long.
             "overrightarrow" => Some(Kind::Command("vec".to_owned())),
             // Letters without dots, below hats.

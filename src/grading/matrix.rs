@@ -4,12 +4,33 @@ use super::expression::Expression;
 
 type Rows = Vec<Vec<Expression>>;
 
-/// The most nodes of all entries of a product together.
+/// The most nodes of all entries of a product, or of all products of a determinant, together.
 const MAX_SIZE: usize = 4000;
 
 /// The entries of an expression that is a matrix; `None` if it is a number, `Some(None)` if it is neither.
 pub(super) fn rows(expression: &Expression) -> Option<Option<Rows>> {
     has_matrix(expression).then(|| value(expression))
+}
+
+/// The determinant of a matrix of few rows, by those of its parts; `None` for another one.
+pub(super) fn determinant(rows: &[Vec<Expression>]) -> Option<Expression> {
+    const MOST_ROWS: usize = 4;
+    let (first, others) = rows.split_first()?;
+    // Each entry is in as many products as there are orders of the other rows.
+    let size = rows.iter().flatten().map(Expression::size).sum::<usize>() * (1..rows.len()).product::<usize>();
+    if rows.len() > MOST_ROWS || size > MAX_SIZE || rows.iter().any(|row| row.len() != rows.len()) {
+        return None;
+    }
+    if others.is_empty() {
+        return first.first().cloned();
+    }
+    let term = |(column, entry): (usize, &Expression)| {
+        let without = |row: &Vec<Expression>| [&row[..column], &row[column + 1..]].concat();
+        let minor = determinant(&others.iter().map(without).collect::<Vec<_>>())?;
+        let term = Expression::Product(vec![entry.clone(), minor]);
+        Some(if column % 2 == 0 { term } else { term.negative() })
+    };
+    first.iter().enumerate().map(term).collect::<Option<_>>().map(Expression::Sum)
 }
 
 fn has_matrix(expression: &Expression) -> bool {

@@ -9,6 +9,8 @@ use super::{
 /// The most tokens of a name.
 const MAX_TOKENS: usize = 24;
 
+const PART: &str = "part ";
+
 /// The text of a name: of one unknown, or of a ratio of unknowns. `None` for a formula, whose value is not that of an
 /// unknown: 5 is not what `x/2 = 5` says.
 pub(super) fn name_of(tokens: &[Token]) -> Option<String> {
@@ -23,6 +25,16 @@ pub(super) fn name_of(tokens: &[Token]) -> Option<String> {
         }
         _ => is_name.then(|| spelled(tokens)),
     }
+}
+
+/// The name of a part of an answer by its number: that of `(b)` is `part 2`.
+pub(super) fn part_name(number: usize) -> String {
+    format!("{PART}{number}")
+}
+
+/// The number of the part of an answer that has this name.
+pub(super) fn part_number(name: &str) -> Option<usize> {
+    name.strip_prefix(PART)?.parse().ok()
 }
 
 /// The names in `(x, y)`.

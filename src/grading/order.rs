@@ -17,6 +17,8 @@ struct Letter<'a> {
     is_vector: bool,
     /// Whether it is raised to -1 or to T, which may be the sign of an inverse or a transpose.
     is_turned: bool,
+    /// Whether it is raised to T.
+    is_transposed: bool,
 }
 
 impl Letter<'_> {
@@ -59,13 +61,14 @@ fn has_three_vectors(tokens: &[Token], products: &[Vec<Letter>]) -> bool {
 }
 
 /// Whether an inverse or a transpose is next to a letter of the kind that matrices have, or is one of a letter that is
-/// there too.
+/// there too. A transpose is next to any letter, `A^Tv`.
 fn has_inverse(products: &[Vec<Letter>]) -> bool {
     let is_matrix = |letter: &&Letter| letter.is_marked || letter.is_capital();
     let is_there = |turned: &Letter| products.iter().flatten().any(|letter| letter.is(turned) && !letter.is_turned);
     products.iter().any(|product| {
         let mut turned = product.iter().filter(is_matrix).filter(|letter| letter.is_turned);
-        turned.any(|turned| product.iter().filter(is_matrix).count() > 1 || is_there(turned))
+        let matrices = product.iter().filter(is_matrix).count();
+        turned.any(|turned| matrices > 1 || is_there(turned) || turned.is_transposed && product.len() > 1)
     })
 }
 
@@ -114,7 +117,14 @@ fn collect<'a>(tokens: &'a [Token], products: &mut Vec<Vec<Letter<'a>>>) {
 
 /// The letters that tokens begin with, and how many tokens they are.
 fn named(tokens: &[Token]) -> Option<(Vec<Letter<'_>>, usize)> {
-    let letter = |name, is_marked| Letter { name, index: &[], is_marked, is_vector: false, is_turned: false };
+    let letter = |name, is_marked| Letter {
+        name,
+        index: &[],
+        is_marked,
+        is_vector: false,
+        is_turned: false,
+        is_transposed: false,
+    };
     match tokens {
         [Token { kind: Kind::Command(mark), .. }, group, Token { kind: Kind::Word(name), .. }, end, ..]
             if is_decoration(mark) && group.kind == Kind::Group && end.kind == Kind::EndGroup =>
@@ -146,19 +156,27 @@ fn attached<'a>(letter: &mut Letter<'a>, mut tokens: &'a [Token]) -> &'a [Token]
         if is_sign(sign, '_') {
             letter.index = argument;
         } else if is_sign(sign, '^') {
-            letter.is_turned |= turns(argument);
+            letter.is_transposed |= transposes(argument);
+            letter.is_turned |= letter.is_transposed || inverts(argument);
         }
         tokens = after;
     }
     tokens
 }
 
-/// Whether an exponent is -1 or T.
-fn turns(exponent: &[Token]) -> bool {
+/// Whether an exponent is -1.
+fn inverts(exponent: &[Token]) -> bool {
     match exponent {
         [minus, Token { kind: Kind::Number(one), .. }] => is_sign(minus, '-') && one.digits == "1",
+        _ => matches!(bracketed(exponent), Some((Kind::Group, inner, _)) if inverts(inner)),
+    }
+}
+
+/// Whether an exponent is the sign of a transpose.
+pub(super) fn transposes(exponent: &[Token]) -> bool {
+    match exponent {
         [Token { kind: Kind::Word(name), .. }] => name == "T",
         [Token { kind: Kind::Command(name), .. }] => matches!(name.as_str(), "top" | "intercal"),
-        _ => matches!(bracketed(exponent), Some((Kind::Group, inner, _)) if turns(inner)),
+        _ => matches!(bracketed(exponent), Some((Kind::Group, inner, _)) if transposes(inner)),
     }
 }

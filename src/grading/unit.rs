@@ -1,8 +1,9 @@
 //! Units of measurement, as powers of base units with a factor.
 
+mod known;
+
 use std::fmt;
 
-use num_bigint::BigInt;
 use num_rational::BigRational;
 use num_traits::One;
 
@@ -11,6 +12,7 @@ use super::{
     numerals::number_word,
     vocabulary::{Words, changes_number},
 };
+use known::{known, power_of};
 
 /// What a quantity is counted in: powers of base units, which are sorted, and each there once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,113 +37,6 @@ impl fmt::Display for Unit {
     }
 }
 
-/// A unit that is known, as so many times a base unit.
-struct Known {
-    /// Its signs; those of one letter only where they are set as text.
-    symbols: &'static [&'static str],
-    /// Its names in the singular, in lower case.
-    names: &'static [&'static str],
-    base: &'static str,
-    factor: (i64, i64),
-    /// Whether it may have a prefix such as kilo.
-    metric: bool,
-}
-
-type Spellings = &'static [&'static str];
-
-const fn metric(symbols: Spellings, names: Spellings, base: &'static str) -> Known {
-    Known { symbols, names, base, factor: (1, 1), metric: true }
-}
-
-const fn plain(symbols: Spellings, names: Spellings, base: &'static str, over: i64, under: i64) -> Known {
-    Known { symbols, names, base, factor: (over, under), metric: false }
-}
-
-const UNITS: [Known; 59] = [
-    metric(&["m"], &["meter", "metre"], "m"),
-    metric(&["g"], &["gram"], "g"),
-    metric(&["s"], &["second", "sec"], "s"),
-    metric(&["L", "l"], &["liter", "litre"], "L"),
-    metric(&["N"], &["newton"], "N"),
-    metric(&["J"], &["joule"], "J"),
-    metric(&["W"], &["watt"], "W"),
-    Known { factor: (3600, 1), ..metric(&["Wh"], &["watthour"], "J") },
-    metric(&["V"], &["volt"], "V"),
-    metric(&["A"], &["ampere", "amp"], "A"),
-    metric(&["Hz"], &["hertz"], "Hz"),
-    metric(&["Pa"], &["pascal"], "Pa"),
-    metric(&["K"], &["kelvin"], "K"),
-    metric(&["mol"], &["mole"], "mol"),
-    metric(&["eV"], &["electronvolt"], "eV"),
-    metric(&["Omega"], &["ohm"], "ohm"),
-    metric(&["cal"], &["calorie"], "cal"),
-    metric(&["B"], &["byte"], "byte"),
-    metric(&["b"], &["bit"], "bit"),
-    plain(&[], &["coulomb"], "coulomb", 1, 1),
-    plain(&[], &["tonne"], "g", 1_000_000, 1),
-    plain(&[], &["kilo"], "g", 1000, 1),
-    plain(&["ha"], &["hectare"], "hectare", 1, 1),
-    plain(&[], &["in", "inch"], "m", 254, 10_000),
-    plain(&[], &["ft", "foot", "feet"], "m", 3048, 10_000),
-    plain(&[], &["yd", "yard"], "m", 9144, 10_000),
-    plain(&[], &["mi", "mile"], "m", 1_609_344, 1000),
-    plain(&[], &["lb", "pound"], "lb", 1, 1),
-    plain(&[], &["oz", "ounce"], "oz", 1, 1),
-    // Of two thousand pounds, or of more.
-    plain(&[], &["ton"], "ton", 1, 1),
-    plain(&[], &["min", "minute"], "s", 60, 1),
-    plain(&["h"], &["hr", "hour"], "s", 3600, 1),
-    plain(&[], &["day"], "s", 86_400, 1),
-    plain(&[], &["week"], "s", 604_800, 1),
-    plain(&[], &["month"], "month", 1, 1),
-    plain(&[], &["yr", "year"], "month", 12, 1),
-    plain(&[], &["gal", "gallon"], "gallon", 1, 1),
-    plain(&[], &["quart"], "quart", 1, 1),
-    plain(&[], &["pint"], "pint", 1, 1),
-    plain(&[], &["cup"], "cup", 1, 1),
-    plain(&[], &["tablespoon"], "tablespoon", 1, 1),
-    plain(&[], &["teaspoon"], "teaspoon", 1, 1),
-    plain(&["\u{b0}"], &["degree", "deg"], "degree", 1, 1),
-    plain(&["degree C"], &["celsius"], "degree C", 1, 1),
-    plain(&["degree F"], &["fahrenheit"], "degree F", 1, 1),
-    plain(&[], &["rad", "radian"], "radian", 1, 1),
-    plain(&["$", "US"], &["dollar", "usd", "buck"], "dollar", 1, 1),
-    plain(&["\u{a2}"], &["cent"], "dollar", 1, 100),
-    plain(&["\u{20ac}"], &["euro", "eur"], "euro", 1, 1),
-    plain(&["\u{a3}"], &["gbp"], "pound sterling", 1, 1),
-    plain(&["\u{a5}"], &["yen", "jpy"], "yen", 1, 1),
-    plain(&[], &["yuan", "rmb", "cny"], "yuan", 1, 1),
-    plain(&["\u{20b9}"], &["rupee", "inr"], "rupee", 1, 1),
-    plain(&[], &["acre"], "acre", 1, 1),
-    plain(&[], &["unit"], "unit", 1, 1),
-    plain(&[], &["person", "people"], "person", 1, 1),
-    plain(&[], &["child", "children"], "child", 1, 1),
-    plain(&[], &["man", "men"], "man", 1, 1),
-    plain(&[], &["woman", "women"], "woman", 1, 1),
-];
-
-/// Symbols of prefixes, their names, and the power of ten that they are.
-const PREFIXES: [(&[&str], &str, i32); 7] = [
-    (&["k", "K"], "kilo", 3),
-    (&["M"], "mega", 6),
-    (&["G"], "giga", 9),
-    (&["d"], "deci", -1),
-    (&["c"], "centi", -2),
-    (&["m"], "milli", -3),
-    (&["\u{b5}", "u"], "micro", -6),
-];
-
-impl Known {
-    fn is(&self, symbol: &str, name: &str) -> bool {
-        self.symbols.contains(&symbol) || self.names.contains(&name)
-    }
-
-    /// Whether it may have the prefix for a power of ten: `dV` is no tenth of a volt.
-    fn takes(&self, power: i32) -> bool {
-        self.metric && (!matches!(power, -1 | -2) || matches!(self.base, "m" | "g" | "L"))
-    }
-}
-
 /// Words for several units, where they stand alone.
 const SHORT: [(&str, [&str; 3]); 4] = [
     ("mph", ["mile", "per", "hour"]),
@@ -153,23 +48,6 @@ const SHORT: [(&str, [&str; 3]); 4] = [
 /// The words that a short one stands for.
 fn spelled_out(word: &str) -> Option<[String; 3]> {
     SHORT.iter().find(|(short, _)| word.eq_ignore_ascii_case(short)).map(|(_, long)| long.map(str::to_owned))
-}
-
-/// The base unit of a word and its factor. Symbols have their case, names have none; plurals are the singular.
-fn known(word: &str) -> Option<(&'static str, BigRational)> {
-    let symbol = singular(word);
-    let name = symbol.to_lowercase();
-    let prefixed = || {
-        PREFIXES.iter().find_map(|(symbols, prefix, power)| {
-            let symbol = symbols.iter().find_map(|prefix| symbol.strip_prefix(prefix));
-            let name = name.strip_prefix(prefix);
-            let (symbol, name) = (symbol.or(name)?, name.unwrap_or_default());
-            Some((UNITS.iter().find(|unit| unit.takes(*power) && unit.is(symbol, name))?, *power))
-        })
-    };
-    let (unit, power) = UNITS.iter().find(|unit| unit.is(&symbol, &name)).map(|unit| (unit, 0)).or_else(prefixed)?;
-    let factor = BigRational::new(BigInt::from(unit.factor.0), BigInt::from(unit.factor.1));
-    Some((unit.base, factor * num_traits::pow::Pow::pow(BigRational::from_integer(BigInt::from(10)), power)))
 }
 
 /// Whether a word or sign is a unit.
@@ -239,7 +117,8 @@ const MOVES: [&str; 15] = [
     "turn", "digit",
 ];
 
-/// The most words for one thing that is counted.
+/// The most words and signs of a unit, and the most words for one thing that is counted.
+const MAX_PARTS: usize = 24;
 const MAX_WORDS: usize = 4;
 
 /// A unit with the factor to its base units.
@@ -253,7 +132,7 @@ pub(super) struct Measure {
 
 /// The unit that tokens behind a number are; `None` if they are none.
 pub(super) fn unit(tokens: &[Token]) -> Option<Measure> {
-    let words = words(tokens)?;
+    let words = words(tokens).filter(|words| words.len() <= MAX_PARTS)?;
     let ends = |filler: &&&str| words.ends_with(&filler.split(' ').map(str::to_owned).collect::<Vec<_>>());
     let filled = FILLERS.iter().find(ends).map_or(0, |filler| filler.split(' ').count());
     let words = without_dimension(without_left(without_more(&words[..words.len() - filled])));
@@ -357,8 +236,9 @@ impl Measure {
                 }
                 continue;
             }
-            self.factor *= num_traits::pow::Pow::pow(scale, exponent * sign);
-            self.unit.multiply(base, exponent * sign);
+            let (base, power, of_base) = power_of(base);
+            self.factor *= num_traits::pow::Pow::pow(scale * of_base, exponent * sign);
+            self.unit.multiply(base, power * exponent * sign);
         }
         Some(())
     }

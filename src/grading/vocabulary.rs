@@ -70,41 +70,10 @@ const FUNCTIONS: [(&str, Function); 24] = [
     ("lcm", Function::Lcm),
 ];
 
-const GREEK: [&str; 34] = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "varepsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "vartheta",
-    "iota",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "upsilon",
-    "phi",
-    "varphi",
-    "chi",
-    "psi",
-    "omega",
-    "Gamma",
-    "Delta",
-    "Theta",
-    "Lambda",
-    "Sigma",
-    "Phi",
-    "Psi",
-    "Omega",
-    "ell",
+const GREEK: [&str; 31] = [
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Sigma",
+    "Phi", "Psi", "Omega", "ell",
 ];
 
 pub(super) fn function(name: &str) -> Option<Function> {
@@ -118,7 +87,7 @@ pub(super) fn is_function(name: &str) -> bool {
 
 /// Whether a word names something in formulas.
 pub(super) fn is_formula_word(word: &str) -> bool {
-    function(word).is_some() || matches!(word, "sqrt" | "pi" | "exp" | "cbrt") || letters(word).is_some()
+    function(word).is_some() || matches!(word, "sqrt" | "pi" | "exp" | "cbrt") || is_product(word)
 }
 
 /// Two letters that are a word of English rather than a product.
@@ -128,23 +97,22 @@ const SHORT_WORDS: [&str; 46] = [
     "oz", "hr", "hz", "kj", "kw", "dm", "mi", "yd",
 ];
 
-/// The letters of a word that is a product of them: two letters that are no word, or a few without a vowel.
-pub(super) fn letters(word: &str) -> Option<Vec<&str>> {
-    let lower = word.to_ascii_lowercase();
-    let is_product = match word.chars().count() {
-        1 => true,
-        2 => !SHORT_WORDS.contains(&lower.as_str()),
-        3..=5 => {
-            !lower.contains(['a', 'e', 'i', 'o', 'u'])
-                && !["fps", "pct", "sqrt", "hmm"].contains(&lower.as_str())
-                && !is_unit_word(word)
+/// Whether a word is a product of its letters: two letters that are no word, or a few without a vowel.
+fn is_product(word: &str) -> bool {
+    const OTHERS: [&str; 4] = ["fps", "pct", "sqrt", "hmm"];
+    let is_any = |words: &[&str]| words.iter().any(|own| own.eq_ignore_ascii_case(word));
+    word.bytes().all(|b| b.is_ascii_alphabetic())
+        && match word.len() {
+            1 => true,
+            2 => !is_any(&SHORT_WORDS),
+            3..=5 => !word.bytes().any(|b| b"aeiouAEIOU".contains(&b)) && !is_any(&OTHERS) && !is_unit_word(word),
+            _ => false,
         }
-        _ => false,
-    };
-    if !is_product || !word.chars().all(|c| c.is_ascii_alphabetic()) {
-        return None;
-    }
-    Some(each_letter(word))
+}
+
+/// The letters of a word that is a product of them.
+pub(super) fn letters(word: &str) -> Option<Vec<&str>> {
+    is_product(word).then(|| each_letter(word))
 }
 
 pub(super) fn each_letter(word: &str) -> Vec<&str> {

@@ -114,7 +114,27 @@ fn twelve(after_noon: bool) -> Form {
     Form::Clock(Time { hour: 12, minute: 0, second: None, after_noon: Some(after_noon), is_marked: true })
 }
 
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
+const MONTHS: [&str; 12] = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+];
+
+/// The number of a month by its name, or by the three letters that are short for it.
+fn month_number(word: &str) -> Option<u32> {
+    let word = if word == "sept" { "sep" } else { word };
+    let place = MONTHS.iter().position(|name| word == *name || word == &name[..3])?;
+    u32::try_from(place + 1).ok()
+}
 
 /// `January 5, 2020`, `5th of January`, `2020-01-05`. Dates in figures alone are ambiguous but for the last.
 pub(super) fn date(text: &str) -> Option<Form> {
@@ -133,33 +153,14 @@ pub(super) fn date(text: &str) -> Option<Form> {
     let (mut year, mut month, mut day) = (None, None, None);
     for word in words {
         let ordinal = ["st", "nd", "rd", "th"].into_iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
-        let place = MONTHS.iter().position(|name| word.starts_with(name));
-        match (number(ordinal), place.map(|place| place as u32 + 1)) {
+        match (number(ordinal), month_number(word)) {
             (Some(n), _) if n <= 31 && day.is_none() => day = Some(n),
             (Some(n), _) if word.len() == 4 && year.is_none() => year = Some(n),
-            (None, Some(n)) if month.is_none() && is_month(word, n) => month = Some(n),
+            (None, Some(n)) if month.is_none() => month = Some(n),
             _ => return None,
         }
     }
     valid_date(year, month?, day?)
-}
-
-fn is_month(word: &str, number: u32) -> bool {
-    const NAMES: [&str; 12] = [
-        "january",
-        "february",
-        "march",
-        "april",
-        "may",
-        "june",
-        "july",
-        "august",
-        "september",
-        "october",
-        "november",
-        "december",
-    ];
-    word.len() == 3 || word == "sept" || NAMES[number as usize - 1] == word
 }
 
 fn valid_date(year: Option<u32>, month: u32, day: u32) -> Option<Form> {

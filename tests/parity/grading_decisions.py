@@ -1360,7 +1360,7 @@ same(
     r"x \equiv 12 \ (\text{mod } 5)",
 )
 apart("congruences", r"x \equiv 2 \pmod 5", r"x \equiv 3 \pmod 5", r"x \equiv 2 \pmod 6", r"y \equiv 2 \pmod 5", "x = 2")
-unknown("a congruence of formulas", r"2x \equiv 3 \pmod 5", r"x \equiv a \pmod n", r"x \equiv 1, 4 \pmod 5")
+unknown("a congruence of formulas", r"2x \equiv 3 \pmod 5", r"x \equiv a \pmod n", r"x \equiv a, 4 \pmod 5")
 same(
     "what is excluded, however it is written",
     r"x \neq 1, 2",
@@ -1451,6 +1451,110 @@ unknown("what stands behind a colon, and is no answer", "Given:\na = 1\nb = 2", 
 same("a condition that cuts an interval", r"x \in [0, 1], x \neq \frac{1}{2}", r"[0, \frac12) \cup (\frac12, 1]")
 apart("a condition that cuts an interval", r"x \in [0, 1], x \neq \frac{1}{2}", r"x \in [0, 1]", r"x \neq \frac12", r"x \in [0, \frac12)")
 others("a choice that is taken back", "A", "A. However, B is correct.")
+
+# Parts in their order, alternatives to a box, logic, letters in two shapes, volumes, pounds, determinants, angles
+same(
+    "a list may be that of the parts in their order",
+    "(a) $\\boxed{3}$\n(b) $\\boxed{5}$",
+    "3, 5",
+    "3 and 5",
+    "(3, 5)",
+    r"\boxed{3} for part (a) and \boxed{5} for part (b).",
+)
+others("a list is not that of the parts in another order", "(a) $\\boxed{3}$\n(b) $\\boxed{5}$", "5, 3", "5 and 3", "(5, 3)", "3 or 5", r"\{3, 5\}")
+same("points for parts", "(a) $\\boxed{(1, 2)}$\n(b) $\\boxed{(3, 4)}$", "(1, 2), (3, 4)")
+others("points for parts in another order", "(a) $\\boxed{(1, 2)}$\n(b) $\\boxed{(3, 4)}$", "(3, 4), (1, 2)")
+same("one value for two parts", "5, 5", "(a) $\\boxed{5}$\n(b) $\\boxed{5}$")
+unknown(
+    "another number beside a box",
+    *(
+        f"\\boxed{{5}}. {said}"
+        for said in (
+            "Another solution is 6.",
+            "The other solution is 6.",
+            "A second solution is 6.",
+            "$x = 6$ is also a solution.",
+            "Adding 1 gives 6.",
+            "Multiplying by 2 gives 10.",
+            "Subtracting 1, we get 4.",
+        )
+    ),
+    r"6 or \boxed{5}",
+    r"$6$ or $\boxed{5}$",
+    r"x = 6 or x = \boxed{5}",
+    r"x = \boxed{5} or x = 6",
+    r"\boxed{5} R 2",
+    r"\boxed{5} r 2",
+)
+same(
+    "what is said beside a box, and is no other answer",
+    "5",
+    r"\boxed{5}. Adding 2 and 3 gives 5.",
+    r"\boxed{5}. The other root is negative.",
+    r"\boxed{5}. Another way is to see that 2 + 3 = 5.",
+    r"five or \boxed{5}",
+    r"x = 5.0 or x = \boxed{5}",
+    r"There are red or blue ones: \boxed{5}",
+)
+others("what one might think", "5", "One might think the answer is 5")
+others("a moment is no time", "5 years", "5 years ago")
+same("a time in a sentence", "5 years", "He was there 5 years ago.")
+same("signs of logic join statements", "x = 1 or x = 2", r"x = 1 \lor x = 2", "x = 1 ∨ x = 2", r"x = 1 \vee x = 2")
+same("signs of logic that cut an interval", "(1, 3)", r"x > 1 \land x < 3", "x > 1 ∧ x < 3")
+unknown("signs of logic join no values", "p ∧ q", "p ∨ q", r"p \lor q", "2 ∨ 3", "(x < 1 ∧ x > 0) ∨ x = 3")
+unknown("one of several conditions", "a < b or b < c", r"x + y < 2 \lor xy > 1", "2x + y = 3 or x - y = 1")
+same("several conditions", "a < b and b < c", "b < c, a < b", r"a < b \land b < c")
+same("dates", "March 5", "Mar 5", "5 March", "5th of Mar")
+same("dates in September", "September 5", "Sept 5", "Sep. 5")
+others("no month", "March 5", "Marc 5", "Marching 5")
+same("a letter in two shapes", r"\phi", r"\varphi", "φ", "ϕ")
+same("letters in two shapes", r"\sin\theta + \epsilon", r"\sin\vartheta + \varepsilon")
+unknown("both shapes of a letter", r"\phi + \varphi", r"\phi = 2\varphi")
+same("volumes", r"100\text{ mL}", "100 cm³", r"0.1\text{ L}", r"10^{-4}\text{ m}^3", "100")
+same("areas", "2 hectares", "20000 square meters", "20000 m²")
+same("densities", r"2\text{ g/mL}", r"2000\text{ kg/m}^3")
+apart("volumes", "5 liters", "5 gallons", "5 meters", "5 cubic meters", "5 square meters")
+same("pounds may be money", "10 pounds", "£10", "10 lb", "10")
+apart("pounds", "£10", "10 lb", "10 kg")
+others("pounds", "10 pounds", "£20", "20 lb", "10 kg", "$10")
+same("rows in brackets may be a matrix", "[[1, 2], [3, 4]]", "[[1,2],[3,4]]", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}")
+others("rows in brackets", "[[1, 2], [3, 4]]", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}", "[1, 2], [3, 4]", "1, 2, 3, 4")
+same("a ratio in words", "3:4", "3 to 4", "6 to 8")
+others("no ratio in words", "3 to 4", "4:3", "3/4", "3, 4")
+same("determinants", "-2", r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\left|\begin{matrix}1&2\\3&4\end{matrix}\right|", r"2\begin{vmatrix}1&2\\3&4\end{vmatrix}+2")
+same("determinants of letters", "ad - bc", r"\begin{vmatrix}a&b\\c&d\end{vmatrix}", r"\begin{vmatrix}d&c\\b&a\end{vmatrix}")
+same("a determinant of three rows", "-3", r"\begin{vmatrix}1&2&3\\4&5&6\\7&8&10\end{vmatrix}")
+others("a determinant is no matrix", r"\begin{vmatrix}a&b\\c&d\end{vmatrix}", r"\begin{pmatrix}a&b\\c&d\end{pmatrix}", "bc - ad", "2")
+unknown("a determinant of a matrix that has none", r"\begin{vmatrix}1&2\\3&4\\5&6\end{vmatrix}")
+same("transposes", "A^T", r"A^\top", r"A^{\top}", "A^{T}")
+apart("transposes", "A^T", "A", "A^2", "T^A", "B^T", "A^{-1}")
+unknown("transposes in products", "A^TA", "A^Tv", "vA^T", "A^TB", r"A^\top B", r"B^\top A^\top")
+same("a block with a dot over each end", r"\frac{12}{99}", r"0.\dot1\dot2", r"0.\dot{1}\dot{2}", r"0.\overline{12}")
+same("a block with digits between the dots", r"\frac{123}{999}", r"0.\dot12\dot3", r"0.\dot{1}2\dot{3}")
+same("digits before dots", r"0.5\overline{12}", r"0.5\dot1\dot2")
+others("dots", r"0.\dot1\dot2", r"0.\dot1", "0.12", r"0.1\dot2")
+same("angles in minutes and seconds", "30.25°", "30°15'", r"30^\circ 15'", r"30^{\circ}15^{\prime}", "30°15'0''", "30.25")
+same("angles in seconds", "1.025°", "1°1'30''", "1°1'30\"")
+others("angles in minutes", "30°15'", "30.15°", "30°16'", "30°", "15")
+unknown("more minutes than a degree has", "30°75'", "30.5°15'", "1°1'75''")
+same("double factorials", "15", "5!!", r"\frac{7!!}{7}")
+same("a double factorial of an even number", "48", "6!!")
+apart("factorials", "4!!", "(4!)!", "4!", "4")
+unknown("factorials", "n!!", "4!!!")
+same("a base of one digit", r"\log_2 3", r"\log_23", r"\log_{2}3", r"\frac{\ln 3}{\ln 2}")
+same("bases of one digit", r"\log_2\frac{125}{7}", r"3\log_25-\log_27")
+others("bases", r"\log_{23}5", r"\log_235", r"\log_2 35")
+unknown("bases of two digits without braces", r"\log_10 100", r"\log_23x", r"\log_23^2")
+same(
+    "residues of one modulus",
+    r"x \equiv 1, 4 \pmod 5",
+    r"x\equiv4,1\pmod5",
+    r"x \equiv 1 \text{ or } 4 \pmod 5",
+    r"x \equiv 1 \pmod 5 \text{ or } x \equiv 4 \pmod 5",
+    "x ≡ 6, -1 (mod 5)",
+)
+others("residues of one modulus", r"x \equiv 1, 4 \pmod 5", r"x \equiv 1 \pmod 5", r"x \equiv 1, 4 \pmod 6", r"x \equiv 1, 3 \pmod 5", "x = 1, 4")
+same("one residue twice", r"x \equiv 1 \pmod 5", r"x \equiv 1, 6 \pmod 5")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")

@@ -15,7 +15,8 @@ pub fn fingerprint(text: &str) -> u64 {
 }
 
 /// A stream of bits that is a function of what was put in (FNV-1a, then splitmix64).
-pub(super) struct Digest(u64);
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::grading) struct Digest(u64);
 
 impl Digest {
     pub fn new(seed: u64) -> Self {
@@ -37,7 +38,7 @@ impl Digest {
     }
 
     /// A number with parts between 0.7 and 0.72, so that its powers neither grow nor vanish.
-    pub fn complex(&mut self) -> Complex {
+    pub fn complex(mut self) -> Complex {
         let mut part = || {
             let words: Vec<u32> = (0..FRACTION_BITS / 32).map(|_| self.next() as u32).collect();
             let fraction = BigInt::from(BigUint::new(words));

@@ -25,7 +25,7 @@ impl Evaluator<'_> {
         for number in numbers {
             digest.bytes(number.to_string().as_bytes());
         }
-        Value::computed(digest.complex(), Origin { open: true, ..Origin::default() })
+        Value::computed(self.budget.at_random(digest), Origin { open: true, ..Origin::default() })
     }
 
     /// The factorial: of a number that is open, a function of which no more is known than `(z + 1)! = (z + 1) z!`. It is

@@ -10,6 +10,8 @@
 mod digest;
 mod functions;
 
+use std::borrow::Cow;
+
 use num_rational::BigRational;
 use num_traits::{One, ToPrimitive, Zero};
 
@@ -26,16 +28,14 @@ use super::{
     },
 };
 
-use digest::Digest;
-pub(super) use digest::fingerprint;
+pub(super) use digest::{Digest, fingerprint};
 
 /// How many seeds are tried where a value depends on branches: two functions that differ in a sign agree on all of
 /// them once in 2^19.
 const SEEDS: u64 = 20;
-/// Steps of a division, of finding the canonical form of a value, and of finding a direction.
+/// Steps of a division, and of finding the canonical form of a value.
 const DIVISION_STEPS: u32 = 8;
-const FORM_STEPS: u32 = 20;
-const DIRECTION_STEPS: u32 = 25;
+const FORM_STEPS: u32 = 8;
 
 /// The canonical form of a scalar. If it depends on the branches of roots of variables: one number for each seed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,40 +44,53 @@ pub(super) enum Scalar {
     Branches(Vec<Number>),
 }
 
-/// The scalar that an expression is; `None` if it has no value, or one that cannot be told within the bounds.
-pub(super) fn scalar(expression: &Expression, budget: &Budget) -> Option<Scalar> {
-    budget.remember(expression, || computed(expression, budget))
+/// What may be asked of an expression.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Value,
+    /// Only positive factors count if `signed`.
+    UpToFactor {
+        signed: bool,
+    },
 }
 
-fn computed(expression: &Expression, budget: &Budget) -> Option<Scalar> {
-    over_seeds(|seed, branched| {
-        let mut evaluator = Evaluator { point: 0, seed, branched: false, budget };
-        let number = evaluator.number(expression)?;
-        *branched |= evaluator.branched;
-        Some(vec![number])
-    })
-    .map(|mut values| if values.len() == 1 { Scalar::One(values.remove(0)) } else { Scalar::Branches(values) })
+/// The scalar that an expression is; `None` if it has no value, or one that cannot be told within the bounds.
+pub(super) fn scalar(expression: &Expression, budget: &Budget) -> Option<Scalar> {
+    let compute = || {
+        over_seeds(|seed, branched| {
+            let mut evaluator = Evaluator { point: 0, seed, branched: false, budget };
+            let number = evaluator.number(expression)?;
+            *branched |= evaluator.branched;
+            Some(vec![number])
+        })
+    };
+    let mut values = budget.remember(Asked::Value, expression, compute)?;
+    Some(if values.len() == 1 { Scalar::One(values.remove(0)) } else { Scalar::Branches(values) })
 }
 
 /// The canonical form of an expression up to a factor: its values at two points, divided by its value at a third. Only
 /// positive factors count if `signed`. `None` for a constant: what it is up to a factor says nothing.
 pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budget) -> Option<Vec<Number>> {
-    over_seeds(|seed, branched| {
-        let mut values = vec![];
-        for point in 0..3 {
-            let mut evaluator = Evaluator { point, seed, branched: false, budget };
-            let value = evaluator.value(expression)?;
-            *branched |= evaluator.branched;
-            if value.origin.height > MAX_HEIGHT {
-                return None;
+    let compute = || {
+        over_seeds(|seed, branched| {
+            let mut values = vec![];
+            for point in 0..3 {
+                let mut evaluator = Evaluator { point, seed, branched: false, budget };
+                let value = evaluator.value(expression)?;
+                *branched |= evaluator.branched;
+                if value.origin.height > MAX_HEIGHT {
+                    return None;
+                }
+                values.push(value.approximated().into_owned());
             }
-            values.push(value.approximated());
-        }
-        let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
-        let numbers: Vec<Number> =
-            values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
-        numbers.iter().any(|number| *number != numbers[0]).then_some(numbers)
-    })
+            let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
+            budget.take(values.len() as u32 * (DIVISION_STEPS + FORM_STEPS))?;
+            let numbers: Vec<Number> =
+                values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
+            numbers.iter().any(|number| *number != numbers[0]).then_some(numbers)
+        })
+    };
+    budget.remember(Asked::UpToFactor { signed }, expression, compute)
 }
 
 /// The numbers of the first seed, if they depend on none, and else those of all.
@@ -169,10 +182,10 @@ impl Value {
         if value.size_class() == SizeClass::Ordinary { Self::computed(value, origin) } else { None }
     }
 
-    fn approximated(&self) -> Complex {
+    fn approximated(&self) -> Cow<'_, Complex> {
         match &self.kind {
-            Kind::Exact(value) => Complex::new(Real::rational(&value.re), Real::rational(&value.im)),
-            Kind::Computed(value) => value.clone(),
+            Kind::Exact(value) => Cow::Owned(Complex::new(Real::rational(&value.re), Real::rational(&value.im))),
+            Kind::Computed(value) => Cow::Borrowed(value),
         }
     }
 
@@ -378,8 +391,7 @@ impl Evaluator<'_> {
     /// directions the opposite one.
     fn branch(&mut self, value: &Complex, branches: i64) -> Option<i64> {
         self.branched = true;
-        self.budget.take(DIRECTION_STEPS)?;
-        let (direction, below) = value.direction_bits()?;
+        let (direction, below) = self.budget.value_of(Elementary::Direction, value)?.direction_bits();
         let mut digest = Digest::new(self.seed + 1);
         digest.bytes(&direction);
         let drawn = (digest.next() % branches.unsigned_abs()) as i64;
@@ -389,6 +401,6 @@ impl Evaluator<'_> {
     fn variable(&mut self, name: &str) -> Option<Value> {
         let mut digest = Digest::new(self.point << 32);
         digest.bytes(name.as_bytes());
-        Value::computed(digest.complex(), Origin { open: true, ..Origin::default() })
+        Value::computed(self.budget.at_random(digest), Origin { open: true, ..Origin::default() })
     }
 }

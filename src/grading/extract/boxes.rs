@@ -56,16 +56,11 @@ pub(super) fn last_boxes(response: &str) -> Option<Boxes> {
     let stands = !is_operand(near_end(&response[..begin]), tail) && stands(lead, tail);
     let is_side = first > 0 && matches!(lead.trim_matches([' ', '$']), "to" | ":" | "out of");
     let is_part = is_side || is_scaled(near_end(lead), tail);
-    let is_contradicted = || matches!(listed, [only] if is_contradicted(only.content, tail));
-    if listed.len() > MOST
-        || listed.iter().any(|part| part.content.trim().is_empty())
-        || !stands
-        || is_part
-        || is_contradicted()
-    {
+    if listed.len() > MOST || listed.iter().any(|part| part.content.trim().is_empty()) || !stands || is_part {
         return no_answer(end);
     }
-    Some(Boxes { answer: listed_answer(listed, tail), end })
+    let answer = listed_answer(listed, tail).filter(|answer| listed.len() > 1 || !is_contradicted(answer, lead, tail));
+    Some(Boxes { answer, end })
 }
 
 /// Where boxes begin.
@@ -127,7 +122,11 @@ fn is_scaled(before: &str, behind: &str) -> bool {
     is_made
         || match first[..] {
             ["and", "a", part] => changes_number(part),
-            [word, next, ..] => scale(word).is_some() || MAKERS_BEHIND.have(word) || word == "in" && next == "base",
+            [word, next, ..] => {
+                // `\boxed{5} R 2`
+                let has_remainder = matches!(word, "R" | "r") && next.starts_with(|c: char| c.is_ascii_digit());
+                scale(word).is_some() || MAKERS_BEHIND.have(word) || word == "in" && next == "base" || has_remainder
+            }
             [word] => scale(word).is_some() || MAKERS_BEHIND.have(word),
             [] => false,
         }

@@ -6,7 +6,7 @@ use super::{
     statement::{is_counted, name_of},
     wording::{changes, is_filler, is_verb, words},
 };
-use crate::grading::words::is_junction;
+use crate::grading::{names, words::is_junction};
 
 /// The most bytes between two boxes that are listed.
 const MAX_BETWEEN_BYTES: usize = 60;
@@ -67,7 +67,7 @@ fn part_name(label: &str) -> Option<String> {
     const ROMAN: [&str; 8] = ["i", "ii", "iii", "iv", "v", "vi", "vii", "viii"];
     let place = |labels: &[&str]| labels.iter().position(|own| label.eq_ignore_ascii_case(own)).map(|at| at + 1);
     let number = place(&LETTERS).or_else(|| place(&ROMAN)).or_else(|| label.parse::<u8>().ok().map(usize::from))?;
-    Some(format!("part {number}"))
+    Some(names::part_name(number))
 }
 
 /// Whether there is only space between two boxes, but for the name of the second one.
@@ -148,7 +148,8 @@ pub(super) fn listed_answer(listed: &[Box<'_>], tail: &str) -> Option<String> {
     if labels.iter().any(|label| !label.is_empty()) {
         let clause = tail.split(['.', ',', ';', ':', '!', '?', '\n']).next().unwrap_or_default();
         let label = label(&spoken(clause).collect::<Vec<_>>()).filter(|label| !label.is_empty());
-        labels.push(label.unwrap_or_else(|| "other".into()));
+        let next = || labels.last().and_then(|label| names::part_number(label)).map(|part| names::part_name(part + 1));
+        labels.push(label.or_else(next).unwrap_or_else(|| "other".into()));
     }
     let names = std::iter::once(name(first.lead)).chain(joints.iter().map(|joint| joint.name)).enumerate();
     let names: Vec<String> = names

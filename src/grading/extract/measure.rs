@@ -67,7 +67,7 @@ pub(super) fn measured(before: &str, content: &str, behind: &str) -> Option<Stri
         ["percent"] => format!("{sign}{content}\\%"),
         words => format!("{sign}{content}\\text{{ {}}}", words.join(" ")),
     };
-    let is_read = form(&whole, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)));
+    let is_read = form(&whole, &Budget::for_extraction()).is_some_and(|form| !matches!(form, Form::Text(_)));
     Some(if is_read { whole } else { content.to_owned() })
 }
 
@@ -120,7 +120,7 @@ fn is_figure(content: &str) -> bool {
     let is_number = |form: &Form| matches!(form, Form::Scalar(_) | Form::Decimal(..));
     let has_number = content.contains(|c: char| c.is_ascii_digit() || c == '\u{3c0}') || content.contains("\\pi");
     has_number
-        && form(content, &Budget::new()).is_some_and(|form| match &form {
+        && form(content, &Budget::for_extraction()).is_some_and(|form| match &form {
             Form::Named(_, value) => is_number(value),
             value => is_number(value),
         })

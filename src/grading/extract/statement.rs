@@ -14,6 +14,7 @@ use crate::grading::{
     lex::tokens,
     read::form,
     unit::{is_unit_word, unit},
+    vocabulary::Words,
     words::{is_junction, yes_or_no},
 };
 
@@ -31,12 +32,12 @@ const MAX_OTHERS: usize = 8;
 
 /// Whether a text reads as mathematics rather than words.
 pub(super) fn is_formula(text: &str) -> bool {
-    form(text, &Budget::new()).is_some_and(|form| !matches!(form, Form::Text(_)))
+    form(text, &Budget::for_extraction()).is_some_and(|form| !matches!(form, Form::Text(_)))
 }
 
 /// The name of the value that a formula gives: `x` for `x = 5`.
 pub(super) fn name_of(text: &str) -> Option<String> {
-    match form(text, &Budget::new())? {
+    match form(text, &Budget::for_extraction())? {
         Form::Named(name, _) => Some(name),
         _ => None,
     }
@@ -77,26 +78,54 @@ fn said_again(text: &str) -> Option<&str> {
     let (figure, again) = text.trim_end_matches('.').strip_suffix(')')?.split_once(" (")?;
     let is_one = |text: &str| !text.contains([' ', '(', ')']);
     let is_other = again.contains(|c: char| !(c.is_ascii_digit() || "., ".contains(c)));
-    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+    let budget = Budget::for_extraction();
+    let number = |text: &str| Answer::read_within(text, AnswerKind::Number, &budget);
     let is_same = || Verdict::of(number(figure).as_ref(), number(again).as_ref()) == Verdict::Equal;
     (is_one(figure) && is_other && is_same()).then_some(figure)
 }
 
-/// Whether a sentence behind an answer, and before its reasons, says that it is another number: `The true value is 6`.
-pub(super) fn is_contradicted(answer: &str, behind: &str) -> bool {
-    let number = |text: &str| Answer::read(text, AnswerKind::Number);
+/// Whether a number beside an answer takes its place: that of an alternative, `6 or`, or of a sentence behind it, and before
+/// its reasons, that says that it is another one, `The true value is 6`, or that goes on from it, `Adding 1 gives 6`.
+pub(super) fn is_contradicted(answer: &str, before: &str, behind: &str) -> bool {
+    let budget = Budget::for_extraction();
+    let number = |text: &str| Answer::read_within(text, AnswerKind::Number, &budget);
     let mut others = sentences(behind)
         .take_while(|sentence| !gives_reasons(sentence))
-        .filter(|sentence| is_about_answer(sentence))
+        .filter(|sentence| is_about_answer(sentence) || goes_further(sentence))
         .take(MAX_OTHERS)
         .filter_map(other_value)
+        .chain(alternatives(before, behind))
         .peekable();
-    // `\boxed{5} or 6`
-    let alternative =
-        behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(|or| or.split_whitespace().next());
-    let alternative = alternative.map(|word| word.trim_end_matches(['.', ',', '$']));
-    let answer = if others.peek().is_some() || alternative.is_some() { number(answer) } else { None };
-    others.chain(alternative).any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
+    let answer = others.peek().and_then(|_| number(answer));
+    others.any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
+}
+
+/// The words beside an answer that `or` joins with it: `6 or \boxed{5}`, `x = 6 or x = \boxed{5}`.
+fn alternatives<'a>(before: &'a str, behind: &'a str) -> impl Iterator<Item = &'a str> {
+    let last = |(other, own): (&'a str, &str)| {
+        let name = own.trim_end_matches([' ', '$', '=']).trim_start_matches([' ', '$']);
+        let is_name = name.is_empty() || own.contains('=') && !name.contains(' ');
+        other.split_whitespace().next_back().filter(|_| is_name)
+    };
+    let before = before.rsplit_once(" or ").and_then(last);
+    let first = |other: &'a str| match other.split_once('=') {
+        Some((name, value)) if !name.trim().contains(' ') => value.split_whitespace().next(),
+        _ => other.split_whitespace().next(),
+    };
+    let behind = behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(first);
+    [before, behind].into_iter().flatten().map(|word| word.trim_matches(['$', '.', ',']))
+}
+
+/// Words for an answer that is not the only one.
+const OTHERS: Words = Words("another other also second");
+const ANSWERS: Words = Words("answer answers solution solutions root roots");
+
+/// Whether a sentence tells of another answer, `Another solution is 6`, `x = 6 is also a root`, or computes something from
+/// what was said before it, `Adding 1 gives 6`.
+fn goes_further(sentence: &str) -> bool {
+    const STEPS: Words = Words("adding subtracting multiplying dividing doubling tripling halving squaring rounding");
+    let has = |of: Words| words(sentence).any(|word| of.have(word));
+    words(sentence).next().is_some_and(|word| STEPS.have(word)) || has(OTHERS) && has(ANSWERS) && !digresses(sentence)
 }
 
 /// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what
@@ -109,11 +138,14 @@ fn is_about_answer(sentence: &str) -> bool {
     !lead.contains(':') && said.peek().is_some() && said.all(|word| is_filler(word) && !is_any(word, &["total"]))
 }
 
-/// The bare number that a sentence gives, if it says nothing else.
+/// The number that a sentence gives beside an answer, if it says nothing else of it.
 fn other_value(sentence: &str) -> Option<&str> {
-    let found = value(sentence).filter(|found| !is_prose(found) && !found.contains('='))?;
+    let sentence = sentence.trim_end_matches('.');
+    let bare = || value(sentence).filter(|found| !is_prose(found) && !found.contains('='));
+    let further = || value(sentence).or_else(|| last_value(sentence));
+    let found = if goes_further(sentence) { further() } else { bare() }?;
     let (_, behind) = sentence.rsplit_once(found)?;
-    words(behind).next().is_none().then_some(found)
+    words(behind).all(|word| is_filler(word) || OTHERS.have(word) || ANSWERS.have(word)).then_some(found)
 }
 
 /// Whether a sentence says what an answer must be, and not by a formula alone: `The answer must be 5 digits long`.
@@ -188,7 +220,8 @@ fn behind_verb(sentence: &str) -> Option<&str> {
 /// The time of day that a sentence ends in: `It starts at 12:30 pm`.
 fn time(sentence: &str) -> Option<&str> {
     let (subject, behind) = sentence.rsplit_once(" at ")?;
-    let is_time = matches!(form(behind, &Budget::new()), Some(Form::Clock(time)) if time.after_noon.is_some());
+    let is_time =
+        matches!(form(behind, &Budget::for_extraction()), Some(Form::Clock(time)) if time.after_noon.is_some());
     (is_time && !denies(subject)).then_some(behind)
 }
 
@@ -205,7 +238,9 @@ fn last_figure(sentence: &str) -> Option<&str> {
     let opens = before.is_empty() && words(lead).all(is_filler) && is_told;
     // `\(5\) apples`
     let counts = last.start == 0 && !sentence.starts_with(|c: char| c.is_ascii_digit()) && is_counted(tail);
-    let measures = (end > last.end || counts) && before.is_empty() && !changes(lead);
+    // `5 years ago` alone is a moment.
+    let is_moment = lead.trim().is_empty() && words(tail).next() == Some("ago");
+    let measures = (end > last.end || counts) && before.is_empty() && !changes(lead) && !is_moment;
     // `5 k` and `5 M` are more than 5.
     let is_scaled = words(tail).next().is_some_and(|word| word.len() == 1 && word != "a");
     // What is said before a calculation is said of its result.
@@ -367,6 +402,8 @@ mod tests {
             "there are 5 more than before",
             "if x is 5",
             "it could be 5",
+            "one might think that it is 5",
+            "5 years ago",
             "nobody is 5",
             "Paris, whose population is 6",
             "x is 5, y is 6",
@@ -384,10 +421,18 @@ mod tests {
 
     #[test]
     fn another_number_behind_an_answer_contradicts_it_unless_it_is_a_reason() {
-        for behind in
-            [". The true value is 6.", ", but it should be $6$", "\n\nThe actual value is 6", ". However, it is 6."]
-        {
-            assert!(is_contradicted("5", behind), "{behind}");
+        for behind in [
+            ". The true value is 6.",
+            ", but it should be $6$",
+            "\n\nThe actual value is 6",
+            ". However, it is 6.",
+            ". Another solution is 6.",
+            ". Adding 1 gives 6.",
+            ". $x = 6$ is also a solution.",
+            " or 6",
+            "$ or $x = 6$",
+        ] {
+            assert!(is_contradicted("5", "", behind), "{behind}");
         }
         for behind in [
             ". The value is 5.0.",
@@ -397,10 +442,18 @@ mod tests {
             ". It is 1 more than 4.",
             ". It is 3 hours.",
             ". Here we have $x = 6$.",
+            ". The other solution, 6, is not positive.",
+            ". The other solution x = 6 is extraneous.",
+            ". It also has a second root, which is 6.",
+            ". Another way is 2 + 3 = 5.",
+            ". Adding 2 and 3 gives 5.",
         ] {
-            assert!(!is_contradicted("5", behind), "{behind}");
+            assert!(!is_contradicted("5", "", behind), "{behind}");
         }
-        assert!(!is_contradicted("B", ". The value is 6."));
+        assert!(is_contradicted("5", "It is $6$ or $", "$"));
+        assert!(is_contradicted("5", "x = 6 or x = ", ""));
+        assert!(!is_contradicted("5", "It is x or ", ""));
+        assert!(!is_contradicted("B", "", ". The value is 6."));
     }
 
     #[test]

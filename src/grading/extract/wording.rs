@@ -46,7 +46,7 @@ const OPERATIONS: Words = Words(
 const CONDITIONS: Words = Words("if unless suppose supposing assume assuming");
 
 /// Words that make a guess or a question of their sentence.
-const DOUBTS: Words = Words("whether let maybe perhaps possibly probably unlikely guess unsure either");
+const DOUBTS: Words = Words("whether might let maybe perhaps possibly probably unlikely guess unsure either");
 
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(

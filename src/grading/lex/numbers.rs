@@ -88,7 +88,8 @@ impl Lexer<'_> {
                     if !self.text[..self.at].ends_with('}') {
                         self.at += 1;
                     }
-                    return Some(block.to_owned());
+                    let rest = if mark == "\\dot" { self.up_to_dot() } else { String::new() };
+                    return Some(format!("{block}{rest}"));
                 }
                 self.at = before;
             }
@@ -103,6 +104,28 @@ impl Lexer<'_> {
             return Some(inner.to_owned());
         }
         Some(String::new())
+    }
+
+    /// The digits up to the second dot over a block that repeats, `0.\dot12\dot3`; none if it has one dot.
+    fn up_to_dot(&mut self) -> String {
+        let before = self.at;
+        let between = self.digits();
+        let last = if !self.eat("\\dot") {
+            None
+        } else if self.rest().starts_with('{') {
+            self.braced()
+        } else {
+            let digit = self.rest().get(..1);
+            self.at += 1;
+            digit
+        };
+        match last.filter(|last| last.len() == 1 && last.starts_with(|c: char| c.is_ascii_digit())) {
+            Some(last) => format!("{between}{last}"),
+            None => {
+                self.at = before;
+                String::new()
+            }
+        }
     }
 
     /// The exponent of scientific notation, up to 400.

@@ -188,12 +188,11 @@ impl Complex {
         self.re.mantissa == other.re.mantissa && self.im.mantissa == other.im.mantissa
     }
 
-    /// The direction from zero, to some forty digits, the same for conjugates; and whether the imaginary part is negative.
-    pub fn direction_bits(&self) -> Option<(Vec<u8>, bool)> {
-        let phase = self.divided_by(&Self::real(self.modulus()?))?;
-        let mut bytes = (&phase.re.mantissa >> (FRACTION_BITS - 128)).to_signed_bytes_le();
-        bytes.extend((phase.im.mantissa.abs() >> (FRACTION_BITS - 128)).to_signed_bytes_le());
-        Some((bytes, self.im.is_negative()))
+    /// The first forty digits of a direction, the same for conjugates; and whether the imaginary part is negative.
+    pub fn direction_bits(&self) -> (Vec<u8>, bool) {
+        let mut bytes = (&self.re.mantissa >> (FRACTION_BITS - 128)).to_signed_bytes_le();
+        bytes.extend((self.im.mantissa.abs() >> (FRACTION_BITS - 128)).to_signed_bytes_le());
+        (bytes, self.im.is_negative())
     }
 
     /// How its size compares with what may be told from zero.

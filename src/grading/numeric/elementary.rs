@@ -12,6 +12,8 @@ pub(in crate::grading) enum Elementary {
     Sin,
     /// Of real numbers only.
     Arctan,
+    /// The number of modulus one in the same direction from zero.
+    Direction,
     /// As [`Complex::root`].
     Root(u32),
     /// `e^(2 pi i x / n)`, for an integer `x`.
@@ -23,6 +25,7 @@ impl Elementary {
     pub fn steps(self, argument: &Complex) -> u32 {
         match (self, argument.is_real()) {
             (Self::Root(2), true) => 8,
+            (Self::Direction, _) => 25,
             (Self::Root(2), false) => 35,
             (Self::Exp, true) => 60,
             (Self::Ln | Self::Arctan, true) => 150,
@@ -41,6 +44,7 @@ impl Elementary {
             Self::Cos => argument.cos_sin().map(|(cos, _)| cos),
             Self::Sin => argument.cos_sin().map(|(_, sin)| sin),
             Self::Arctan => argument.atan(),
+            Self::Direction => argument.divided_by(&Complex::real(argument.modulus()?)),
             Self::Root(degree) => argument.root(degree),
             Self::Turn(whole) => Complex::on_circle(argument, whole),
         }

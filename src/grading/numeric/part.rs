@@ -8,7 +8,7 @@ use std::{
 
 use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::{One, Signed, Zero};
+use num_traits::{One, Signed, ToPrimitive, Zero};
 
 use super::{
     complex::{Complex, SizeClass, ZERO_BELOW},
@@ -18,7 +18,9 @@ use super::{
 /// How many binary digits of an irrational number are kept: more than twice [`super::MAX_HEIGHT`].
 pub(in crate::grading) const KEPT_BITS: u64 = 900;
 /// The longest denominator, in bits, of a fraction that a computed value is recognised as.
-const DENOMINATOR_BITS: u64 = 64;
+const DENOMINATOR_BITS: u64 = 62;
+/// The binary digits in which it is looked for: more than twice as many.
+const FIRST_BITS: u64 = 127;
 
 /// A real number: a fraction, or the first digits of a number that is none (or of one with a longer denominator than is
 /// recognised).
@@ -150,32 +152,34 @@ impl Part {
     }
 }
 
-/// The fraction with a short denominator that `mantissa / 2^FRACTION_BITS` is a rounding of: a convergent of its first digits,
-/// tried on all.
+/// The fraction with a short denominator that `mantissa / 2^FRACTION_BITS` is a rounding of.
+///
+/// It is a convergent of the first digits, for it differs from them by less than half the square of the inverse of its
+/// denominator; and it is the last one with a short denominator, for the next one would have a difference of its own size.
 fn near_fraction(mantissa: &BigInt) -> Option<BigRational> {
-    const FIRST_BITS: u64 = 192;
     let whole: BigInt = mantissa >> FRACTION_BITS;
     let fraction = mantissa - (&whole << FRACTION_BITS);
-    let (mut a, mut b) = (BigInt::one() << FIRST_BITS, &fraction >> (FRACTION_BITS - FIRST_BITS));
-    let (mut p, mut q) = ((BigInt::one(), BigInt::zero()), (BigInt::zero(), BigInt::one()));
-    loop {
-        // The denominator is known where the rest is as small as what the first digits leave out.
-        if b.bits() <= DENOMINATOR_BITS + 8 {
-            break;
+    let first_digits = (&fraction >> (FRACTION_BITS - FIRST_BITS)).to_u128()?;
+    let (p, q) = last_convergent(first_digits);
+    let difference = &fraction * q - (BigInt::from(p) << FRACTION_BITS);
+    (difference.bits() <= FRACTION_BITS - ZERO_BELOW)
+        .then(|| BigRational::new(p.into(), q.into()) + BigRational::from_integer(whole))
+}
+
+/// The last convergent of `digits / 2^FIRST_BITS` with a denominator of [`DENOMINATOR_BITS`].
+fn last_convergent(digits: u128) -> (u128, u128) {
+    let (mut above, mut below) = (1 << FIRST_BITS, digits);
+    let (mut before, mut last) = ((1, 0), (0, 1));
+    while below > 0 {
+        let quotient: u128 = above / below;
+        let next = |last: u128, before: u128| quotient.checked_mul(last)?.checked_add(before);
+        match (next(last.0, before.0), next(last.1, before.1)) {
+            (Some(p), Some(q)) if q >> DENOMINATOR_BITS == 0 => (before, last) = (last, (p, q)),
+            _ => break,
         }
-        let quotient = &a / &b;
-        let rest = a - &quotient * &b;
-        p = (p.1.clone(), &quotient * &p.1 + p.0);
-        q = (q.1.clone(), &quotient * &q.1 + q.0);
-        if q.1.bits() > DENOMINATOR_BITS {
-            return None;
-        }
-        (a, b) = (b, rest);
+        (above, below) = (below, above % below);
     }
-    // A fraction right below an integer has a long last quotient, which the loop above takes.
-    let over = |p: &BigInt, q: &BigInt| (&fraction * q - (p << FRACTION_BITS)).bits();
-    let limit = FRACTION_BITS - ZERO_BELOW;
-    (over(&p.1, &q.1) <= limit).then(|| BigRational::new(p.1, q.1) + BigRational::from_integer(whole))
+    last
 }
 
 impl fmt::Display for Part {
@@ -229,5 +233,29 @@ impl fmt::Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.re.fmt(f)?;
         if self.im.is_zero() { Ok(()) } else { write!(f, "+({})i", self.im) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_with_a_short_denominator_is_recognised_by_its_digits() {
+        let longest = (1i64 << DENOMINATOR_BITS) - 1;
+        for (above, below) in
+            [(1, 3), (-1, 3), (7, 1), (-7, 1), (longest - 1, longest), (1 - longest, longest), (5, longest)]
+        {
+            let fraction = BigRational::new(above.into(), below.into());
+            let real = Real { error: 1.0, ..Real::rational(&fraction) };
+            let away = |units: BigInt| Part::of(&Real { mantissa: &real.mantissa + units, error: 1.0 });
+            for units in [-1, 0, 1] {
+                assert_eq!(away(units.into()), Some(Part::Exact(fraction.clone())), "{fraction} and {units}");
+            }
+            let far = BigInt::one() << 600u32;
+            for other in [away(far.clone()), away(-far)] {
+                assert!(matches!(other, Some(Part::Digits { .. })), "{fraction}");
+            }
+        }
     }
 }

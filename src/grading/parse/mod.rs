@@ -1,7 +1,8 @@
 //! From tokens to an expression: a recursive descent that refuses what is ambiguous.
 
+use num_bigint::BigInt;
 use num_rational::BigRational;
-use num_traits::Signed;
+use num_traits::{Signed, ToPrimitive};
 
 mod named;
 
@@ -9,13 +10,15 @@ use super::{
     budget::MAX_DEPTH,
     expression::{Expression, Function},
     lex::{Gap, Kind, Literal, Token},
-    read::is_sign,
+    matrix,
+    order::transposes,
+    read::{bracket, is_sign},
     vocabulary::{is_formula_word, letters},
 };
 
 /// The expression that all of the tokens are; `None` if they are none, or may be two different ones.
 pub(super) fn expression(tokens: &[Token]) -> Option<Expression> {
-    let mut parser = Parser { tokens, at: 0, split: 0, depth: 0, in_bars: false };
+    let mut parser = Parser { tokens, at: 0, split: 0, depth: 0, letters: 0, in_bars: false };
     let expression = parser.group()?;
     (parser.at == tokens.len()).then_some(expression)
 }
@@ -26,12 +29,28 @@ struct Parser<'a> {
     /// How many digits of the number at `at` are used up: in `\frac12` it is the numerator and the denominator.
     split: usize,
     depth: usize,
+    /// How many letters have been factors.
+    letters: usize,
     /// Whether a bar would end an absolute value.
     in_bars: bool,
 }
 
 fn is_bar(token: &Token) -> bool {
     is_sign(token, '|')
+}
+
+/// Whether an expression is a letter that matrices have.
+fn is_capital(expression: &Expression) -> bool {
+    matches!(expression, Expression::Variable(name) if name.len() == 1 && name.starts_with(char::is_uppercase))
+}
+
+/// `n!!`, the product of every second number up to `n`.
+fn double_factorial(of: &Expression) -> Option<Expression> {
+    const LARGEST: u32 = 100;
+    let Expression::Number(n) = of else { return None };
+    let n = n.is_integer().then(|| n.numer().to_u32()).flatten().filter(|n| *n <= LARGEST)?;
+    let product = (1..=n).rev().step_by(2).fold(BigInt::from(1), |product, factor| product * factor);
+    Some(Expression::Number(product.into()))
 }
 
 impl<'a> Parser<'a> {
@@ -190,21 +209,34 @@ impl<'a> Parser<'a> {
                 return Some(value);
             }
             if self.eat(&Kind::Sign('!')) {
-                if self.is('!') {
-                    return None;
-                }
-                value = Expression::Call(Function::Factorial, vec![value]);
+                value = if self.eat(&Kind::Sign('!')) {
+                    double_factorial(&value).filter(|_| !self.is('!'))?
+                } else {
+                    Expression::Call(Function::Factorial, vec![value])
+                };
             } else if self.eat(&Kind::Sign('%')) {
                 value = value.over(Expression::integer(100));
             } else if self.eat(&Kind::Sign('\u{b0}')) {
                 value = Expression::Product(vec![value, Expression::Pi]).over(Expression::integer(180));
             } else if self.eat(&Kind::Sign('^')) {
-                let exponent = self.exponent()?;
-                value = value.raised_to(exponent);
+                value = match self.transpose_sign().filter(|_| is_capital(&value)) {
+                    Some(tokens) => {
+                        self.at += tokens;
+                        Expression::Opaque("transpose".to_owned(), vec![value])
+                    }
+                    None => value.raised_to(self.exponent()?),
+                };
             } else {
                 return Some(value);
             }
         }
+    }
+
+    /// How many tokens the sign of a transpose has that comes next: `T`, `{\top}`.
+    fn transpose_sign(&self) -> Option<usize> {
+        let rest = &self.tokens[self.at..];
+        let length = bracket(rest).max(1);
+        rest.get(..length).filter(|exponent| transposes(exponent)).map(|_| length)
     }
 
     /// Whether a word of several letters comes next, of which perhaps only the first is meant: `x^ab`, `a/bc`.
@@ -238,10 +270,10 @@ impl<'a> Parser<'a> {
             Kind::Open('(') => self.bracketed(&Kind::Close(')')),
             Kind::Open('[') => self.bracketed(&Kind::Close(']')),
             Kind::Group => self.bracketed(&Kind::EndGroup),
-            Kind::Sign('|') => {
-                let inner = self.bracketed(&Kind::Sign('|'))?;
-                Some(Expression::Call(Function::Abs, vec![inner]))
-            }
+            Kind::Sign('|') => match self.bracketed(&Kind::Sign('|'))? {
+                Expression::Matrix(rows) => matrix::determinant(&rows),
+                inner => Some(Expression::Call(Function::Abs, vec![inner])),
+            },
             Kind::Begin => self.matrix(),
             Kind::Word(word) => {
                 self.at += 1;
@@ -292,7 +324,7 @@ impl<'a> Parser<'a> {
         };
         let (above, below, tokens) = match rest {
             [Token { kind: Kind::Command(frac), .. }, rest @ ..] if frac == "frac" => {
-                let mut inner = Parser { tokens: rest, at: 0, split: 0, depth: self.depth, in_bars: false };
+                let mut inner = Parser { tokens: rest, at: 0, split: 0, depth: self.depth, letters: 0, in_bars: false };
                 let (above, below) = (inner.numeral()?, inner.numeral()?);
                 if inner.split > 0 {
                     return None;

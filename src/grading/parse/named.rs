@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Parser;
 use crate::grading::{
+    budget::MAX_LETTERS,
     expression::{Expression, Function},
     lex::{Gap, Kind, Token},
     names::{INVERSE_TOKENS, is_call, is_derivative, is_inverse},
@@ -35,6 +36,10 @@ impl Parser<'_> {
             }
         }
         let letters = letters(word).or_else(|| self.is_term(word).then(|| each_letter(word)))?;
+        self.letters += letters.len();
+        if self.letters > MAX_LETTERS {
+            return None;
+        }
         // `xdx` is a product of three letters, or of two.
         if (1..letters.len()).any(|at| differential(&word[at..]).is_some() || self.variable_of(&word[at..]).is_some()) {
             return None;
@@ -305,7 +310,7 @@ impl Parser<'_> {
         if self.eat(&Kind::Sign('^')) {
             exponent = Some(self.exponent()?);
         }
-        let argument = self.function_argument()?;
+        let argument = if self.split > 0 { self.rest_of_number()? } else { self.function_argument()? };
         let inverse = match (&exponent, function) {
             (Some(Expression::Negative(_)), Sin) => Arcsin,
             (Some(Expression::Negative(_)), Cos) => Arccos,
@@ -323,6 +328,16 @@ impl Parser<'_> {
             Some(exponent) => value.raised_to(exponent),
             None => value,
         })
+    }
+
+    /// The digits behind one that is used up, which end their product: the 3 of `\log_23`. In `\log_10 x` both are the base.
+    fn rest_of_number(&mut self) -> Option<Expression> {
+        let Kind::Number(literal) = self.peek()? else { return None };
+        let value =
+            literal.digits[self.split..].parse().ok().filter(|_| !literal.digits[self.split..].starts_with('0'))?;
+        (self.at, self.split) = (self.at + 1, 0);
+        let goes_on = self.starts_factor(self.at) || ['^', '!', '%', '\u{b0}'].into_iter().any(|sign| self.is(sign));
+        (!goes_on).then(|| Expression::integer(value))
     }
 
     /// What stands in brackets, between commas.

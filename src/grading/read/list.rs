@@ -3,9 +3,10 @@
 use num_rational::BigRational;
 use num_traits::Signed;
 
-use super::{Reader, is_separator, is_sign, junction, outer, split};
+use super::{Reader, connective, is_separator, is_sign, junction, outer, split};
 use crate::grading::{
     budget::Budget,
+    congruence::{congruence, is_congruence},
     evaluate::Scalar,
     expression::Expression,
     form::Form,
@@ -25,6 +26,17 @@ impl Reader<'_> {
         }
         if outer(tokens).any(|(_, token)| token.kind == Kind::Row) {
             return self.side_by_side(split(tokens, |token| token.kind == Kind::Row));
+        }
+        if is_congruence(tokens)
+            && let Some(form) = congruence(tokens)
+        {
+            return Some(form);
+        }
+        let is_statement = |part: &&[Token]| outer(part).any(|(_, token)| is_relation(&token.kind));
+        if outer(tokens).any(|(_, token)| connective(token).is_some())
+            && !split(tokens, |token| connective(token).is_some()).iter().all(is_statement)
+        {
+            return None;
         }
         let choices = split(tokens, |token| junction(token) == Some("or"));
         if choices.len() > 1
@@ -77,6 +89,12 @@ impl Reader<'_> {
             && let Some(amounts) = Amount::parts(&forms, self.budget)
         {
             return if *words == ["and"] { Amount::total(&amounts) } else { None };
+        }
+        // Of several conditions all hold, or one does; of several values each is one.
+        let is_condition =
+            |form: &Form| matches!(form, Form::Inequality(..) | Form::Chain(..) | Form::Equation(_, None));
+        if words.contains(&"or") && forms.iter().any(is_condition) {
+            return None;
         }
         let names: Vec<&str> = forms.iter().filter_map(name).collect();
         let Some(first) = names.first().map(|name| (*name).to_owned()) else { return Some(together(forms, words)) };

@@ -31,12 +31,24 @@ pub(super) fn form(answer: &str, budget: &Budget) -> Option<Form> {
     if text.is_empty() {
         return None;
     }
+    if has_both_shapes(&text) {
+        return None;
+    }
     let tokens = tokens(&text)?;
     let reader = Reader { budget };
     if let Some(form) = reader.lone(&tokens) {
         return Some(form);
     }
     date(&text).or_else(|| reader.words_or_list(&tokens, &text))
+}
+
+/// Whether a letter is there in both of its shapes, as if it were two letters: `\phi` and `\varphi`.
+fn has_both_shapes(text: &str) -> bool {
+    let mut variants = text.split("\\var").skip(1);
+    variants.any(|rest| {
+        let letter = &rest[..rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len())];
+        !letter.is_empty() && text.contains(&format!("\\{letter}"))
+    })
 }
 
 /// What folded words say; they are text if they have no other meaning.
@@ -180,9 +192,20 @@ pub(super) fn bracket(tokens: &[Token]) -> usize {
     0
 }
 
-fn junction(token: &Token) -> Option<&str> {
+/// The word that joins what stands before a token with what stands behind it.
+pub(super) fn junction(token: &Token) -> Option<&str> {
     match &token.kind {
         Kind::Word(word) | Kind::Text(word) if is_junction(word) => Some(word.trim().trim_matches(',').trim()),
+        Kind::Command(_) => connective(token),
+        _ => None,
+    }
+}
+
+/// The sign of logic that a token is, in words. It joins statements, as words do, but no values.
+fn connective(token: &Token) -> Option<&'static str> {
+    match &token.kind {
+        Kind::Command(name) if matches!(name.as_str(), "lor" | "vee") => Some("or"),
+        Kind::Command(name) if matches!(name.as_str(), "land" | "wedge") => Some("and"),
         _ => None,
     }
 }
@@ -393,7 +416,7 @@ impl Reader<'_> {
 
     /// What is written with signs or words of its own: ratios, times, bases, infinities, sets with a name.
     fn special(&self, tokens: &[Token]) -> Option<Form> {
-        if let Some(form) = clock(tokens).or_else(|| based(tokens)) {
+        if let Some(form) = clock(tokens).or_else(|| based(tokens)).or_else(|| quantity::angle(tokens)) {
             return Some(form);
         }
         if outer(tokens).any(|(_, token)| is_sign(token, ':')) {

@@ -64,6 +64,28 @@ impl Reader<'_> {
     }
 }
 
+/// `30\u{b0}15'20''`: an angle in degrees, minutes and seconds, of which only the last may be a decimal.
+pub(super) fn angle(tokens: &[Token]) -> Option<Form> {
+    let [degrees, degree, minutes, prime, seconds @ ..] = tokens else { return None };
+    let number = |token: &Token| match &token.kind {
+        Kind::Number(literal) => Some(literal.value.clone()),
+        _ => None,
+    };
+    let seconds = match seconds {
+        [] => None,
+        [seconds, one, two] if is_sign(one, '\'') && is_sign(two, '\'') => Some(number(seconds)?),
+        [seconds, quote] if is_sign(quote, '"') => Some(number(seconds)?),
+        _ => return None,
+    };
+    let (degrees, minutes, sixty) = (number(degrees)?, number(minutes)?, BigRational::from_integer(60.into()));
+    let is_angle = is_sign(degree, '\u{b0}') && is_sign(prime, '\'') && degrees.is_integer() && minutes < sixty;
+    let goes_on = seconds.as_ref().is_none_or(|seconds| minutes.is_integer() && *seconds < sixty);
+    let all_minutes = minutes + seconds.unwrap_or_default() / &sixty;
+    let figure = Box::new(Form::Scalar(Expression::Number(degrees + all_minutes / sixty)));
+    let measure = unit(std::slice::from_ref(degree))?;
+    (is_angle && goes_on).then_some(Form::Quantity { figure, measure })
+}
+
 /// `60\frac{\text{km}}{\text{h}}` as 60 km/h.
 fn with_slash(tokens: &[Token]) -> Option<Vec<Token>> {
     let is_unit = |token: &Token| match &token.kind {
