@@ -314,7 +314,7 @@ async fn chore(
             Ok(_) | Err(RoundError::Conflict(_) | RoundError::NothingToLearn | RoundError::Stopping) => {}
             Err(RoundError::Store(error)) => return Err(error),
             Err(error) => {
-                error!(%error, "the scheduled round could not be started; it is tried again in ten minutes");
+                warn!(%error, "the scheduled round is not started; it is tried again in ten minutes");
                 *start_at = Instant::now() + RESTART_INTERVAL;
             }
         }

@@ -103,7 +103,8 @@ async function showLearning() {
   const [adapters, rounds] = await Promise.all([call("GET", "v1/adapters"), call("GET", "v1/rounds?limit=10")]);
   at("live").textContent = adapters.live;
   const lines = rounds.rounds.map((round) => {
-    const result = round.watch?.reason ?? round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
+    const undone = round.watch?.state === "rolled_back" ? round.watch.reason : null;
+    const result = undone ?? round.reason ?? (round.candidate_version ? short(round.candidate_version) : "");
     const started = new Date(round.created_at).toLocaleString();
     return row([started, state(round), `${round.step} of ${round.steps}`, String(round.questions), result]);
   });

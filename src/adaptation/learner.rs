@@ -46,9 +46,9 @@ pub enum LearnError {
     Format(#[from] FormatError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A watcher could not do its part, such as showing progress.
+    /// An observer could not do its part, such as showing progress.
     #[error("{0}")]
-    Watch(String),
+    Observer(String),
     #[error("the trainer stopped unexpectedly")]
     Stopped,
 }
@@ -90,12 +90,20 @@ impl Voted {
         lengths.sum::<usize>() as f64 / self.group.rollouts.len().max(1) as f64
     }
 
+    /// The votes that the rollouts are rewarded by; `None` if that is chance.
+    pub fn label(&self) -> Option<&Tally> {
+        match &self.labels {
+            Labels::Own => Some(&self.tally),
+            Labels::Votes(labels) => Some(labels),
+            Labels::Random => None,
+        }
+    }
+
     /// What each rollout earns; `None` if the question abstains.
     fn rewards(&self, rule: RewardRule) -> Option<Vec<f64>> {
-        match &self.labels {
-            Labels::Own => vote::rewards(&self.tally, &self.tally, rule),
-            Labels::Votes(labels) => vote::rewards(&self.tally, labels, rule),
-            Labels::Random => Some(vote::random_rewards(self.tally.total)),
+        match self.label() {
+            Some(labels) => vote::rewards(&self.tally, labels, rule),
+            None => Some(vote::random_rewards(self.tally.total)),
         }
     }
 }

@@ -72,8 +72,9 @@ pub struct TooLarge {
     pub longest: usize,
 }
 
-/// How many rows a pass may have: as many as are `wanted`, or fewer, so that training fits. A sequence is never divided,
-/// so there are as many as the `longest` one has tokens.
+/// How many rows a pass may have: as many as are `wanted`, or a power of two below that, so that training fits, and so that some
+/// megabytes more or less make the same passes. A sequence is never divided: a pass has as many rows as the `longest`
+/// one has tokens, if those are more.
 ///
 /// # Errors
 /// If even those do not fit.
@@ -86,7 +87,7 @@ pub fn fitting_rows(
         return Ok(wanted);
     }
     match footprint.rows_within(available) {
-        rows if rows >= longest => Ok(rows.min(wanted)),
+        rows if rows >= longest => Ok(1 << rows.min(wanted).max(1).ilog2()),
         _ => Err(TooLarge { needed: footprint.bytes(longest), available, longest }),
     }
 }
@@ -106,8 +107,8 @@ mod tests {
 
     #[test]
     fn passes_are_smaller_where_there_is_less_room_and_never_smaller_than_a_sequence() {
-        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1639), Ok(63));
-        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1200), Ok(20));
+        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1639), Ok(32));
+        assert_eq!(fitting_rows(&FOOTPRINT, (64, 20), 1200), Ok(16));
         for (available, longest) in [(1199, 20), (500, 20), (0, 20), (1990, 100)] {
             let refused = fitting_rows(&FOOTPRINT, (64, longest), available);
             assert_eq!(refused, Err(TooLarge { needed: 1000 + 10 * longest as u64, available, longest }));

@@ -93,7 +93,7 @@ impl Plan {
 
 /// Sees a round as it goes on.
 #[async_trait]
-pub trait Watch: Send {
+pub trait Observer: Send {
     /// The training questions, and those held back, were sampled with the policy after `updates` updates.
     async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError>;
 
@@ -124,7 +124,7 @@ pub struct Learnt {
 pub async fn learn(
     bench: &Workbench,
     mut plan: Plan,
-    watch: &mut dyn Watch,
+    observer: &mut dyn Observer,
     cancel: &CancellationToken,
 ) -> Result<Learnt, LearnError> {
     // From here on the recipe says what the template would have said.
@@ -161,7 +161,7 @@ pub async fn learn(
             labels = Some(own_votes(&voted));
         }
         label(&mut voted, labels.as_deref());
-        watch.sampled(step, &voted, &held).await?;
+        observer.sampled(step, &voted, &held).await?;
         let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
         progress.step += 1;
         if let Some(metrics) = &metrics {
@@ -169,7 +169,7 @@ pub async fn learn(
             progress.updates += 1;
             lease = load(bench, &trainer).await?;
         }
-        watch.updated(progress.step, metrics.as_ref()).await?;
+        observer.updated(progress.step, metrics.as_ref()).await?;
         let figures = |voted: &[Voted]| learner::vote_metrics(voted, recipe.reward_rule());
         let held_back = (!held.is_empty()).then(|| figures(&held));
         progress.shown.push(Shown { votes: figures(&voted), held_back, update: metrics });
@@ -186,7 +186,7 @@ pub async fn learn(
 ///
 /// # Errors
 /// [`LearnError::TooLarge`] if it does not fit at all.
-pub fn fitting_rows<'a>(
+pub fn rows_that_fit<'a>(
     bench: &Workbench,
     recipe: &Recipe,
     questions: impl IntoIterator<Item = &'a str>,

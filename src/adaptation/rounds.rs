@@ -60,6 +60,9 @@ impl RoundOptions {
     }
 }
 
+/// Among how many of the newest rounds one is looked for that waits for a person. Those between were started by a person, too.
+const LOOKED_AT_FOR_HELD: u32 = 50;
+
 const CANCELLED: &str = "the operator cancelled it";
 
 /// Why a round was not started or cancelled.
@@ -78,6 +81,9 @@ pub enum RoundError {
          activate {parent} first"
     )]
     Stale { id: Uuid, parent: Version, live: Version },
+    /// What would be learnt meanwhile would be overtaken by the decision, or wait as well.
+    #[error("round {0} waits for a person: until it is promoted or rejected, no round begins by itself")]
+    Waiting(Uuid),
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
     #[error("the server is stopping")]
@@ -102,6 +108,9 @@ enum Failure {
     /// It was created by a program with other settings.
     #[error("its recipe is not understood: {0}")]
     Recipe(serde_json::Error),
+    /// It is gone on with where less memory is free. Other passes would lead elsewhere.
+    #[error("its passes of {begun} rows do not fit into the memory that is free now, in which {fitting} would")]
+    Memory { begun: usize, fitting: usize },
     #[error("a defect ended it: {0}")]
     Panicked(String),
 }
@@ -260,12 +269,15 @@ impl Inner {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether an operator has cancelled the round that runs; nobody can any more.
+    /// Whether an operator has cancelled the round that runs; if not, nobody can any more.
     fn close_cancellation(&self) -> bool {
         let mut running = self.running();
-        let before =
-            running.as_mut().map(|running| std::mem::replace(&mut running.cancellation, Cancellation::TooLate));
-        before == Some(Cancellation::Asked)
+        let Some(running) = running.as_mut() else { return false };
+        let is_cancelled = running.cancellation == Cancellation::Asked;
+        if !is_cancelled {
+            running.cancellation = Cancellation::TooLate;
+        }
+        is_cancelled
     }
 
     async fn start(self: Arc<Self>, trigger: RoundTrigger, seed: Option<u64>) -> Result<Round, RoundError> {
@@ -276,6 +288,11 @@ impl Inner {
         // Before the questions are looked for, which takes long where there are many.
         if let Some(other) = &*self.running() {
             return Err(RoundError::Conflict(is_running(other.id)));
+        }
+        if trigger == RoundTrigger::Schedule
+            && let Some(waiting) = self.waiting_for_a_person().await?
+        {
+            return Err(RoundError::Waiting(waiting));
         }
         let looked_at = self.options.recipe.questions * selection::CANDIDATES_FOR_EACH;
         let candidates = self.store.learnable(looked_at).await?;
@@ -303,6 +320,13 @@ impl Inner {
             Err(StoreError::Conflict(text)) => Err(RoundError::Conflict(text)),
             Err(error) => Err(RoundError::Store(error)),
         }
+    }
+
+    /// A recent round that is held, and may be promoted.
+    async fn waiting_for_a_person(&self) -> Result<Option<Uuid>, StoreError> {
+        let (rounds, live) = (self.store.rounds(LOOKED_AT_FOR_HELD, None).await?, self.registry.live());
+        let waits = |round: &&Round| round.state == RoundState::Held && round.parent_version == *live.version();
+        Ok(rounds.iter().find(waits).map(|round| round.id))
     }
 
     /// See [`Rounds::recover`].
@@ -414,7 +438,7 @@ impl Inner {
     fn fitting(&self, chosen: &[Question]) -> Result<Recipe, RoundError> {
         let recipe = &self.options.recipe;
         let texts = chosen.iter().map(|question| question.text.as_str());
-        match round::fitting_rows(&self.bench, recipe, texts) {
+        match round::rows_that_fit(&self.bench, recipe, texts) {
             Ok(micro_batch_tokens) => Ok(Recipe { micro_batch_tokens, ..recipe.clone() }),
             Err(LearnError::TooLarge(error)) => Err(error.into()),
             // A question that cannot be encoded is passed over when the round looks at it.

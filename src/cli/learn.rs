@@ -23,7 +23,7 @@ use crate::{
     adaptation::{
         learner::{self, LearnError, VoteMetrics, Voted},
         recipe::Recipe,
-        round::{self, Control, Plan, Watch, Workbench},
+        round::{self, Control, Observer, Plan, Workbench},
         trainer::UpdateMetrics,
     },
     adapters::format,
@@ -131,7 +131,7 @@ struct Measured {
 
 fn measure(voted: &[Voted], gold: Option<&[Answer]>, kind: AnswerKind, recipe: &Recipe) -> Measured {
     let marks = |gold: &[Answer]| -> Vec<Mark> {
-        voted.iter().zip(gold).map(|(voted, gold)| Mark::of(&voted.tally, gold, kind)).collect()
+        voted.iter().zip(gold).map(|(voted, gold)| Mark::of(&voted.tally, voted.label(), gold, kind)).collect()
     };
     Measured {
         accuracy: gold.map(|gold| Accuracy::of(&marks(gold))),
@@ -176,20 +176,20 @@ impl Reporter<'_> {
         let row =
             Row { step, train, heldout, update: self.update.take(), seconds: self.started.elapsed().as_secs_f64() };
         let printed = if self.json {
-            serde_json::to_string(&row).map_err(|error| LearnError::Watch(error.to_string()))?
+            serde_json::to_string(&row).map_err(|error| LearnError::Observer(error.to_string()))?
         } else if step == 0 {
             format!("{}\n{}", header(&row), table_row(&row))
         } else {
             table_row(&row)
         };
-        self.bar.suspend(|| print(&printed)).map_err(|error| LearnError::Watch(error.to_string()))?;
+        self.bar.suspend(|| print(&printed)).map_err(|error| LearnError::Observer(error.to_string()))?;
         self.rows.push(row);
         Ok(())
     }
 }
 
 #[async_trait]
-impl Watch for Reporter<'_> {
+impl Observer for Reporter<'_> {
     async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
         self.report(updates, voted, held_back)
     }
@@ -212,7 +212,7 @@ const COLUMNS: [(&str, Cell); 15] = [
     ("pass@N", |row| Some(three(row.train.accuracy?.pass_at_n))),
     ("held pass@1", |row| Some(three(row.heldout.as_ref()?.accuracy?.pass_at_1))),
     ("held maj@N", |row| Some(three(row.heldout.as_ref()?.accuracy?.maj_at_n))),
-    ("reward right", |row| Some(three(row.train.accuracy?.reward_accuracy))),
+    ("reward right", |row| row.train.accuracy?.reward_accuracy.map(three)),
     ("reward", |row| Some(three(row.train.votes.reward))),
     ("majority", |row| Some(three(row.train.votes.majority_ratio))),
     ("answered", |row| Some(three(row.train.votes.answer_rate))),
@@ -262,7 +262,7 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
             check_questions(&bench, set, path, &recipe)?;
         }
     }
-    recipe.micro_batch_tokens = round::fitting_rows(&bench, &recipe, train.questions.iter().map(String::as_str))?;
+    recipe.micro_batch_tokens = round::rows_that_fit(&bench, &recipe, train.questions.iter().map(String::as_str))?;
     let mut reporter = Reporter {
         bench: &bench,
         recipe: &recipe,

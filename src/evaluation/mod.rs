@@ -114,6 +114,7 @@ impl Evaluator {
     }
 
     fn mark(&self, gold: &Answer, group: &Group) -> Mark {
-        Mark::of(&self.prompter.tally(group), gold, self.prompter.reading().kind)
+        let tally = self.prompter.tally(group);
+        Mark::of(&tally, Some(&tally), gold, self.prompter.reading().kind)
     }
 }

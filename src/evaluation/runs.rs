@@ -199,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_score_counts_what_was_asked() {
-        let mark = |majority, share| Some(Mark { majority, share, reward_accuracy: 0.5 });
+        let mark = |majority, share| Some(Mark { majority, share, reward_accuracy: Some(0.5) });
         let score = Score::of(&[mark(true, 0.75), None, mark(false, 0.25), mark(true, 0.5), mark(false, 0.0)]);
         assert_eq!((score.items, score.skipped, score.right), (4, 1, 2));
         let Accuracy { pass_at_1, pass_at_n, maj_at_n, .. } = score.accuracy;

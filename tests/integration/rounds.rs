@@ -499,6 +499,24 @@ async fn what_is_live_for_another_model_makes_no_held_round_stale_and_files_of_h
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_round_starts_by_itself_while_one_waits_for_a_person() {
+    let place = Place::new();
+    let mut settings = place.settings("tiny");
+    settings.learning.gate.when_passed = Decision::Hold;
+    settings.schedule.every_questions = Some(8);
+    let server = Running::start(settings).await;
+    server.ask_all().await;
+    let shown = server.wait("/v1/rounds", |shown| shown["rounds"][0]["state"] == "held").await;
+    server.ask_all().await;
+    // Longer than until the next look at the schedule.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(server.get("/v1/rounds").await, shown);
+    server.held_round().await;
+    assert_eq!(server.get("/v1/rounds").await["rounds"].as_array().unwrap().len(), 2, "one may be started");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_model_on_the_same_data_has_its_own_live_version_and_the_first_comes_back_with_its_own() {
     let place = Place::new();
     place.make_twin();

@@ -11,7 +11,7 @@ use crate::{
     adaptation::{
         learner::{self, LearnError, VoteMetrics, Voted},
         recipe::Recipe,
-        round::Watch,
+        round::Observer,
         trainer::UpdateMetrics,
     },
     store::{Attempt, RoundQuestion, RoundState, RoundStep, RoundUpdate},
@@ -30,15 +30,15 @@ pub(super) struct Recorder<'a> {
     pub since: Instant,
 }
 
-fn watch_error(failure: Failure) -> LearnError {
+fn observer_error(failure: Failure) -> LearnError {
     match failure {
         Failure::Store(error) => error.into(),
-        other => LearnError::Watch(other.to_string()),
+        other => LearnError::Observer(other.to_string()),
     }
 }
 
 #[async_trait]
-impl Watch for Recorder<'_> {
+impl Observer for Recorder<'_> {
     async fn sampled(&mut self, updates: u32, voted: &[Voted], held_back: &[Voted]) -> Result<(), LearnError> {
         let rule = self.recipe.reward_rule();
         self.votes = learner::vote_metrics(voted, rule);
@@ -47,7 +47,7 @@ impl Watch for Recorder<'_> {
         self.inner.metrics.unknown_answers_total.inc_by(unknown as u64);
         // The first sampling is the live version's; the candidate meets the held-back questions at the gate.
         if updates > 0 {
-            return self.inner.set_state(self.attempt, RoundState::Training).await.map_err(watch_error);
+            return self.inner.set_state(self.attempt, RoundState::Training).await.map_err(observer_error);
         }
         let row = |(question, voted): (&RoundQuestion, &Voted)| RoundQuestion {
             before_answer: majority(voted),
@@ -56,8 +56,8 @@ impl Watch for Recorder<'_> {
         };
         let rows: Vec<RoundQuestion> = self.trained.iter().zip(voted).map(row).collect();
         let (inner, attempt) = (self.inner, self.attempt);
-        inner.patiently(|| inner.store.record_round_questions(attempt, &rows)).await.map_err(watch_error)?;
-        self.inner.set_state(self.attempt, RoundState::Training).await.map_err(watch_error)
+        inner.patiently(|| inner.store.record_round_questions(attempt, &rows)).await.map_err(observer_error)?;
+        self.inner.set_state(self.attempt, RoundState::Training).await.map_err(observer_error)
     }
 
     async fn updated(&mut self, updates: u32, metrics: Option<&UpdateMetrics>) -> Result<(), LearnError> {
@@ -76,13 +76,13 @@ impl Watch for Recorder<'_> {
                              "seconds": self.since.elapsed().as_secs_f64() }),
         };
         self.since = Instant::now();
-        inner.patiently(|| inner.store.record_step(attempt, &step)).await.map_err(watch_error)?;
+        inner.patiently(|| inner.store.record_step(attempt, &step)).await.map_err(observer_error)?;
         let last = updates == self.recipe.steps;
         let update = RoundUpdate {
             state: (!last).then_some(RoundState::Sampling),
             step: Some(updates),
             ..RoundUpdate::default()
         };
-        inner.update(attempt, update).await.map_err(watch_error)
+        inner.update(attempt, update).await.map_err(observer_error)
     }
 }

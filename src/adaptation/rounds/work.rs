@@ -60,6 +60,9 @@ impl Inner {
     async fn settle(&self, attempt: &Attempt, outcome: Result<(RoundState, Option<String>), Failure>) {
         let is_cancelled = self.close_cancellation();
         let (state, reason) = match outcome {
+            Ok((state, _)) if is_cancelled && state != RoundState::Promoted => {
+                (RoundState::Cancelled, Some(CANCELLED.into()))
+            }
             Ok(ended) => ended,
             // A verdict on the policy, as the gate's is: nothing is broken, and nobody needs to repair anything.
             Err(Failure::Learn(LearnError::GivenUp(alarm))) => {
@@ -173,6 +176,13 @@ impl Inner {
         if questions.is_empty() {
             return Ok(rejected(format!("nothing is left to learn from now: {}", told(&set_aside))));
         }
+        if round.started_at.is_some() {
+            let texts = questions.iter().map(|question| question.text.as_str());
+            let (begun, fitting) = (recipe.micro_batch_tokens, round::rows_that_fit(&self.bench, &recipe, texts)?);
+            if fitting < begun {
+                return Err(Failure::Memory { begun, fitting });
+            }
+        }
         let texts =
             |questions: &[RoundQuestion]| questions.iter().map(|question| question.text.clone()).collect::<Vec<_>>();
         let plan = Plan {
@@ -185,7 +195,7 @@ impl Inner {
             seed,
             checkpoint: Some(self.options.checkpoints.path(round.id)),
         };
-        let mut watch = Recorder {
+        let mut recorder = Recorder {
             inner: &self,
             attempt,
             recipe: &recipe,
@@ -194,7 +204,7 @@ impl Inner {
             held_back: None,
             since: Instant::now(),
         };
-        let learnt = round::learn(&self.bench, plan, &mut watch, cancel).await?;
+        let learnt = round::learn(&self.bench, plan, &mut recorder, cancel).await?;
         if learnt.updates == 0 {
             return Ok(rejected("no question could teach anything: votes were tied, weak or of one mind"));
         }
@@ -210,7 +220,8 @@ impl Inner {
             Decision::Hold => return Ok((RoundState::Held, Some(verdict.reasons.join("; ")))),
             Decision::Promote => {}
         }
-        if cancel.is_cancelled() {
+        // From here on it is too late: nobody is told that a round is cancelled which then goes live.
+        if self.close_cancellation() || cancel.is_cancelled() {
             return Err(LearnError::Cancelled.into());
         }
         if self.patiently(|| self.store.was_rolled_back(&self.registry.model().fingerprint)).await? {

@@ -17,7 +17,7 @@ use crate::{
         learner::{self, LearnError, Voted},
         memory::Footprint,
         recipe::Recipe,
-        round::{self, Plan, Watch, Workbench},
+        round::{self, Observer, Plan, Workbench},
         trainer::{Trainer, UpdateMetrics},
     },
     cli::ModelFlags,
@@ -106,7 +106,7 @@ impl Stopwatch {
 }
 
 #[async_trait]
-impl Watch for Stopwatch {
+impl Observer for Stopwatch {
     async fn sampled(&mut self, _updates: u32, voted: &[Voted], _held_back: &[Voted]) -> Result<(), LearnError> {
         let rollouts = voted.iter().flat_map(|voted| &voted.group.rollouts);
         self.sampled = (self.lap(), rollouts.map(|rollout| rollout.tokens.len()).sum());
@@ -145,11 +145,11 @@ pub async fn round(bench: &Workbench, recipe: &Recipe, args: &RoundArgs) -> anyh
         checkpoint: None,
     };
     let started = Instant::now();
-    let mut watch = Stopwatch { last: started, sampled: (Duration::ZERO, 0), steps: vec![] };
-    round::learn(bench, plan, &mut watch, &CancellationToken::new()).await?;
+    let mut stopwatch = Stopwatch { last: started, sampled: (Duration::ZERO, 0), steps: vec![] };
+    round::learn(bench, plan, &mut stopwatch, &CancellationToken::new()).await?;
     let seconds = started.elapsed().as_secs_f64();
     let inputs = json!({ "steps": args.steps, "questions": args.questions, "votes": recipe.votes, "seed": args.seed });
-    Ok(Report { name: "round", inputs, measured: json!({ "seconds": seconds, "steps": watch.steps }) })
+    Ok(Report { name: "round", inputs, measured: json!({ "seconds": seconds, "steps": stopwatch.steps }) })
 }
 
 /// Sums of a number of two digits and one of one digit, as the template's own examples are.

@@ -65,6 +65,7 @@ impl From<RoundError> for ApiError {
             RoundError::Stale { .. } => Self::new(StatusCode::CONFLICT, "stale", error.to_string()),
             RoundError::Registry(error) => error.into(),
             RoundError::Store(error) => error.into(),
+            RoundError::Waiting(_) => Self::conflict(error.to_string()),
             RoundError::TooLarge(_) => Self::unavailable("insufficient_memory", error.to_string()),
             RoundError::Stopping => Self::unavailable("stopping", error.to_string()),
         }
