@@ -8,7 +8,8 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error::*;
         match error {
-            Io(_) | Tls(_) | PoolTimedOut | PoolClosed | WorkerCrashed | BeginFailed => {
+            // A connection that breaks where one byte is expected is told as a breach of the protocol.
+            Io(_) | Tls(_) | Protocol(_) | PoolTimedOut | PoolClosed | WorkerCrashed | BeginFailed => {
                 Self::Unavailable(error.to_string())
             }
             Database(error) => from_database(&*error),
@@ -69,8 +70,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_without_a_free_connection_is_unavailable_and_a_row_of_another_shape_is_damage() {
+    fn a_pool_without_a_free_connection_or_a_broken_one_is_unavailable_and_a_row_of_another_shape_is_damage() {
         assert!(matches!(sqlx::Error::PoolTimedOut.into(), StoreError::Unavailable(_)));
+        assert!(matches!(sqlx::Error::Protocol("0x00".into()).into(), StoreError::Unavailable(_)));
         assert!(matches!(sqlx::Error::ColumnNotFound("x".into()).into(), StoreError::Corrupt(_)));
     }
 }
