@@ -41,6 +41,10 @@ pub struct Watch {
 /// What an answer to a client shows of the version that gave it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeenAnswer {
+    /// The hash of the question's text: questions with the same one count as the same text.
+    pub text_hash: Vec<u8>,
+    /// Who asked, as a fingerprint; `None` if that is not known.
+    pub client: Option<String>,
     /// The parameters that were in effect but for the seed, as JSON: answers with the same ones are alike.
     pub manner: String,
     /// How many responses were sampled.

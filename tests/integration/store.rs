@@ -10,6 +10,7 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, SqlSafeStr,
     migrate::{Migration, MigrationType, Migrator},
@@ -620,7 +621,7 @@ async fn what_a_version_has_shown_is_read_on_either_side_of_a_moment(place: Plac
     let mut last = Uuid::nil();
     for second in 0..7_u32 {
         for version in [hash('1'), hash('2')] {
-            let question = question("?", moment);
+            let question = Question { client: Some("c".into()), ..question("?", moment) };
             let created_at = moment + TimeDelta::seconds(i64::from(second) - 3);
             let answer = Answer { adapter_version: version, samples: second, created_at, ..answer_to(&question) };
             store.record_answer(&question, &Answer { answer: None, ..answer.clone() }).await.unwrap();
@@ -643,7 +644,9 @@ async fn what_a_version_has_shown_is_read_on_either_side_of_a_moment(place: Plac
     }
     let seen = store.seen_answers(&hash('2'), Span::Since(moment), 9).await.unwrap().remove(2);
     let manner = json!({"temperature": 0.5}).to_string();
-    assert_eq!(seen, SeenAnswer { manner, samples: 6, majority_ratio: 0.3125, answered: false, good: Some(false) });
+    let (text_hash, client) = (Sha256::digest("?").to_vec(), Some("c".into()));
+    let (samples, majority_ratio, answered, good) = (6, 0.3125, false, Some(false));
+    assert_eq!(seen, SeenAnswer { text_hash, client, manner, samples, majority_ratio, answered, good });
 }
 
 async fn of_two_servers_one_gets_the_round(place: Place) {

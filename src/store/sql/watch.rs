@@ -20,12 +20,14 @@ const WATCHED: &str = "SELECT * FROM rounds
 const COUNT: &str = "SELECT COUNT(*) AS number
     FROM (SELECT id FROM answers WHERE adapter_version = $1 AND created_at > $2 LIMIT $3) AS seen";
 
-const UNTIL: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good
-    FROM answers a LEFT JOIN feedback f ON f.answer_id = a.id
+const UNTIL: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good,
+        q.text_hash, q.client
+    FROM answers a JOIN questions q ON q.id = a.question_id LEFT JOIN feedback f ON f.answer_id = a.id
     WHERE a.adapter_version = $1 AND a.created_at <= $2 ORDER BY a.created_at DESC, a.id DESC LIMIT $3";
 
-const SINCE: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good
-    FROM answers a LEFT JOIN feedback f ON f.answer_id = a.id
+const SINCE: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good,
+        q.text_hash, q.client
+    FROM answers a JOIN questions q ON q.id = a.question_id LEFT JOIN feedback f ON f.answer_id = a.id
     WHERE a.adapter_version = $1 AND a.created_at > $2 ORDER BY a.created_at, a.id LIMIT $3";
 
 /// Writes a watch down, if that of the round still stands as `round` says.
@@ -46,6 +48,8 @@ fn seen(row: &impl Columns) -> Result<SeenAnswer, StoreError> {
     let mut parameters = row.json("parameters")?;
     parameters.as_object_mut().map(|parameters| parameters.remove("seed"));
     Ok(SeenAnswer {
+        text_hash: row.maybe_bytes("text_hash")?.unwrap_or_default(),
+        client: row.maybe_text("client")?,
         manner: parameters.to_string(),
         samples: row.count("samples")?,
         majority_ratio: row.float("majority_ratio")?,
