@@ -56,6 +56,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long it takes until a scheduled round that could not be started is tried again.
 const RESTART_INTERVAL: Duration = Duration::from_secs(600);
 
+/// How often it is told that what was promoted cannot be watched.
+const WATCH_INTERVAL: Duration = Duration::from_secs(600);
+
 /// How often files are looked for that nobody needs. A round does so when it ends; what is left comes from servers that
 /// were killed.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
@@ -258,13 +261,22 @@ impl Server {
     }
 }
 
+/// What is not done, or told, again so soon.
+struct Pauses {
+    /// When a scheduled round may be started again, after one that could not be.
+    start_at: Instant,
+    /// When it is told again that nothing can be watched.
+    tell_at: Instant,
+}
+
 /// What has to be looked after while the server runs.
 async fn chores(state: AppState, rounds: Rounds, schedule: Schedule, shutdown: CancellationToken) {
     let started = Utc::now();
     let mut database_is_away = false;
-    let (mut prune_at, mut start_at) = (Instant::now(), Instant::now());
+    let mut prune_at = Instant::now();
+    let mut pauses = Pauses { start_at: prune_at, tell_at: prune_at };
     while shutdown.run_until_cancelled(tokio::time::sleep(CHECK_INTERVAL)).await.is_some() {
-        let work = chore(&state, &rounds, schedule, started, &mut start_at);
+        let work = chore(&state, &rounds, schedule, started, &mut pauses);
         // A replay of the spool may be cut off anywhere: what is not done is done at the next start.
         let Some(result) = shutdown.run_until_cancelled(work).await else { return };
         match (&result, database_is_away) {
@@ -287,7 +299,7 @@ async fn chore(
     rounds: &Rounds,
     schedule: Schedule,
     started: chrono::DateTime<Utc>,
-    start_at: &mut Instant,
+    pauses: &mut Pauses,
 ) -> Result<(), StoreError> {
     let replayed = state.store.replay().await;
     state.metrics.spooled_records.set(state.store.spooled_records() as i64);
@@ -304,8 +316,15 @@ async fn chore(
         Err(RegistryError::Store(error)) => return Err(error),
         Err(error) => error!(%error, "another server's live version cannot be used here; the old one serves on"),
     }
-    rounds.watch().await?;
-    if !schedule.is_active() || Instant::now() < *start_at {
+    match rounds.watch().await {
+        Err(error @ StoreError::Unavailable(_)) => return Err(error),
+        Err(error) if pauses.tell_at <= Instant::now() => {
+            error!(%error, "what was promoted cannot be watched");
+            pauses.tell_at = Instant::now() + WATCH_INTERVAL;
+        }
+        _ => {}
+    }
+    if !schedule.is_active() || Instant::now() < pauses.start_at {
         return Ok(());
     }
     let since = state.store.last_round_at().await?.unwrap_or(started);
@@ -315,7 +334,7 @@ async fn chore(
             Err(RoundError::Store(error)) => return Err(error),
             Err(error) => {
                 warn!(%error, "the scheduled round is not started; it is tried again in ten minutes");
-                *start_at = Instant::now() + RESTART_INTERVAL;
+                pauses.start_at = Instant::now() + RESTART_INTERVAL;
             }
         }
     }

@@ -7,7 +7,7 @@ const FLOAT: u64 = 4;
 /// How often the weights of an adapter are held: as variables, as the optimizer's two moments, as gradients (of a pass, of the
 /// passes before it, of both, clipped), as copies for the passes, as the snapshot that the engine loads, as the engine
 /// lays it out, and as a file. The rest is what an allocator keeps between passes of different sizes.
-const ADAPTER_COPIES: u64 = 16;
+const ADAPTER_COPIES: u64 = 18;
 
 /// How often the logits of the rows that the head computes at a time are held: as they are, as probabilities, as their
 /// gradient, and once more where one is made of another.

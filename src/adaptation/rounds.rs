@@ -157,6 +157,8 @@ struct Inner {
     running: Mutex<Option<Running>>,
     /// Held while a round is created, and while unfinished ones are looked for: one that is just being created is none.
     starting: tokio::sync::Mutex<()>,
+    /// Watches that could not be looked after, and are left alone for a while.
+    paused: Mutex<watching::Paused>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -177,6 +179,7 @@ impl Rounds {
             metrics,
             running: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            paused: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))

@@ -4,7 +4,7 @@
 //! proven to be worse by more than a margin, and all looks of all rules together are wrong as seldom as the settings
 //! say. `docs/watch.md` explains it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -79,15 +79,16 @@ impl Rule {
         }
     }
 
-    /// From 0 to 1; `None` if the answer says nothing of it.
-    fn value(self, answer: &SeenAnswer) -> Option<f64> {
+    /// `None` if the answer says nothing of it.
+    fn value(self, answer: &SeenAnswer) -> Option<Value<'_>> {
         let share = |yes: bool| f64::from(u8::from(yes));
-        match self {
+        let value = match self {
             // A single sample always agrees with itself.
             Self::Agreement => (answer.samples > 1).then_some(answer.majority_ratio),
             Self::AnswerRate => Some(share(answer.answered)),
             Self::Feedback => answer.good.map(share),
-        }
+        };
+        value.map(|value| Value { client: answer.client.as_deref(), value })
     }
 
     fn max_drop(self, rules: &WatchRules) -> f64 {
@@ -172,14 +173,23 @@ pub fn is_due(rules: &WatchRules, seen: u32, answers: u32) -> bool {
     answers >= rules.answers || answers >= seen.saturating_add(LOOK_EVERY)
 }
 
-/// Compares what a version has shown so far, of at most `rules.answers` answers, with what the one before it had.
+/// Compares what a version has shown so far, of at most `rules.answers` answers, with what the one before it had. Both
+/// come with the ones next to the promotion first.
 pub fn look(rules: &WatchRules, before: &[SeenAnswer], after: &[SeenAnswer]) -> (Vec<Compared>, Verdict) {
     let is_last = after.len() >= rules.answers as usize;
     let confidence = confidence_of_a_test(rules, is_last);
-    let compared: Vec<Compared> =
-        Rule::ALL.into_iter().filter_map(|rule| compare(rule, rules, (before, after), confidence)).collect();
-    let verdict = match compared.iter().find(|compared| compared.is_worse()) {
-        Some(worse) => Verdict::RollBack { rule: worse.rule, reason: worse.reason() },
+    let (mut compared, mut worse) = (Vec::new(), None);
+    for rule in Rule::ALL {
+        let Some(values) = alike(rule, before, after) else { continue };
+        let whole = values.compare(rule, rules, confidence);
+        let is_worse = |rest: Alike| rest.is_enough() && rest.compare(rule, rules, confidence).is_worse();
+        if worse.is_none() && whole.is_worse() && values.without_any_one_client().all(is_worse) {
+            worse = Some(Verdict::RollBack { rule, reason: whole.reason() });
+        }
+        compared.push(whole);
+    }
+    let verdict = match worse {
+        Some(roll_back) => roll_back,
         None if !is_last => Verdict::GoesOn,
         None if compared.is_empty() => Verdict::Unknown,
         None => Verdict::Passed,
@@ -199,31 +209,72 @@ fn confidence_of_a_test(rules: &WatchRules, is_last: bool) -> f64 {
     1.0 - (1.0 - rules.confidence) * share / Rule::ALL.len() as f64
 }
 
-fn compare(
-    rule: Rule,
-    rules: &WatchRules,
-    (before, after): (&[SeenAnswer], &[SeenAnswer]),
-    confidence: f64,
-) -> Option<Compared> {
-    let (before, after) = alike(rule, before, after)?;
-    let max_drop = rule.max_drop(rules);
-    let interval = rule.interval(&before, &after, confidence);
-    let (before, after) = (Shown::of(&before), Shown::of(&after));
-    Some(Compared { rule, before, after, difference: after.mean - before.mean, interval, max_drop })
+/// What one answer shows, from 0 to 1, and whose question it was.
+#[derive(Clone, Copy)]
+struct Value<'a> {
+    client: Option<&'a str>,
+    value: f64,
 }
 
-/// The values of the answers of both versions that were asked for in one manner: the one that both have most of. None
-/// if that is too few.
-fn alike(rule: Rule, before: &[SeenAnswer], after: &[SeenAnswer]) -> Option<(Vec<f64>, Vec<f64>)> {
-    let mut manners: BTreeMap<&str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
-    for answer in before {
-        manners.entry(&answer.manner).or_default().0.extend(rule.value(answer));
+/// What two versions show in answers that were asked for in one manner.
+#[derive(Default)]
+struct Alike<'a> {
+    before: Vec<Value<'a>>,
+    after: Vec<Value<'a>>,
+}
+
+impl<'a> Alike<'a> {
+    /// How many there are of either version.
+    fn number(&self) -> usize {
+        self.before.len().min(self.after.len())
     }
-    for answer in after {
-        manners.entry(&answer.manner).or_default().1.extend(rule.value(answer));
+
+    fn is_enough(&self) -> bool {
+        self.number() >= MIN_ANSWERS
     }
-    let number = |(before, after): &(Vec<f64>, Vec<f64>)| before.len().min(after.len());
-    manners.into_values().max_by_key(number).filter(|values| number(values) >= MIN_ANSWERS)
+
+    fn compare(&self, rule: Rule, rules: &WatchRules, confidence: f64) -> Compared {
+        let of = |values: &[Value]| values.iter().map(|value| value.value).collect::<Vec<_>>();
+        let (before, after) = (of(&self.before), of(&self.after));
+        let interval = rule.interval(&before, &after, confidence);
+        let (before, after) = (Shown::of(&before), Shown::of(&after));
+        let max_drop = rule.max_drop(rules);
+        Compared { rule, before, after, difference: after.mean - before.mean, interval, max_drop }
+    }
+
+    /// What is left without one client, for each that no version may be judged by alone: all but the one that most
+    /// answers of the version before were given to. None if there is but one client.
+    fn without_any_one_client(&self) -> impl Iterator<Item = Alike<'a>> {
+        let of = |values: &[Value<'a>]| values.iter().map(|value| value.client).collect::<Vec<_>>();
+        let (before, mut clients) = (of(&self.before), BTreeSet::from_iter(of(&self.after)));
+        let is_only_one = clients.len() == 1 && before.iter().all(|client| clients.contains(client));
+        let is_main = |client: Option<&str>| 2 * before.iter().filter(|other| **other == client).count() > before.len();
+        clients.retain(|client| !is_only_one && !is_main(*client));
+        clients.into_iter().map(move |client| {
+            let others = |values: &[Value<'a>]| values.iter().filter(|value| value.client != client).copied().collect();
+            Alike { before: others(&self.before), after: others(&self.after) }
+        })
+    }
+}
+
+/// What the answers of both versions show that were asked for in one manner: the one that both have most of. A text
+/// counts once for each version, so that nobody is heard for saying the same again. None if that is too few.
+fn alike<'a>(rule: Rule, before: &'a [SeenAnswer], after: &'a [SeenAnswer]) -> Option<Alike<'a>> {
+    let mut manners: BTreeMap<&str, Alike> = BTreeMap::new();
+    for answer in distinct(rule, before) {
+        manners.entry(&answer.manner).or_default().before.extend(rule.value(answer));
+    }
+    for answer in distinct(rule, after) {
+        manners.entry(&answer.manner).or_default().after.extend(rule.value(answer));
+    }
+    manners.into_values().max_by_key(Alike::number).filter(Alike::is_enough)
+}
+
+/// The first answers to each text in each manner that a rule can tell anything by.
+fn distinct(rule: Rule, answers: &[SeenAnswer]) -> impl Iterator<Item = &SeenAnswer> {
+    let mut texts = BTreeSet::new();
+    let says_something = answers.iter().filter(move |answer| rule.value(answer).is_some());
+    says_something.filter(move |answer| texts.insert((&answer.manner, &answer.text_hash)))
 }
 
 #[cfg(test)]
@@ -247,10 +298,12 @@ mod tests {
 
     impl Traffic {
         fn answers(self, number: usize, rng: &mut ChaCha8Rng) -> Vec<SeenAnswer> {
-            let answer = |_| {
+            let answer = |number: usize| {
                 let agreed = self.agreement + 0.3 * (2.0 * rng.random::<f64>() - 1.0);
                 let votes = (0..VOTES).filter(|_| rng.random::<f64>() < agreed).count();
                 SeenAnswer {
+                    text_hash: number.to_le_bytes().into(),
+                    client: None,
                     manner: "8 votes".into(),
                     samples: VOTES,
                     majority_ratio: votes as f64 / f64::from(VOTES),
@@ -340,11 +393,57 @@ mod tests {
     }
 
     fn seen(manner: &str, samples: u32, majority_ratio: f64, good: Option<bool>) -> SeenAnswer {
-        SeenAnswer { manner: manner.into(), samples, majority_ratio, answered: majority_ratio > 0.0, good }
+        let answered = majority_ratio > 0.0;
+        SeenAnswer { text_hash: vec![], client: None, manner: manner.into(), samples, majority_ratio, answered, good }
     }
 
+    /// Such answers to different questions.
     fn many(number: usize, answer: &SeenAnswer) -> Vec<SeenAnswer> {
-        vec![answer.clone(); number]
+        (0..number).map(|number| SeenAnswer { text_hash: number.to_le_bytes().into(), ..answer.clone() }).collect()
+    }
+
+    /// Answers to different questions of the same kind, of one client.
+    fn of(client: &str, number: usize, answer: &SeenAnswer) -> Vec<SeenAnswer> {
+        let name = |answer: SeenAnswer| SeenAnswer {
+            client: Some(client.into()),
+            text_hash: [client.as_bytes(), &answer.text_hash].concat(),
+            ..answer
+        };
+        many(number, answer).into_iter().map(name).collect()
+    }
+
+    #[test]
+    fn a_text_counts_once_however_often_it_is_asked() {
+        let (good, bad) = (seen("8", 8, 0.75, None), seen("8", 8, 0.0, None));
+        let before = many(64, &good);
+        let after = [many(40, &good), vec![bad; 400]].concat();
+        let (compared, verdict) = look(&WatchRules::default(), &before, &after);
+        assert_eq!(verdict, Verdict::GoesOn);
+        assert_eq!(compared[0].after.answers, 41);
+        // What was said first of a text counts, of the answers that anything was said of.
+        let said = |good| vec![SeenAnswer { good, ..seen("8", 8, 0.75, None) }];
+        let after =
+            [said(None), said(Some(true)), said(Some(false)), many(31, &seen("8", 8, 0.75, Some(true)))].concat();
+        let compared = look(&WatchRules::default(), &many(32, &seen("8", 8, 0.75, Some(true))), &after).0;
+        assert_eq!(compared[2].after, Shown { answers: 32, mean: 1.0 });
+    }
+
+    #[test]
+    fn no_client_brings_a_version_down_alone_unless_the_version_before_was_its_own() {
+        let (good, bad) = (seen("8", 8, 0.75, Some(true)), seen("8", 1, 0.0, Some(false)));
+        let is_back = |before: &[Vec<SeenAnswer>], after: &[Vec<SeenAnswer>]| {
+            matches!(look(&WatchRules::default(), &before.concat(), &after.concat()).1, Verdict::RollBack { .. })
+        };
+        let usual = [of("a", 40, &good), of("b", 40, &good), of("c", 40, &good)];
+        assert!(!is_back(&usual, &[of("a", 40, &good), of("b", 40, &good), of("mallory", 400, &bad)]));
+        assert!(!is_back(&usual, &[of("mallory", 400, &bad)]), "nobody else has asked anything");
+        assert!(!is_back(&usual, &[of("a", 400, &bad), of("b", 40, &good)]), "nor one that was there before");
+        assert!(is_back(&usual, &[of("a", 40, &bad), of("b", 40, &bad)]));
+        // The one that the server is there for is heard, whoever else drops in.
+        let main = [of("a", 100, &good), of("b", 4, &good)];
+        assert!(is_back(&main, &[of("a", 60, &bad), of("b", 4, &bad)]));
+        assert!(is_back(&main[..1], &[of("a", 60, &bad)]));
+        assert!(!is_back(&main, &[of("a", 60, &good), of("b", 60, &bad)]));
     }
 
     #[test]

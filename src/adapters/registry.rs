@@ -311,13 +311,15 @@ impl Registry {
 
     /// Makes the version live again that a round began with, if its candidate still is, and writes down the watch that
     /// found the candidate to be worse, in one; returns whether it did. It does not if the watch has ended meanwhile.
-    /// After an error the candidate is live here.
+    /// After an error the candidate is live here, and doing it again with the same watch is safe, as in
+    /// [`Self::promote`].
     pub async fn roll_back(&self, round: &Round, watch: &Watch) -> Result<bool, RegistryError> {
         let Some(candidate) = &round.candidate_version else { return Ok(false) };
         let _swapping = self.swapping.lock().await;
-        let Ready { lease, .. } = self.prepare(Some(candidate), &round.parent_version).await?;
+        // What is not expected is asked for all the same: the store knows whether this was done before.
+        let Ready { lease, current, .. } = self.prepare(None, &round.parent_version).await?;
         let rolled_back = self.store.roll_back(&self.model.fingerprint, round, watch).await?;
-        if rolled_back {
+        if rolled_back && [candidate, &round.parent_version].contains(&&current) {
             self.live.store(Arc::new(lease));
         }
         Ok(rolled_back)

@@ -41,6 +41,10 @@ pub struct Watch {
 /// What an answer to a client shows of the version that gave it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeenAnswer {
+    /// The hash of the question's text: questions with the same one count as the same text.
+    pub text_hash: Vec<u8>,
+    /// Who asked, as a fingerprint; `None` if that is not known.
+    pub client: Option<String>,
     /// The parameters that were in effect but for the seed, as JSON: answers with the same ones are alike.
     pub manner: String,
     /// How many responses were sampled.
@@ -73,12 +77,14 @@ pub trait WatchStore: Send + Sync {
     /// Up to `limit` answers of a version.
     async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError>;
 
-    /// Writes down what has come of a round's watch, if it still stands as `round` says; returns whether it did.
+    /// Writes down what has come of a round's watch, if it still stands as `round` says; returns whether it did, now or
+    /// in an earlier try whose reply was lost.
     async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError>;
 
     /// Points the alias [`super::LIVE`] of a model from the candidate of a round back to the version that the round
-    /// began with, and writes down the watch, both or neither; returns whether it did. It does not if another version
-    /// is live, or if the watch does not stand as `round` says.
+    /// began with, and writes down the watch, both or neither; returns whether it did, now or in an earlier try whose
+    /// reply was lost, whatever has become live since. It does not if another version is live, or if the watch does not
+    /// stand as `round` says.
     async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError>;
 
     /// Whether it was a watch that made the live version of a model live. Not if anybody has activated or promoted one

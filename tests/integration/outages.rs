@@ -12,6 +12,7 @@ use crate::{
         postgres,
         wire::{Break, Wire},
     },
+    watch::{converse, only_clients_count},
 };
 
 /// A server's settings with a database at the other end of a wire.
@@ -49,6 +50,24 @@ async fn a_promotion_whose_reply_is_lost_is_told_as_one() {
     // Its place is free, and so is its checkpoint's.
     assert_eq!(server.round().await["round"]["state"], "promoted");
     assert!(!server.metrics().await.contains("outcome=\"rejected\""));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_roll_back_whose_reply_is_lost_is_told_as_one() {
+    let place = Place::new();
+    let (settings, wire) = wired(&place).await;
+    let server = Running::start(only_clients_count(settings)).await;
+    converse(&server, 0..32, true).await;
+    let shown = server.round().await;
+    assert_eq!(shown["round"]["state"], "promoted", "{shown}");
+    wire.break_at(Break::ReplyToCommitOf("SET rolled_back = TRUE"));
+    converse(&server, 0..64, false).await;
+    counted(&server, "ttrl_rollbacks_total{rule=\"feedback\"} 1").await;
+    assert!(wire.has_broken());
+    assert_eq!(server.live().await, "base");
+    let path = format!("/v1/rounds/{}", shown["round"]["id"].as_str().unwrap());
+    assert_eq!(server.get(&path).await["round"]["watch"]["state"], "rolled_back");
     server.stop().await;
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, SqlSafeStr,
     migrate::{Migration, MigrationType, Migrator},
@@ -576,7 +577,9 @@ async fn a_promotion_begins_a_watch_and_what_it_may_go_back_to_is_needed(place: 
     let compared = json!([{"rule": "agreement", "difference": 0.1}]);
     let looked = Watch { looks: 1, answers: 32, compared, looked_at: Some(now()), ..Watch::default() };
     assert!(store.record_watch(&round, &looked).await.unwrap());
-    assert!(!store.record_watch(&round, &looked).await.unwrap(), "another server was faster");
+    assert!(store.record_watch(&round, &looked).await.unwrap(), "the reply was lost");
+    let slower = Watch { looked_at: looked.looked_at.map(|at| at + TimeDelta::milliseconds(1)), ..looked.clone() };
+    assert!(!store.record_watch(&round, &slower).await.unwrap(), "another server was faster");
     let round = store.round(round.id).await.unwrap().unwrap();
     assert_eq!((&round.watch, parent().await), (&Some(looked.clone()), AdapterUse::Needed));
 
@@ -603,10 +606,16 @@ async fn a_roll_back_swaps_the_alias_and_ends_the_watch_or_does_neither(place: P
     assert!(swap(hash('2'), hash('1')).await);
     assert!(!store.was_rolled_back(MODEL).await.unwrap());
 
-    let (one, other) = tokio::join!(store.roll_back(MODEL, &round, &worse), store.roll_back(MODEL, &round, &worse));
-    assert!(one.unwrap() ^ other.unwrap());
+    let others = Watch { ended_at: Some(now()), ..worse.clone() };
+    let (one, other) = tokio::join!(store.roll_back(MODEL, &round, &worse), store.roll_back(MODEL, &round, &others));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert!(one ^ other);
     assert_eq!(store.alias(MODEL, LIVE).await.unwrap(), Some(Version::base()));
-    assert_eq!(store.round(round.id).await.unwrap().unwrap().watch, Some(worse));
+    let (done, not_done) = if one { (worse, others) } else { (others, worse) };
+    assert_eq!(store.round(round.id).await.unwrap().unwrap().watch.as_ref(), Some(&done));
+    // Once more each, as if the reply had been lost.
+    assert!(store.roll_back(MODEL, &round, &done).await.unwrap());
+    assert!(!store.roll_back(MODEL, &round, &not_done).await.unwrap());
     assert!(store.was_rolled_back(MODEL).await.unwrap());
     assert!(!store.was_rolled_back("another model").await.unwrap());
     // A person has looked at it, and leaves it as it is.
@@ -620,7 +629,7 @@ async fn what_a_version_has_shown_is_read_on_either_side_of_a_moment(place: Plac
     let mut last = Uuid::nil();
     for second in 0..7_u32 {
         for version in [hash('1'), hash('2')] {
-            let question = question("?", moment);
+            let question = Question { client: Some("c".into()), ..question("?", moment) };
             let created_at = moment + TimeDelta::seconds(i64::from(second) - 3);
             let answer = Answer { adapter_version: version, samples: second, created_at, ..answer_to(&question) };
             store.record_answer(&question, &Answer { answer: None, ..answer.clone() }).await.unwrap();
@@ -643,7 +652,9 @@ async fn what_a_version_has_shown_is_read_on_either_side_of_a_moment(place: Plac
     }
     let seen = store.seen_answers(&hash('2'), Span::Since(moment), 9).await.unwrap().remove(2);
     let manner = json!({"temperature": 0.5}).to_string();
-    assert_eq!(seen, SeenAnswer { manner, samples: 6, majority_ratio: 0.3125, answered: false, good: Some(false) });
+    let (text_hash, client) = (Sha256::digest("?").to_vec(), Some("c".into()));
+    let (samples, majority_ratio, answered, good) = (6, 0.3125, false, Some(false));
+    assert_eq!(seen, SeenAnswer { text_hash, client, manner, samples, majority_ratio, answered, good });
 }
 
 async fn of_two_servers_one_gets_the_round(place: Place) {

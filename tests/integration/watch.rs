@@ -1,7 +1,7 @@
 //! Versions that are watched after their promotion, on a whole server with a tiny model. What clients say of its noise
 //! decides.
 
-use std::{fs, time::Duration};
+use std::{fs, ops::Range, time::Duration};
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,17 +10,20 @@ use ttrl::config::Settings;
 use crate::rounds::{Place, Running, candidate};
 
 /// Only what clients say can speak against a version: what a tiny model says is chance.
-fn settings(place: &Place) -> Settings {
-    let mut settings = place.settings("tiny");
+pub fn only_clients_count(mut settings: Settings) -> Settings {
     settings.learning.questions = 8;
     let watch = &mut settings.learning.watch;
     (watch.answers, watch.max_agreement_drop, watch.max_answer_rate_drop) = (64, 1.0, 1.0);
     settings
 }
 
-/// Asks so many questions, and says of each answer whether it was good.
-async fn converse(server: &Running, number: usize, good: bool) {
-    for number in 0..number {
+fn settings(place: &Place) -> Settings {
+    only_clients_count(place.settings("tiny"))
+}
+
+/// Asks some of the questions that there are, and says of each answer whether it was good.
+pub async fn converse(server: &Running, numbers: Range<usize>, good: bool) {
+    for number in numbers {
         let answer = server.ask(&format!("{} + {}", number % 8, number / 8)).await;
         let path = format!("/v1/answers/{}/feedback", answer["id"].as_str().unwrap());
         let (status, said) = server.call(Method::POST, &path, json!({ "good": good })).await;
@@ -43,22 +46,22 @@ async fn end_of_watch(server: &Running, path: &str) -> Value {
 async fn a_version_that_clients_find_worse_is_rolled_back_across_a_restart_and_the_next_waits_for_a_person() {
     let place = Place::new();
     let server = Running::start(settings(&place)).await;
-    converse(&server, 40, true).await;
+    converse(&server, 0..40, true).await;
     let (path, version) = promotion(&server).await;
     let watch = server.get(&path).await["round"]["watch"].clone();
     assert_eq!((&watch["state"], &watch["looks"], &watch["ended_at"]), (&json!("watching"), &json!(0), &Value::Null));
-    converse(&server, 20, false).await;
+    converse(&server, 0..20, false).await;
     server.stop().await;
 
     let server = Running::start(settings(&place)).await;
-    converse(&server, 11, false).await;
+    converse(&server, 20..31, false).await;
     // Longer than until the next look, if it were taken already.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(server.get(&path).await["round"]["watch"]["looks"], 0);
     assert_eq!(server.live().await, version);
     assert!(server.metrics().await.contains("\nttrl_watch_in_progress 1\n"));
     // A look may be taken between an answer and what is said of it.
-    converse(&server, 33, false).await;
+    converse(&server, 31..64, false).await;
     let watch = end_of_watch(&server, &path).await;
     assert_eq!(watch["state"], "rolled_back", "{watch}");
     let reason = watch["reason"].as_str().unwrap();
@@ -92,9 +95,9 @@ async fn a_version_that_clients_find_worse_is_rolled_back_across_a_restart_and_t
 async fn a_version_that_clients_find_as_good_passes_its_watch() {
     let place = Place::new();
     let server = Running::start(settings(&place)).await;
-    converse(&server, 32, true).await;
+    converse(&server, 0..32, true).await;
     let (path, version) = promotion(&server).await;
-    converse(&server, 64, true).await;
+    converse(&server, 0..64, true).await;
     let watch = end_of_watch(&server, &path).await;
     assert_eq!((&watch["state"], &watch["answers"], &watch["reason"]), (&json!("passed"), &json!(64), &Value::Null));
     let rules: Vec<&Value> = watch["compared"].as_array().unwrap().iter().map(|compared| &compared["rule"]).collect();
@@ -111,14 +114,14 @@ async fn a_version_that_clients_find_as_good_passes_its_watch() {
 async fn a_watch_ends_when_an_operator_makes_another_version_live_or_there_is_nothing_to_compare() {
     let place = Place::new();
     let server = Running::start(settings(&place)).await;
-    converse(&server, 8, true).await;
+    converse(&server, 0..8, true).await;
     let (path, version) = promotion(&server).await;
     assert_eq!(server.activate("base").await.0, 200);
     let watch = end_of_watch(&server, &path).await;
     assert_eq!((&watch["state"], &watch["reason"]), (&json!("ended"), &json!("version base is live now")));
 
     let (path, _) = promotion(&server).await;
-    converse(&server, 64, false).await;
+    converse(&server, 0..64, false).await;
     let watch = end_of_watch(&server, &path).await;
     let reason = watch["reason"].as_str().unwrap();
     assert!(watch["state"] == "ended" && reason.contains("too few were alike"), "{watch}");
@@ -128,21 +131,33 @@ async fn a_watch_ends_when_an_operator_makes_another_version_live_or_there_is_no
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_version_that_is_worse_stays_if_the_files_of_the_one_before_are_gone() {
+async fn a_version_that_is_worse_stays_if_the_files_of_the_one_before_are_gone_and_ends_its_watch_if_they_are_damaged()
+{
     let place = Place::new();
     let server = Running::start(settings(&place)).await;
-    converse(&server, 8, true).await;
+    converse(&server, 0..8, true).await;
     let (_, parent) = promotion(&server).await;
-    converse(&server, 32, true).await;
+    converse(&server, 0..32, true).await;
     let (path, version) = promotion(&server).await;
-    fs::remove_dir_all(place.adapter(&parent)).unwrap();
-    converse(&server, 64, false).await;
+    let (folder, elsewhere) = (place.adapter(&parent), place.adapter("elsewhere"));
+    fs::rename(&folder, &elsewhere).unwrap();
+    converse(&server, 0..64, false).await;
+    // Longer than until the next look.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let watch = server.get(&path).await["round"]["watch"].clone();
+    assert_eq!((&watch["state"], server.live().await), (&json!("watching"), json!(version)));
+    assert!(server.metrics().await.contains("\nttrl_watch_in_progress 1\n"));
+    server.stop().await;
+
+    fs::rename(&elsewhere, &folder).unwrap();
+    let tensors = folder.join("adapter_model.safetensors");
+    let whole = fs::read(&tensors).unwrap();
+    fs::write(&tensors, &whole[..whole.len() - 1]).unwrap();
+    // The next start does not wait a minute.
+    let server = Running::start(settings(&place)).await;
     let watch = end_of_watch(&server, &path).await;
     let reason = watch["reason"].as_str().unwrap();
-    assert!(
-        reason.contains("clients found good fell") && reason.contains("no way back: the files of adapter"),
-        "{reason}"
-    );
+    assert!(reason.contains("clients found good fell") && reason.contains("no way back: adapter"), "{reason}");
     assert_eq!((&watch["state"], server.live().await), (&json!("ended"), json!(version)));
     assert!(watch["looks"] != 0 && watch["compared"][2]["after"]["mean"] == 0.0, "{watch}");
     server.stop().await;

@@ -1,8 +1,15 @@
 //! Looks after the versions that rounds promoted, and rolls one back that is proven to be worse.
 
+use std::{
+    collections::HashMap,
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
+
 use chrono::Utc;
 use serde_json::json;
 use tracing::{error, info, warn};
+use uuid::Uuid;
 
 use super::{Failure, Inner, Rounds};
 use crate::{
@@ -10,7 +17,7 @@ use crate::{
         recipe::Recipe,
         watch::{self, Rule, Verdict},
     },
-    adapters::{probe::ProbeError, registry::RegistryError},
+    adapters::{format::FormatError, probe::ProbeError, registry::RegistryError},
     engine::handle::Version,
     store::{LIVE, Round, Span, StoreError, Watch, WatchState},
 };
@@ -19,22 +26,36 @@ use crate::{
 pub(super) const AFTER_A_ROLL_BACK: &str =
     "it keeps to all rules, but the watch has rolled the last version back: the next one is a person's to promote";
 
+/// How long a watch is left alone that could not be looked after, for another reason than a database that is away.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// Until when the watch over the version of a round is left alone.
+pub(super) type Paused = HashMap<Uuid, Instant>;
+
 impl Rounds {
     /// Looks at what the versions that rounds promoted show on live traffic, where enough of it has come since the last
     /// look. Rolls one back that is proven to be worse than the version before it.
     ///
     /// # Errors
-    /// If the database is away.
+    /// If the database is away, or what it has of the watches is not understood.
     pub async fn watch(&self) -> Result<(), StoreError> {
         let inner = &self.0;
         let mut watched = 0;
         for round in inner.store.watched_rounds(&inner.registry.model().fingerprint).await? {
+            if inner.is_paused(round.id) {
+                watched += 1;
+                continue;
+            }
             match inner.watch(&round).await {
                 Ok(goes_on) => watched += i64::from(goes_on),
                 Err(failure) if failure.may_pass() => return Err(StoreError::Unavailable(failure.to_string())),
                 Err(failure) => {
                     watched += 1;
-                    error!(round = %round.id, %failure, "the version of a round cannot be watched now");
+                    inner.pause(round.id);
+                    error!(
+                        round = %round.id, %failure,
+                        "the version of a round cannot be watched now; it is tried again in a minute"
+                    );
                 }
             }
         }
@@ -44,6 +65,20 @@ impl Rounds {
 }
 
 impl Inner {
+    fn paused(&self) -> std::sync::MutexGuard<'_, Paused> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_paused(&self, round: Uuid) -> bool {
+        let mut paused = self.paused();
+        paused.retain(|_, until| *until > Instant::now());
+        paused.contains_key(&round)
+    }
+
+    fn pause(&self, round: Uuid) {
+        self.paused().insert(round, Instant::now() + PAUSE);
+    }
+
     /// Takes a look at the version of a round, if it is time; returns whether the watch goes on.
     async fn watch(&self, round: &Round) -> Result<bool, Failure> {
         let (Some(candidate), Some(promoted_at), Some(watch)) =
@@ -55,7 +90,10 @@ impl Inner {
         if live != *candidate {
             return self.end_watch(round, format!("version {live} is live now")).await;
         }
-        let recipe: Recipe = serde_json::from_value(round.recipe.clone()).map_err(Failure::Recipe)?;
+        let recipe: Recipe = match serde_json::from_value(round.recipe.clone()).map_err(Failure::Recipe) {
+            Ok(recipe) => recipe,
+            Err(failure) => return self.end_watch(round, failure.to_string()).await,
+        };
         let rules = &recipe.watch;
         if !rules.enabled {
             return self.end_watch(round, "`learning.watch.enabled` was false when the round was created".into()).await;
@@ -109,7 +147,7 @@ impl Inner {
     }
 
     async fn roll_back(&self, round: &Round, watch: Watch, rule: Rule) -> Result<bool, Failure> {
-        match self.registry.roll_back(round, &watch).await {
+        match self.patiently(|| self.registry.roll_back(round, &watch)).await {
             Ok(true) => {
                 self.metrics.rollbacks_total.with_label_values(&[rule.name()]).inc();
                 let (live, reason) = (&round.parent_version, watch.reason.as_deref());
@@ -117,15 +155,15 @@ impl Inner {
                 Ok(false)
             }
             // Somebody else was faster: the next look finds out who.
-            Ok(false) | Err(RegistryError::Conflict { .. }) => Ok(true),
-            Err(error) if is_for_ever(&error) => {
+            Ok(false) => Ok(true),
+            Err(Failure::Registry(error)) if is_for_ever(&error) => {
                 let worse = watch.reason.as_deref().unwrap_or_default();
                 error!(round = %round.id, %error, worse, "the version of a round is worse, and there is no way back");
                 let reason = Some(format!("{worse}; but there is no way back: {error}"));
                 self.store.record_watch(round, &Watch { state: WatchState::Ended, reason, ..watch }).await?;
                 Ok(false)
             }
-            Err(error) => Err(error.into()),
+            Err(failure) => Err(failure),
         }
     }
 
@@ -142,10 +180,9 @@ impl Inner {
 /// Whether trying it again would end in the same way.
 fn is_for_ever(error: &RegistryError) -> bool {
     match error {
-        RegistryError::Unknown(_)
-        | RegistryError::OtherModel { .. }
-        | RegistryError::FilesMissing { .. }
-        | RegistryError::Files { .. } => true,
+        RegistryError::Unknown(_) | RegistryError::OtherModel { .. } => true,
+        // Those that are missing, or cannot be read, may be on a disk that comes back.
+        RegistryError::Files { source, .. } => !matches!(source, FormatError::Io { .. } | FormatError::Tensor(_)),
         RegistryError::Probe { source, .. } => {
             matches!(source, ProbeError::OtherWeights { .. } | ProbeError::Mismatch(_))
         }

@@ -20,32 +20,52 @@ const WATCHED: &str = "SELECT * FROM rounds
 const COUNT: &str = "SELECT COUNT(*) AS number
     FROM (SELECT id FROM answers WHERE adapter_version = $1 AND created_at > $2 LIMIT $3) AS seen";
 
-const UNTIL: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good
-    FROM answers a LEFT JOIN feedback f ON f.answer_id = a.id
+const UNTIL: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good,
+        q.text_hash, q.client
+    FROM answers a JOIN questions q ON q.id = a.question_id LEFT JOIN feedback f ON f.answer_id = a.id
     WHERE a.adapter_version = $1 AND a.created_at <= $2 ORDER BY a.created_at DESC, a.id DESC LIMIT $3";
 
-const SINCE: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good
-    FROM answers a LEFT JOIN feedback f ON f.answer_id = a.id
+const SINCE: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good,
+        q.text_hash, q.client
+    FROM answers a JOIN questions q ON q.id = a.question_id LEFT JOIN feedback f ON f.answer_id = a.id
     WHERE a.adapter_version = $1 AND a.created_at > $2 ORDER BY a.created_at, a.id LIMIT $3";
 
-/// Writes a watch down, if that of the round still stands as `round` says.
-async fn record<D: Driver>(rounds: &mut RoundLock<D>, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+/// What has become of an attempt to write a watch down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Recorded {
+    Now,
+    /// By an earlier try whose reply was lost.
+    Before,
+    /// The watch of the round does not stand as it did when it was looked at.
+    Never,
+}
+
+async fn record<D: Driver>(rounds: &mut RoundLock<D>, round: &Round, watch: &Watch) -> Result<Recorded, StoreError> {
     let found = rounds.fetch("SELECT * FROM rounds WHERE id = $1", args![round.id]).await?;
-    let now = found.first().map(rows::round).transpose()?.and_then(|now| now.watch);
-    let stands = |watch: &Option<Watch>| watch.as_ref().map(|watch| (watch.state, watch.looks));
-    if stands(&now) != stands(&round.watch) || now.is_none_or(|now| now.state != WatchState::Watching) {
-        return Ok(false);
+    let Some(now) = found.first().map(rows::round).transpose()?.and_then(|now| now.watch) else {
+        return Ok(Recorded::Never);
+    };
+    // No two looks are taken in the same nanosecond.
+    let moments = |watch: &Watch| (watch.state, watch.looks, watch.looked_at, watch.ended_at);
+    if moments(&now) == moments(watch) {
+        return Ok(Recorded::Before);
+    }
+    let stands = round.watch.as_ref().is_some_and(|seen| (seen.state, seen.looks) == (now.state, now.looks));
+    if !stands || now.state != WatchState::Watching {
+        return Ok(Recorded::Never);
     }
     let mut args = args![round.id];
     args.push(Arg::json(watch)?);
     rounds.fetch("UPDATE rounds SET watch = $2 WHERE id = $1", args).await?;
-    Ok(true)
+    Ok(Recorded::Now)
 }
 
 fn seen(row: &impl Columns) -> Result<SeenAnswer, StoreError> {
     let mut parameters = row.json("parameters")?;
     parameters.as_object_mut().map(|parameters| parameters.remove("seed"));
     Ok(SeenAnswer {
+        text_hash: row.maybe_bytes("text_hash")?.unwrap_or_default(),
+        client: row.maybe_text("client")?,
         manner: parameters.to_string(),
         samples: row.count("samples")?,
         majority_ratio: row.float("majority_ratio")?,
@@ -78,7 +98,7 @@ impl<D: Driver> WatchStore for SqlStore<D> {
             let mut rounds = self.lock_rounds().await?;
             let recorded = record(&mut rounds, round, watch).await?;
             rounds.commit().await?;
-            Ok(recorded)
+            Ok(recorded != Recorded::Never)
         })
         .await
     }
@@ -87,8 +107,10 @@ impl<D: Driver> WatchStore for SqlStore<D> {
         const MARK: &str = "UPDATE aliases SET rolled_back = TRUE WHERE model = $1 AND name = $2";
         within_deadline(async {
             let mut rounds = self.lock_rounds().await?;
-            if !record(&mut rounds, round, watch).await? {
-                return Ok(false);
+            match record(&mut rounds, round, watch).await? {
+                Recorded::Now => {}
+                Recorded::Before => return Ok(true),
+                Recorded::Never => return Ok(false),
             }
             let Some(candidate) = &round.candidate_version else { return Ok(false) };
             let (sql, args) = swap_alias(model, LIVE, Some(candidate), &round.parent_version);
