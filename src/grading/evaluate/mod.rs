@@ -68,13 +68,14 @@ pub(super) fn scalar(expression: &Expression, budget: &Budget) -> Option<Scalar>
     Some(if values.len() == 1 { Scalar::One(values.remove(0)) } else { Scalar::Branches(values) })
 }
 
-/// The canonical form of an expression up to a factor: its values at two points, divided by its value at a third. Only
-/// positive factors count if `signed`. `None` for a constant: what it is up to a factor says nothing.
+/// The canonical form of an expression up to a factor: its values at two points, divided by the one at the first, or by
+/// its modulus if only positive factors count, `signed`. What has another ratio to it at each point differs in the second.
+/// `None` for a constant: what it is up to a factor says nothing.
 pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budget) -> Option<Vec<Number>> {
     let compute = || {
         over_seeds(|seed, branched| {
             let mut values = vec![];
-            for point in 0..3 {
+            for point in 0..2 {
                 let mut evaluator = Evaluator { point, seed, branched: false, budget };
                 let value = evaluator.value(expression)?;
                 *branched |= evaluator.branched;
