@@ -21,7 +21,7 @@ pub(super) const MAX_DIGITS: usize = 4000;
 /// The most bits of a numerator or a denominator; about 1,200 decimal digits. What is longer is not computed.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
-const STEPS: u32 = 3000;
+const STEPS: u32 = 4000;
 /// Steps in which one part of a response is looked at that may be its answer.
 const EXTRACTION_STEPS: u32 = 1000;
 /// Steps in which all parts of a response are looked at together.

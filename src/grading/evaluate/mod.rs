@@ -85,10 +85,13 @@ pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budge
                 values.push(value.approximated().into_owned());
             }
             let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
-            budget.take(values.len() as u32 * (DIVISION_STEPS + FORM_STEPS))?;
+            // What is divided by itself is one.
+            let ratios = if signed { &values[..] } else { &values[1..] };
+            budget.take(ratios.len() as u32 * (DIVISION_STEPS + FORM_STEPS))?;
             let numbers: Vec<Number> =
-                values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
-            numbers.iter().any(|number| *number != numbers[0]).then_some(numbers)
+                ratios.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
+            let first = if signed { numbers[0].clone() } else { Number::exact(BigRational::one()) };
+            (numbers.last() != Some(&first)).then_some(numbers)
         })
     };
     budget.remember(Asked::UpToFactor { signed }, expression, compute)
