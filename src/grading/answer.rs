@@ -102,18 +102,18 @@ fn letter_form(letter: char, budget: &Budget) -> Option<Form> {
 /// The keys of a text in its other readings.
 fn other_readings(text: &str, form: &Form, budget: &Budget) -> Vec<Key> {
     let is_formula = matches!(form, Form::Scalar(expression) if expression.is_open());
-    let respelled =
-        [with_decimal_point, with_sterling, with_colon, with_rows].into_iter().filter_map(|with| with(text));
+    let respelled = [with_decimal_point, with_sterling, with_rows].into_iter().filter_map(|with| with(text));
     let forms = respelled
         .filter_map(|text| read::form(&text, budget))
         .chain(is_formula.then(|| measured(text, budget)).flatten())
+        .chain(as_ratio(text, budget))
         .chain(as_parts(form));
     forms.filter_map(|form| shape(&form, Detail::FULL, budget).map(Key)).collect()
 }
 
 /// A list as the parts of an answer in their order, which a list does not have.
 fn as_parts(form: &Form) -> Option<Form> {
-    const MOST: usize = 8;
+    const MOST: usize = 20;
     let values = match form {
         Form::Several(values) => values,
         Form::Values(points) if points.iter().all(|point| matches!(point, Form::Tuple(_))) => points,
@@ -129,19 +129,43 @@ fn with_sterling(text: &str) -> Option<String> {
 }
 
 /// `3 to 4` as a ratio.
-fn with_colon(text: &str) -> Option<String> {
-    let is_integer = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    let (first, second) = text.trim().split_once(" to ")?;
-    (is_integer(first) && is_integer(second)).then(|| format!("{first}:{second}"))
+fn as_ratio(text: &str, budget: &Budget) -> Option<Form> {
+    let is_integer = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    let parts: Vec<&str> = text.trim().split(" to ").collect();
+    let is_ratio = parts.len() > 1 && parts.iter().all(is_integer);
+    is_ratio
+        .then(|| parts.into_iter().map(|part| read::form(part, budget)).collect::<Option<_>>())
+        .flatten()
+        .map(Form::Ratio)
 }
 
 /// `[[1, 2], [3, 4]]` as a matrix.
 fn with_rows(text: &str) -> Option<String> {
-    let compact = text.contains('[').then(|| text.replace([' ', '$'], ""))?;
-    let rows: Vec<&str> = compact.strip_prefix("[[")?.strip_suffix("]]")?.split("],[").collect();
-    let is_flat = |row: &&str| !row.contains(['[', ']', '(', '{', ';']);
-    let entries = || rows.join("\\\\").replace(',', "&");
-    rows.iter().all(is_flat).then(|| format!("\\begin{{matrix}}{}\\end{{matrix}}", entries()))
+    let inside =
+        |text: &'_ str| text.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).map(str::to_owned);
+    let rows = inside(text.trim().trim_matches('$'))?;
+    let row = |row: &str| Some(between_commas(&inside(row)?)?.join("&"));
+    let rows: Vec<String> = between_commas(&rows)?.into_iter().map(row).collect::<Option<_>>()?;
+    let is_plain = |row: &String| !row.contains([';', '$']) && !row.contains("\\\\");
+    rows.iter().all(is_plain).then(|| format!("\\begin{{matrix}}{}\\end{{matrix}}", rows.join("\\\\")))
+}
+
+/// The parts of a text between the commas that are in no brackets; `None` if those are not closed.
+fn between_commas(text: &str) -> Option<Vec<&str>> {
+    let (mut depth, mut start, mut parts) = (0usize, 0, vec![]);
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.checked_sub(1)?,
+            ',' if depth == 0 => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    (depth == 0).then_some(parts)
 }
 
 /// What a text is with its letters as those of a unit.

@@ -31,7 +31,7 @@ pub(super) fn side_by_side(tokens: &[Token]) -> Vec<Token> {
 
 fn ends_formula(kind: &Kind) -> bool {
     match kind {
-        Kind::Sign(sign) => matches!(sign, '!' | '%' | '\u{b0}' | '\'' | '|'),
+        Kind::Sign(sign) => matches!(sign, '!' | '%' | '\u{b0}' | '\'' | '|' | '\u{2016}'),
         Kind::Open(_) | Kind::Group | Kind::Row => false,
         Kind::Word(word) | Kind::Text(word) => !is_junction(word),
         _ => true,
@@ -43,7 +43,7 @@ fn ends_formula(kind: &Kind) -> bool {
 fn begins_formula(tokens: &[Token]) -> bool {
     match tokens {
         [Token { kind: Kind::Text(_), .. }, rest @ ..] => rest.first().is_some_and(|next| next.kind == Kind::Sign('=')),
-        [Token { kind: Kind::Sign(sign), .. }, ..] => matches!(sign, '-' | '\u{b1}' | '|' | '$'),
+        [Token { kind: Kind::Sign(sign), .. }, ..] => matches!(sign, '-' | '\u{b1}' | '|' | '\u{2016}' | '$'),
         [Token { kind: Kind::Close(_) | Kind::EndGroup, .. }, ..] | [] => false,
         [Token { kind: Kind::Word(word), .. }, ..] => !is_junction(word),
         _ => true,

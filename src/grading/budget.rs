@@ -21,11 +21,27 @@ pub(super) const MAX_DIGITS: usize = 4000;
 /// The most bits of a numerator or a denominator; about 1,200 decimal digits. What is longer is not computed.
 pub(super) const MAX_EXACT_BITS: u64 = 4096;
 /// Steps an answer may take in all. A step is roughly a product of two numbers of four hundred digits, a microsecond.
-const STEPS: u32 = 3000;
+const STEPS: u32 = 4000;
 /// Steps in which one part of a response is looked at that may be its answer.
 const EXTRACTION_STEPS: u32 = 1000;
+/// Steps in which all parts of a response are looked at together.
+const SEARCH_STEPS: u32 = 2000;
 /// Steps in which an answer is compared, in one tally, with those that it may be a rounding of.
 const ROUNDING_STEPS: u32 = 80;
+
+thread_local! {
+    /// The steps that are left of the search at hand, `None` once it has asked for more. It is one for all the looks at
+    /// parts of a response, which are far from each other, and no result depends on what another search has left.
+    static SEARCH: Cell<Option<u32>> = const { Cell::new(Some(SEARCH_STEPS)) };
+}
+
+/// What a search through a response finds within its steps. One that runs out of them finds nothing: the part that it
+/// has not read may be the answer, or take it back.
+pub(super) fn search<T>(find: impl FnOnce() -> Option<T>) -> Option<T> {
+    SEARCH.set(Some(SEARCH_STEPS));
+    let found = find();
+    SEARCH.replace(Some(SEARCH_STEPS)).and(found)
+}
 
 /// What was asked of an expression, and the answer.
 struct Known {
@@ -37,6 +53,8 @@ struct Known {
 /// The steps that are left, and what has been computed with the others.
 pub(super) struct Budget {
     left: Cell<u32>,
+    /// Whether the steps are those of the search at hand, too.
+    searches: bool,
     known: RefCell<Vec<Known>>,
     values: RefCell<Vec<(Elementary, Complex, Complex)>>,
     drawn: RefCell<Vec<(Digest, Complex)>>,
@@ -49,7 +67,7 @@ impl Budget {
 
     /// For a part of a response that may be its answer.
     pub fn for_extraction() -> Self {
-        Self::of(EXTRACTION_STEPS)
+        Self { searches: true, ..Self::of(EXTRACTION_STEPS) }
     }
 
     /// For the roundings of one answer in a tally.
@@ -60,6 +78,7 @@ impl Budget {
     fn of(steps: u32) -> Self {
         Self {
             left: Cell::new(steps),
+            searches: false,
             known: RefCell::default(),
             values: RefCell::default(),
             drawn: RefCell::default(),
@@ -68,6 +87,10 @@ impl Budget {
 
     /// Takes so many steps; `None` if fewer are left.
     pub fn take(&self, steps: u32) -> Option<()> {
+        if self.searches {
+            SEARCH.set(SEARCH.get().and_then(|left| left.checked_sub(steps)));
+            SEARCH.get()?;
+        }
         self.left.set(self.left.get().checked_sub(steps)?);
         Some(())
     }

@@ -42,7 +42,21 @@ pub(super) fn congruence(tokens: &[Token]) -> Option<Form> {
     let separates = |token: &Token| is_sign(token, ',') || junction(token).is_some();
     let parts = split(residue, separates).into_iter().filter(|part| !part.is_empty());
     let mut classes: Vec<Form> = parts.map(class).collect::<Option<_>>()?;
-    Some(Form::Named(name, Box::new(if classes.len() == 1 { classes.remove(0) } else { Form::Values(classes) })))
+    let classes = match classes.len() {
+        0 => return None,
+        1 => classes.remove(0),
+        _ => Form::Values(classes),
+    };
+    Some(Form::Named(name, Box::new(classes)))
+}
+
+/// The modulus of the class that a form names.
+pub(super) fn modulus(class: &Form) -> Option<&str> {
+    match class {
+        Form::Text(text) => text.split_once(" mod ").map(|(_, modulus)| modulus),
+        Form::Values(classes) => classes.first().and_then(modulus),
+        _ => None,
+    }
 }
 
 /// `\pmod`, `\bmod`, `\mod`, and the word.
@@ -96,6 +110,7 @@ mod tests {
             r"x \equiv a \pmod n",
             r"x \equiv 2 \pmod{-5}",
             r"x \equiv 2",
+            r"x\equiv\pmod5",
             r"x \equiv \frac12 \pmod 5",
         ] {
             assert_eq!(read(text), None, "{text}");

@@ -14,6 +14,7 @@ use super::{
     expression::Expression,
     form::{Form, Time},
     huge,
+    names::part_number,
     numeric::part::{Number, Part},
     region::{Limit, Region},
     unit::Unit,
@@ -135,7 +136,8 @@ pub(super) fn shape(form: &Form, detail: Detail, budget: &Budget) -> Option<Shap
             let mut pairs: Vec<(String, Shape)> =
                 pairs.iter().map(|(name, value)| Some((name.clone(), inside(value)?))).collect::<Option<_>>()?;
             if detail.names != Names::Written {
-                pairs.sort();
+                // The tenth part is behind the ninth.
+                pairs.sort_by(|one, other| (part_number(&one.0), one).cmp(&(part_number(&other.0), other)));
             }
             let values = || pairs.iter().map(|(_, value)| value.clone()).collect();
             match detail.names {

@@ -286,7 +286,7 @@ impl<'a> Lexer<'a> {
             return match c {
                 '{' => Some(self.open('{')),
                 '}' => self.close('{'),
-                '|' => Some(Kind::Sign('|')),
+                '|' => Some(Kind::Sign('\u{2016}')),
                 '$' | '&' | '#' => Some(Kind::Sign(c)),
                 '(' | ')' | '[' | ']' => self.skip(),
                 _ => None,

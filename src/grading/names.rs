@@ -87,7 +87,7 @@ pub(super) fn is_derivative(tokens: &[Token]) -> bool {
 fn is_unknown(tokens: &[Token]) -> bool {
     match tokens {
         // A length; the absolute value of a letter does not say what the letter is.
-        [bar, inner @ .., end] if is_sign(bar, '|') && is_sign(end, '|') => {
+        [bar, inner @ .., end] if ['|', '\u{2016}'].iter().any(|sign| is_sign(bar, *sign) && is_sign(end, *sign)) => {
             let is_small = |token: &Token| letter(token).is_some_and(|letter| !letter.starts_with(char::is_uppercase));
             operand(inner) == inner.len() && !inner.is_empty() && !inner.iter().take(1).any(is_small)
         }

@@ -39,6 +39,7 @@ pub(super) fn may_count(tokens: &[Token]) -> bool {
     products.iter().any(|product| has_sides(product))
         || has_three_vectors(tokens, &products)
         || has_inverse(&products)
+        || (0..tokens.len()).any(|at| is_turned(&tokens[at..]))
         || has_both_orders(&products)
 }
 
@@ -70,6 +71,28 @@ fn has_inverse(products: &[Vec<Letter>]) -> bool {
         let matrices = product.iter().filter(is_matrix).count();
         turned.any(|turned| matrices > 1 || is_there(turned) || turned.is_transposed && product.len() > 1)
     })
+}
+
+/// Whether tokens begin with an inverse or a transpose of a bracket that may hold matrices: a product of them, one that is
+/// turned itself, or, below a transpose, nothing but letters: `(AB)^{-1}`, `(A^{-1})^T`, `(A + B)^T`.
+fn is_turned(tokens: &[Token]) -> bool {
+    let length = if matches!(tokens[0].kind, Kind::Open('(' | '[')) { bracket(tokens) } else { 0 };
+    let (inner, behind) = tokens.split_at(length);
+    let [sign, exponent @ ..] = behind else { return false };
+    if length == 0 || !is_sign(sign, '^') {
+        return false;
+    }
+    let exponent = &exponent[..bracket(exponent).max(1).min(exponent.len())];
+    let (transposes, mut products) = (transposes(exponent), vec![]);
+    collect(inner, &mut products);
+    let is_matrix = |letter: &&Letter| letter.is_marked || letter.is_capital();
+    let has_numbers = inner.iter().any(|token| matches!(token.kind, Kind::Number(_)));
+    let may_hold = products.iter().any(|product| {
+        let matrices: Vec<&Letter> = product.iter().filter(is_matrix).collect();
+        let is_turned = matrices.iter().any(|letter| letter.is_turned);
+        matrices.len() > 1 || is_turned || transposes && !has_numbers && !matrices.is_empty()
+    });
+    (transposes || inverts(exponent)) && may_hold
 }
 
 /// Whether one product has a capital letter before another one, and one has it behind that.

@@ -68,13 +68,14 @@ pub(super) fn scalar(expression: &Expression, budget: &Budget) -> Option<Scalar>
     Some(if values.len() == 1 { Scalar::One(values.remove(0)) } else { Scalar::Branches(values) })
 }
 
-/// The canonical form of an expression up to a factor: its values at two points, divided by its value at a third. Only
-/// positive factors count if `signed`. `None` for a constant: what it is up to a factor says nothing.
+/// The canonical form of an expression up to a factor: its values at two points, divided by the one at the first, or by
+/// its modulus if only positive factors count, `signed`. What has another ratio to it at each point differs in the second.
+/// `None` for a constant: what it is up to a factor says nothing.
 pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budget) -> Option<Vec<Number>> {
     let compute = || {
         over_seeds(|seed, branched| {
             let mut values = vec![];
-            for point in 0..3 {
+            for point in 0..2 {
                 let mut evaluator = Evaluator { point, seed, branched: false, budget };
                 let value = evaluator.value(expression)?;
                 *branched |= evaluator.branched;
@@ -84,10 +85,13 @@ pub(super) fn up_to_factor(expression: &Expression, signed: bool, budget: &Budge
                 values.push(value.approximated().into_owned());
             }
             let unit = if signed { Complex::real(values[0].modulus()?) } else { values[0].clone() };
-            budget.take(values.len() as u32 * (DIVISION_STEPS + FORM_STEPS))?;
+            // What is divided by itself is one.
+            let ratios = if signed { &values[..] } else { &values[1..] };
+            budget.take(ratios.len() as u32 * (DIVISION_STEPS + FORM_STEPS))?;
             let numbers: Vec<Number> =
-                values.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
-            numbers.iter().any(|number| *number != numbers[0]).then_some(numbers)
+                ratios.iter().map(|value| Number::of(&value.divided_by(&unit)?)).collect::<Option<_>>()?;
+            let first = if signed { numbers[0].clone() } else { Number::exact(BigRational::one()) };
+            (numbers.last() != Some(&first)).then_some(numbers)
         })
     };
     budget.remember(Asked::UpToFactor { signed }, expression, compute)

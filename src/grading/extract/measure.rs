@@ -54,6 +54,10 @@ pub(super) fn measured(before: &str, content: &str, behind: &str) -> Option<Stri
         all => all.to_vec(),
     };
     let length = unit_length(&said);
+    // `kilowatt-hours` are no kilowatts, nor are they left out as what is counted is.
+    if said.get(length).is_some_and(|word| word.contains('-') && word.split('-').any(is_known)) {
+        return None;
+    }
     if (sign.is_empty() && length == 0) || !is_figure(content) {
         return Some(content.to_owned());
     }

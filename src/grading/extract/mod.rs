@@ -13,6 +13,7 @@ mod wording;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    budget::search,
     clean::FENCE,
     kind::{AnswerKind, Reading},
     number,
@@ -67,12 +68,12 @@ pub fn answer_of(response: &str, finished: bool, how: Extraction, reading: Readi
 /// may be cut off.
 pub fn extract(response: &str, how: Extraction, reading: Reading) -> Option<String> {
     let response = tail(response);
-    let answer = match how {
+    let answer = search(|| match how {
         Extraction::Auto => auto(own_turn(response), reading),
         Extraction::Boxed => boxed(own_turn(response)),
         Extraction::FirstNumber => first_number(response).map(str::to_owned),
         Extraction::Text => Some(response.trim().to_owned()).filter(|text| !text.contains('\n')),
-    };
+    });
     let shown = |answer: String| match how {
         Extraction::Auto => without_full_stop(answer.trim()).to_owned(),
         _ => answer.trim().to_owned(),

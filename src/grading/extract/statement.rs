@@ -57,13 +57,13 @@ pub(super) fn value(sentence: &str) -> Option<&str> {
         return is_formula(text).then_some(text);
     }
     let reasoned = without_reasons(text);
-    if is_demand(reasoned) {
+    // `There are 5!` is no factorial, or it is one.
+    if is_demand(reasoned) || exclaims(text) {
         return None;
     }
     if let Some(found) = [bare(reasoned), text].into_iter().find(|part| is_value(part)) {
         return Some(found);
     }
-    // `There are 5!` is no factorial, or it is one.
     if text.ends_with('!') || is_in_doubt(reasoned) || digresses(reasoned) {
         return None;
     }
@@ -91,16 +91,16 @@ pub(super) fn is_contradicted(answer: &str, before: &str, behind: &str) -> bool 
     let number = |text: &str| Answer::read_within(text, AnswerKind::Number, &budget);
     let mut others = sentences(behind)
         .take_while(|sentence| !gives_reasons(sentence))
-        .filter(|sentence| is_about_answer(sentence) || goes_further(sentence))
+        .filter(|sentence| is_about_answer(sentence) || goes_further(sentence, answer))
         .take(MAX_OTHERS)
-        .filter_map(other_value)
+        .filter_map(|sentence| other_value(sentence, answer))
         .chain(alternatives(before, behind))
         .peekable();
     let answer = others.peek().and_then(|_| number(answer));
     others.any(|other| Verdict::of(number(other).as_ref(), answer.as_ref()) == Verdict::Different)
 }
 
-/// The words beside an answer that `or` joins with it: `6 or \boxed{5}`, `x = 6 or x = \boxed{5}`.
+/// The words beside an answer that `or` joins with it, `6 or \boxed{5}`, `x = 6 or x = \boxed{5}`, or `as well as` behind it.
 fn alternatives<'a>(before: &'a str, behind: &'a str) -> impl Iterator<Item = &'a str> {
     let last = |(other, own): (&'a str, &str)| {
         let name = own.trim_end_matches([' ', '$', '=']).trim_start_matches([' ', '$']);
@@ -112,20 +112,25 @@ fn alternatives<'a>(before: &'a str, behind: &'a str) -> impl Iterator<Item = &'
         Some((name, value)) if !name.trim().contains(' ') => value.split_whitespace().next(),
         _ => other.split_whitespace().next(),
     };
-    let behind = behind.trim_start_matches([' ', '$']).strip_prefix("or ").and_then(first);
-    [before, behind].into_iter().flatten().map(|word| word.trim_matches(['$', '.', ',']))
+    let behind = behind.trim_start_matches([' ', '$', ',', '(']);
+    let behind = ["or ", "as well as "].iter().find_map(|joint| behind.strip_prefix(joint)).and_then(first);
+    [before, behind].into_iter().flatten().map(|word| word.trim_matches(['$', '.', ',', ')']))
 }
 
 /// Words for an answer that is not the only one.
 const OTHERS: Words = Words("another other also second");
-const ANSWERS: Words = Words("answer answers solution solutions root roots");
+const ANSWERS: Words = Words("answer answers solution solutions root roots works");
 
 /// Whether a sentence tells of another answer, `Another solution is 6`, `x = 6 is also a root`, or computes something from
-/// what was said before it, `Adding 1 gives 6`.
-fn goes_further(sentence: &str) -> bool {
+/// what was said before it, `Adding 1 gives 6`. A step that names the answer as what it begins with tries it: `Adding 5 and
+/// 7 gives 12`.
+fn goes_further(sentence: &str, answer: &str) -> bool {
     const STEPS: Words = Words("adding subtracting multiplying dividing doubling tripling halving squaring rounding");
     let has = |of: Words| words(sentence).any(|word| of.have(word));
-    words(sentence).next().is_some_and(|word| STEPS.have(word)) || has(OTHERS) && has(ANSWERS) && !digresses(sentence)
+    let plain = |text: &str| text.trim_matches(['$', '.', ',', ' ', '*']).to_owned();
+    let tries = || sentence.split_whitespace().any(|word| plain(word) == plain(answer));
+    let goes_on = words(sentence).next().is_some_and(|word| STEPS.have(word)) && !tries();
+    goes_on || has(OTHERS) && has(ANSWERS) && !digresses(sentence)
 }
 
 /// Whether only words that add nothing lead to the number of a sentence. A total may be that of something else, and what
@@ -139,13 +144,23 @@ fn is_about_answer(sentence: &str) -> bool {
 }
 
 /// The number that a sentence gives beside an answer, if it says nothing else of it.
-fn other_value(sentence: &str) -> Option<&str> {
-    let sentence = sentence.trim_end_matches('.');
+fn other_value<'a>(sentence: &'a str, answer: &str) -> Option<&'a str> {
+    let sentence = sentence.trim().trim_end_matches('.');
+    let sentence = ["However, ", "But "].iter().find_map(|lead| sentence.strip_prefix(lead)).unwrap_or(sentence);
     let bare = || value(sentence).filter(|found| !is_prose(found) && !found.contains('='));
     let further = || value(sentence).or_else(|| last_value(sentence));
-    let found = if goes_further(sentence) { further() } else { bare() }?;
+    let found = if goes_further(sentence, answer) { further() } else { bare() }?;
     let (_, behind) = sentence.rsplit_once(found)?;
     words(behind).all(|word| is_filler(word) || OTHERS.have(word) || ANSWERS.have(word)).then_some(found)
+}
+
+/// Whether a sentence ends with an exclamation that may be a factorial: with no word before it, and no formula around it.
+fn exclaims(sentence: &str) -> bool {
+    let is_mark = |c: char| !c.is_alphanumeric() && !"!$`|)]}".contains(c);
+    let text = sentence.trim_end_matches(is_mark);
+    let before = text.trim_end_matches(['!', ' ']);
+    let is_word = before.chars().rev().take_while(|c| c.is_alphabetic()).count() > 1;
+    text.ends_with('!') && !is_word
 }
 
 /// Whether a sentence says what an answer must be, and not by a formula alone: `The answer must be 5 digits long`.
@@ -253,9 +268,11 @@ fn last_figure(sentence: &str) -> Option<&str> {
     (stands && is_whole(&sentence[last.clone()])).then(|| &sentence[last.start..end])
 }
 
-/// Whether a calculation goes on behind a figure: `48 +`, where the rest was never written.
+/// Whether a calculation goes on behind a figure, `48 +`, where the rest was never written; or a unit with a hyphen, which
+/// is another one: `5 newton-meters`.
 fn goes_on(tail: &str) -> bool {
-    tail.trim_start_matches(['*', ' ']).starts_with(['+', '/', '=', '^', '\u{d7}', '\u{f7}'])
+    let is_hyphenated = tail.strip_prefix('-').is_some_and(|rest| rest.starts_with(char::is_alphabetic));
+    is_hyphenated || tail.trim_start_matches(['*', ' ']).starts_with(['+', '/', '=', '^', '\u{d7}', '\u{f7}'])
 }
 
 /// Whether what stands between two figures makes them one answer: `x = 2 and x = 3`.
@@ -287,9 +304,10 @@ fn with_unit(sentence: &str, end: usize) -> usize {
         let word = &rest[..length];
         at += 1 + length;
         // `in` is rather no inch here.
+        // `5 miles an hour`
         if (is_unit_word(word) && word != "in") || matches!(word, "percent" | "pct") {
             whole = at;
-        } else if !matches!(word, "per" | "square" | "cubic") {
+        } else if !matches!(word, "per" | "a" | "an" | "each" | "every" | "square" | "cubic") {
             break;
         }
     }

@@ -36,7 +36,7 @@ struct Parser<'a> {
 }
 
 fn is_bar(token: &Token) -> bool {
-    is_sign(token, '|')
+    is_sign(token, '|') || is_sign(token, '\u{2016}')
 }
 
 /// Whether an expression is a letter that matrices have.
@@ -178,7 +178,7 @@ impl<'a> Parser<'a> {
         match self.peek() {
             Some(Kind::Number(_) | Kind::Open('(' | '[') | Kind::Group | Kind::Begin) => true,
             // `|x|y|z|` may be |xyz|.
-            Some(Kind::Sign('|')) if !self.in_bars => {
+            Some(Kind::Sign('|' | '\u{2016}')) if !self.in_bars => {
                 let before = &self.tokens[start..self.at];
                 before.last().is_some_and(is_bar) || !before.iter().any(is_bar)
             }
@@ -209,6 +209,10 @@ impl<'a> Parser<'a> {
                 return Some(value);
             }
             if self.eat(&Kind::Sign('!')) {
+                // `5! !` is an exclamation.
+                if self.tokens.get(self.at).is_some_and(|next| is_sign(next, '!') && next.is_spaced()) {
+                    return None;
+                }
                 value = if self.eat(&Kind::Sign('!')) {
                     double_factorial(&value).filter(|_| !self.is('!'))?
                 } else {
@@ -270,10 +274,15 @@ impl<'a> Parser<'a> {
             Kind::Open('(') => self.bracketed(&Kind::Close(')')),
             Kind::Open('[') => self.bracketed(&Kind::Close(']')),
             Kind::Group => self.bracketed(&Kind::EndGroup),
-            Kind::Sign('|') => match self.bracketed(&Kind::Sign('|'))? {
-                Expression::Matrix(rows) => matrix::determinant(&rows),
-                inner => Some(Expression::Call(Function::Abs, vec![inner])),
-            },
+            bar @ Kind::Sign('|' | '\u{2016}') => {
+                // Which norm of a matrix two bars are is not known.
+                let is_double = self.in_bars || *bar == Kind::Sign('\u{2016}');
+                match self.bracketed(bar)? {
+                    Expression::Matrix(rows) if !is_double => matrix::determinant(&rows),
+                    Expression::Matrix(_) => None,
+                    inner => Some(Expression::Call(Function::Abs, vec![inner])),
+                }
+            }
             Kind::Begin => self.matrix(),
             Kind::Word(word) => {
                 self.at += 1;
@@ -289,7 +298,7 @@ impl<'a> Parser<'a> {
 
     fn bracketed(&mut self, close: &Kind) -> Option<Expression> {
         self.at += 1;
-        let outside = std::mem::replace(&mut self.in_bars, *close == Kind::Sign('|'));
+        let outside = std::mem::replace(&mut self.in_bars, matches!(close, Kind::Sign('|' | '\u{2016}')));
         let inner = if *close == Kind::EndGroup { self.group()? } else { self.sum()? };
         self.in_bars = outside;
         self.eat(close).then_some(inner)

@@ -6,7 +6,7 @@ use num_traits::Signed;
 use super::{Reader, connective, is_separator, is_sign, junction, outer, split};
 use crate::grading::{
     budget::Budget,
-    congruence::{congruence, is_congruence},
+    congruence::{congruence, is_congruence, modulus},
     evaluate::Scalar,
     expression::Expression,
     form::Form,
@@ -58,6 +58,10 @@ impl Reader<'_> {
             return self.progression(&parts, at);
         }
         let forms: Vec<Form> = parts.into_iter().map(|part| self.item(part)).collect::<Option<_>>()?;
+        // What belongs together in `x < 0 or x > 1, x < 5` only brackets would show.
+        if is_mixed(tokens) && forms.iter().any(is_region) {
+            return None;
+        }
         self.joined(forms, &words)
     }
 
@@ -162,7 +166,9 @@ impl Reader<'_> {
     /// Several values of one name.
     fn alternatives(&self, values: Vec<Form>, words: &[&str]) -> Option<Form> {
         let region = |value: &Form| match value {
-            Form::Region(_) | Form::Span { .. } => match shape(value, Detail::FULL, self.budget)? {
+            // An open one would have the shape of a point.
+            Form::Region(region) => Some(region.clone()),
+            Form::Span { .. } => match shape(value, Detail::FULL, self.budget)? {
                 Shape::Region(region) => Some(region),
                 _ => None,
             },
@@ -172,6 +178,11 @@ impl Reader<'_> {
         let Some(regions) = regions else {
             // What is 1 and more than 2 is nothing.
             let has_region = values.iter().any(|value| matches!(value, Form::Region(_)));
+            // Of two moduli `or` means either, and a comma rather both.
+            let moduli: Vec<&str> = values.iter().filter_map(modulus).collect();
+            if moduli.iter().any(|modulus| *modulus != moduli[0]) {
+                return None;
+            }
             return (!has_region || !words.contains(&"and")).then(|| together(values, words));
         };
         let (all, both) = (Region::union(regions.clone()), Region::intersection(regions.clone()));
@@ -218,6 +229,25 @@ impl Reader<'_> {
         let all: Vec<BigRational> = (0..count).map(terms).collect();
         (all.starts_with(&before) && all.ends_with(&after))
             .then(|| Form::Values(all.into_iter().map(|value| Form::Scalar(Expression::Number(value))).collect()))
+    }
+}
+
+/// Whether `or` stands beside `and`, or beside a comma other than those of its own list, `1, 2, or 3`.
+fn is_mixed(tokens: &[Token]) -> bool {
+    let joints: Vec<&str> = outer(tokens)
+        .filter(|(_, token)| is_separator(token) || junction(token).is_some())
+        .map(|(_, token)| junction(token).unwrap_or(","))
+        .collect();
+    let is_list = joints.iter().all(|joint| *joint == "or")
+        || matches!(joints.as_slice(), [commas @ .., "or"] if commas.iter().all(|joint| *joint == ","));
+    joints.contains(&"or") && !is_list
+}
+
+/// Whether a form is a set of numbers between limits, perhaps with a name.
+fn is_region(form: &Form) -> bool {
+    match form {
+        Form::Named(_, inner) => is_region(inner),
+        other => matches!(other, Form::Region(_) | Form::Span { .. }),
     }
 }
 
