@@ -1639,7 +1639,7 @@ unknown(
     r"\boxed{5} (or 6)",
     r"\boxed{5}. x = 2 also works.",
 )
-unknown("an inverse or a transpose of what may be matrices", "(AB)^T", "(AB)^{-1}", "(A^{-1})^T", "(A^T)^{-1}", "(A+B)^T", "(A^T)^T")
+unknown("an inverse or a transpose of what may be matrices", "(AB)^T", "(AB)^{-1}", "(AB)^-1", r"\left(AB\right)^{-1}", "{(AB)}^{-1}", "[AB]^T", "(A^{-1})^T", "(A^T)^{-1}", "(A+B)^T", "(A^T)^T")
 same("an inverse of numbers", r"\frac{1}{a+b}", "(a+b)^{-1}", "(b+a)^{-1}")
 
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
