@@ -39,7 +39,7 @@ pub(super) fn may_count(tokens: &[Token]) -> bool {
     products.iter().any(|product| has_sides(product))
         || has_three_vectors(tokens, &products)
         || has_inverse(&products)
-        || (0..tokens.len()).any(|at| is_turned(&tokens[at..]))
+        || (0..tokens.len()).any(|at| (at == 0 || !is_sign(&tokens[at - 1], '_')) && is_turned(&tokens[at..]))
         || has_both_orders(&products)
 }
 
@@ -76,13 +76,14 @@ fn has_inverse(products: &[Vec<Letter>]) -> bool {
 /// Whether tokens begin with an inverse or a transpose of a bracket that may hold matrices: a product of them, one that is
 /// turned itself, or, below a transpose, nothing but letters: `(AB)^{-1}`, `(A^{-1})^T`, `(A + B)^T`.
 fn is_turned(tokens: &[Token]) -> bool {
-    let length = if matches!(tokens[0].kind, Kind::Open('(' | '[')) { bracket(tokens) } else { 0 };
+    let length = if matches!(tokens[0].kind, Kind::Open('(' | '[') | Kind::Group) { bracket(tokens) } else { 0 };
     let (inner, behind) = tokens.split_at(length);
     let [sign, exponent @ ..] = behind else { return false };
     if length == 0 || !is_sign(sign, '^') {
         return false;
     }
-    let exponent = &exponent[..bracket(exponent).max(1).min(exponent.len())];
+    let minus = usize::from(exponent.first().is_some_and(|token| is_sign(token, '-')));
+    let exponent = &exponent[..(minus + bracket(&exponent[minus..]).max(1)).min(exponent.len())];
     let (transposes, mut products) = (transposes(exponent), vec![]);
     collect(inner, &mut products);
     let is_matrix = |letter: &&Letter| letter.is_marked || letter.is_capital();

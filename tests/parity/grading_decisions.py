@@ -1556,6 +1556,92 @@ same(
 others("residues of one modulus", r"x \equiv 1, 4 \pmod 5", r"x \equiv 1 \pmod 5", r"x \equiv 1, 4 \pmod 6", r"x \equiv 1, 3 \pmod 5", "x = 1, 4")
 same("one residue twice", r"x \equiv 1 \pmod 5", r"x \equiv 1, 6 \pmod 5")
 
+# Common equations, norms, conditions of `or` and `and`, units with hyphens, rows, ratios, exclamations, parts in their order
+for equation in (
+    r"y=\log_2 x",
+    r"y=\log x",
+    r"T=2\pi\sqrt{\frac{L}{g}}",
+    r"v=\sqrt{2gh}",
+    r"y=x\ln x",
+    r"S=k\ln W",
+    r"y=e^{\sqrt x}",
+    r"y=\frac{1}{\sqrt x}",
+    r"y>\log_2 x",
+    r"f=\frac{1}{2\pi}\sqrt{\frac{k}{m}}",
+    r"A=\sqrt{s(s-a)(s-b)(s-c)}",
+    r"d=\sqrt{(x_2-x_1)^2+(y_2-y_1)^2}",
+    r"E=E_0-\frac{RT}{nF}\ln Q",
+    r"\gamma=\frac{1}{\sqrt{1-v^2/c^2}}",
+    r"y=\sqrt[3]{x}",
+):
+    same("an equation with a root or a logarithm", equation, equation)
+same("an equation, and its sides changed", r"v=\sqrt{2gh}", r"\sqrt{2gh}=v", r"v=\sqrt{2hg}")
+apart("equations with logarithms", r"y=\log_2 x", r"y=\log_3 x", r"y=-\log_2 x", r"y=\log_2 x+1", r"y=x\ln x")
+apart("equations with roots", r"v=\sqrt{2gh}", r"v=-\sqrt{2gh}", r"v=\sqrt{gh}", r"v=2\sqrt{gh}", r"T=2\pi\sqrt{\frac{L}{g}}", r"T=2\pi\sqrt{\frac{g}{L}}")
+apart("inequalities with logarithms", r"y>\log_2 x", r"y<\log_2 x", r"y\ge\log_2 x", r"y>\log_3 x")
+unknown(
+    "`or` beside `and`, or beside a comma that is none of its own",
+    r"x<0 or x>1, x\in\mathbb{R}",
+    r"x>0 and x<1 or x>2 and x<3",
+    r"x\ge2 or x\le-2, x\ne3",
+    r"0<x \land x<1 \lor 2<x \land x<3",
+    r"\{x | x<0 or x>1, x\in\mathbb{R}\}",
+)
+same("half lines and open intervals that `or` joins", r"(-\infty,0)\cup(1,2)\cup(3,\infty)", "x<0 or 1<x<2 or x>3", "x<0, 1<x<2, or x>3", r"x<0 \lor 1<x<2 \lor x>3")
+same("an open interval or a half line", r"(0,1)\cup(3,\infty)", "0<x<1 or x>3")
+same("two open intervals", r"(1,3)\cup(5,7)", "1<x<3 or 5<x<7")
+others("open intervals", "1<x<3 or 5<x<7", "1<x<3", r"[1,3]\cup[5,7]", "(1,3)", "1<x<7")
+unknown("a unit with a hyphen", "#### 5 newton-meters", r"\boxed{5} kilowatt-hours")
+others("a unit with a hyphen, in all of its words", "It used 5 kilowatt-hours.", "5 kilowatts", "5 hours", "5")
+others("a rate with hyphens, in all of its words", "He runs at 5 miles-per-hour.", "5 miles", "5 hours", "5")
+same("a doubt that is overcome", "12", "Although it might seem tricky, the total is 12 apples.")
+others("a doubt that stays", "12", "Although it is tricky, the total might be 12 apples.")
+others("a unit with a hyphen", "5 foot-pounds", "5 feet", "5 pounds", "6 foot-pounds")
+same("a rate in a sentence", "5 mph", "He runs at 5 miles an hour.", "He runs at 5 miles per hour.")
+others("a rate in a sentence", "5 miles", "He runs at 5 miles an hour.", "He runs at 5 miles each hour.", "He runs at 5 miles every hour.")
+same("a hyphen in what is counted", "5", r"\boxed{5} well-known numbers")
+unknown(
+    "a norm of a matrix",
+    r"\|\begin{pmatrix}1&2\\3&4\end{pmatrix}\|",
+    r"||\begin{pmatrix}3&0\\0&4\end{pmatrix}||",
+    r"\|\begin{pmatrix}-3\end{pmatrix}\|",
+)
+same("a determinant in bars", "-2", r"|\begin{pmatrix}1&2\\3&4\end{pmatrix}|")
+same("bars of both kinds", "2|x|", r"2\|x\|", r"\|2x\|")
+same("mixed numbers in rows", "[[1 1/2, 2], [3, 4]]", r"\begin{pmatrix}3/2&2\\3&4\end{pmatrix}")
+others("mixed numbers in rows", "[[1 1/2, 2], [3, 4]]", r"\begin{pmatrix}11/2&2\\3&4\end{pmatrix}")
+same("a mixed number of thirds in rows", "[[1 2/3, 5], [0, 1]]", r"\begin{pmatrix}5/3&5\\0&1\end{pmatrix}")
+same("functions in rows", r"[[\cos t, -\sin t], [\sin t, \cos t]]", r"\begin{pmatrix}\cos t&-\sin t\\\sin t&\cos t\end{pmatrix}")
+same("brackets in rows", r"[[\frac{1}{2}, (1+2)/4], [f(1), 4]]", r"\begin{pmatrix}1/2&3/4\\f(1)&4\end{pmatrix}")
+same("a ratio in words is reduced", "2:3", "10 to 15", "2 to 3")
+same("a ratio in words of small numbers", "3:4", "9 to 12")
+same("a ratio of three in words", "1:2:3", "1 to 2 to 3", "2 to 4 to 6")
+others("a ratio in words is no time", "10 to 30", "10:30", "30:10")
+others("a ratio in words is no time", "9 to 12", "9:12", "4:3")
+unknown("marks of an exclamation, or of a factorial", "5! !")
+others("an exclamation", "The total is 6!!", "48", "720", "6")
+others("an exclamation", "It's 5!! 🎉", "15", "120", "5")
+others("an exclamation", "The total is 6!", "720", "6")
+same("factorials in formulas", "720", "6!", "$6!$", "The total is $6!$.")
+same("an exclamation behind a word", "720", "The total is 720 apples!")
+unknown("a congruence without a residue", r"x\equiv\pmod5", r"x\equiv\pmod7")
+unknown("congruences of several moduli, of which one holds", "n≡0 (mod 2) or n≡0 (mod 3)")
+PARTS = "\n".join(f"Part {n}: \\boxed{{{n * n}}}" for n in range(1, 11))
+same("parts in the order of their numbers", "(1, 2)", "Part 9: \\boxed{1}\nPart 10: \\boxed{2}")
+others("parts in the order of their numbers", "(2, 1)", "Part 9: \\boxed{1}\nPart 10: \\boxed{2}")
+same("ten parts", PARTS, "1, 4, 9, 16, 25, 36, 49, 64, 81, 100", "(1, 4, 9, 16, 25, 36, 49, 64, 81, 100)")
+others("ten parts in another order", PARTS, "(1, 100, 4, 9, 16, 25, 36, 49, 64, 81)", "100, 81, 64, 49, 36, 25, 16, 9, 4, 1")
+same("a check that begins with the answer", "5", r"\boxed{5}. Multiplying 5 by 2 gives 10, as required.", r"\boxed{5}. Adding 5 + 7 = 12, the total given.")
+unknown(
+    "an alternative behind a box",
+    r"\boxed{5}. However, 6 is also an answer.",
+    r"\boxed{5}, as well as 7.",
+    r"\boxed{5} (or 6)",
+    r"\boxed{5}. x = 2 also works.",
+)
+unknown("an inverse or a transpose of what may be matrices", "(AB)^T", "(AB)^{-1}", "(AB)^-1", r"\left(AB\right)^{-1}", "{(AB)}^{-1}", "[AB]^T", "(A^{-1})^T", "(A^T)^{-1}", "(A+B)^T", "(A^T)^T")
+same("an inverse of numbers", r"\frac{1}{a+b}", "(a+b)^{-1}", "(b+a)^{-1}")
+
 OUT = pathlib.Path(__file__).parent.parent / "fixtures" / "grading" / "decisions.jsonl"
 OUT.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
 equal = sum(row["expected"] is True for row in ROWS)

@@ -295,7 +295,7 @@ fn introduces(lead: &str) -> bool {
         || lead.trim_end_matches([' ', '*', '(']).ends_with([':', '=', '\u{ff1a}'])
 }
 
-/// Where a figure ends together with the known unit behind it.
+/// Where a figure ends together with the known unit behind it: `5 miles an hour`.
 fn with_unit(sentence: &str, end: usize) -> usize {
     let mut whole = end;
     let mut at = end;
@@ -304,7 +304,6 @@ fn with_unit(sentence: &str, end: usize) -> usize {
         let word = &rest[..length];
         at += 1 + length;
         // `in` is rather no inch here.
-        // `5 miles an hour`
         if (is_unit_word(word) && word != "in") || matches!(word, "percent" | "pct") {
             whole = at;
         } else if !matches!(word, "per" | "a" | "an" | "each" | "every" | "square" | "cubic") {

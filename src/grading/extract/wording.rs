@@ -48,6 +48,9 @@ const CONDITIONS: Words = Words("if unless suppose supposing assume assuming");
 /// Words that make a guess or a question of their sentence.
 const DOUBTS: Words = Words("whether might let maybe perhaps possibly probably unlikely guess unsure either");
 
+/// Words that begin a clause of what does not keep the rest of their sentence from being so.
+const CONCESSIONS: Words = Words("although though");
+
 /// Words at the beginning of sentences that take back what was said before them.
 const RETRACTIONS: Words = Words(
     "wait actually oops hmm sorry correction confusion misunderstanding oversight forgot meant edit scratch re \
@@ -160,7 +163,12 @@ pub(super) fn is_modal(word: &str) -> bool {
 /// Whether a sentence is a guess, or depends on a condition.
 pub(super) fn is_in_doubt(sentence: &str) -> bool {
     let sentence = sentence.rsplit("if and only if").next().unwrap_or_default();
-    words(sentence).any(is_doubt)
+    // `Although it might seem so, it is 5`: what is doubted there is not what is said then.
+    let said = match sentence.split_once(", ") {
+        Some((clause, rest)) if words(clause).next().is_some_and(|word| CONCESSIONS.have(word)) => rest,
+        _ => sentence,
+    };
+    words(said).any(is_doubt)
 }
 
 /// The end of a text, which is long enough for its last clauses.
