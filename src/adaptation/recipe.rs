@@ -266,8 +266,9 @@ impl Recipe {
 
     fn validate_watch(&self) -> Result<(), String> {
         let watch = &self.watch;
-        // At least one look, and no more in memory than a few megabytes.
+        // At least one look, and no more in memory than some dozens of megabytes.
         within("watch.answers", f64::from(watch.answers), 32.0, 10_000.0)?;
+        within("watch.hours", f64::from(watch.hours), 0.0, 720.0)?;
         within("watch.confidence", watch.confidence, 0.5, 0.9999)?;
         for (name, value) in [
             ("watch.max_agreement_drop", watch.max_agreement_drop),

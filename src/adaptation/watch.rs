@@ -4,13 +4,13 @@
 //! proven to be worse by more than a margin, and all looks of all rules together are wrong as seldom as the settings
 //! say. `docs/watch.md` explains it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     statistics::{Interval, Moments, newcombe, welch},
-    store::SeenAnswer,
+    store::{Given, SeenAnswer},
 };
 
 /// How a version is watched after its promotion.
@@ -18,8 +18,10 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct WatchRules {
     pub enabled: bool,
-    /// The watch ends after so many answers of the version; of the version before, at most as many are compared.
+    /// Each rule compares at most so many answers of either version; the watch ends when the version has given as many...
     pub answers: u32,
+    /// ... and so many hours have passed since the promotion, so that clients have time to say something.
+    pub hours: u32,
     /// How sure one has to be of all looks together.
     pub confidence: f64,
     /// The mean majority ratio may fall by at most this much.
@@ -36,6 +38,7 @@ impl Default for WatchRules {
         Self {
             enabled: true,
             answers: 512,
+            hours: 24,
             confidence: 0.95,
             max_agreement_drop: 0.1,
             max_answer_rate_drop: 0.1,
@@ -44,7 +47,14 @@ impl Default for WatchRules {
     }
 }
 
-/// After how many more answers the next look is taken. A version that answers nothing any more is seen at the first.
+impl WatchRules {
+    /// How many answers of either version are read: others than those that are compared may lie between them.
+    pub fn most_read(&self) -> u32 {
+        8 * self.answers
+    }
+}
+
+/// After how many more answers, or ratings, the next look is taken. A version that answers nothing any more is seen at the first.
 const LOOK_EVERY: u32 = 32;
 
 /// Fewer answers than this, of either version, are not compared: intervals of means hold for some dozens of values.
@@ -168,33 +178,80 @@ pub enum Verdict {
     },
 }
 
-/// Whether it is time to look again: `answers` of the version are there, and the last look saw `seen` of them.
-pub fn is_due(rules: &WatchRules, seen: u32, answers: u32) -> bool {
-    answers >= rules.answers || answers >= seen.saturating_add(LOOK_EVERY)
+/// Whether it is time to look again: what the last look saw has grown, or the watch may end now. `is_late` says whether
+/// the hours of the watch are over, and `was_late` whether they were at the last look.
+pub fn is_due(rules: &WatchRules, last: Given, now: Given, (was_late, is_late): (bool, bool)) -> bool {
+    let has_grown = |last: u32, now: u32| now >= last.saturating_add(LOOK_EVERY);
+    let has_come_to = |number: u32| last.answers < number && now.answers >= number;
+    has_grown(last.answers, now.answers)
+        || has_grown(last.rated, now.rated)
+        || has_come_to(rules.answers)
+        || has_come_to(rules.most_read())
+        || (is_late && !was_late)
 }
 
-/// Compares what a version has shown so far, of at most `rules.answers` answers, with what the one before it had. Both
-/// come with the ones next to the promotion first.
-pub fn look(rules: &WatchRules, before: &[SeenAnswer], after: &[SeenAnswer]) -> (Vec<Compared>, Verdict) {
-    let is_last = after.len() >= rules.answers as usize;
-    let confidence = confidence_of_a_test(rules, is_last);
+/// What a look finds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Look {
+    pub compared: Vec<Compared>,
+    /// How many values of the version each rule has seen when it judged last, in this look or before.
+    pub judged: [u32; 3],
+    pub verdict: Verdict,
+}
+
+/// Compares what a version has shown so far with what the one before it had. Of either come at most
+/// [`WatchRules::most_read`] answers, with the ones next to the promotion first. `judged` is that of the last look.
+pub fn look(
+    rules: &WatchRules,
+    mut judged: [u32; 3],
+    (before, after): (&[SeenAnswer], &[SeenAnswer]),
+    is_late: bool,
+) -> Look {
+    let manner = usual_manner(before);
+    let asked_so = |answers| in_manner(answers, manner).count();
+    let are_all_there = asked_so(after) >= rules.answers as usize || after.len() >= rules.most_read() as usize;
+    // What the version before has answered grows no more.
+    let ends = (is_late && are_all_there) || asked_so(before) < MIN_ANSWERS;
     let (mut compared, mut worse) = (Vec::new(), None);
-    for rule in Rule::ALL {
-        let Some(values) = alike(rule, before, after) else { continue };
+    for (rule, judged) in Rule::ALL.into_iter().zip(&mut judged) {
+        let values = Alike::of(rule, in_manner(before, manner), in_manner(after, manner), rules.answers);
+        if !values.is_enough() {
+            continue;
+        }
+        let number = values.after.len() as u32;
+        let is_last = ends || number >= rules.answers;
+        let may_judge = *judged < rules.answers && (is_last || number >= judged.saturating_add(LOOK_EVERY));
+        let confidence = confidence_of_a_test(rules, is_last);
         let whole = values.compare(rule, rules, confidence);
-        let is_worse = |rest: Alike| rest.is_enough() && rest.compare(rule, rules, confidence).is_worse();
-        if worse.is_none() && whole.is_worse() && values.without_any_one_client().all(is_worse) {
-            worse = Some(Verdict::RollBack { rule, reason: whole.reason() });
+        if may_judge {
+            *judged = number;
+            let is_worse = |rest: Alike| rest.is_enough() && rest.compare(rule, rules, confidence).is_worse();
+            if worse.is_none() && whole.is_worse() && values.without_any_one_client().all(is_worse) {
+                worse = Some(Verdict::RollBack { rule, reason: whole.reason() });
+            }
         }
         compared.push(whole);
     }
     let verdict = match worse {
         Some(roll_back) => roll_back,
-        None if !is_last => Verdict::GoesOn,
+        None if !ends => Verdict::GoesOn,
         None if compared.is_empty() => Verdict::Unknown,
         None => Verdict::Passed,
     };
-    (compared, verdict)
+    Look { compared, judged, verdict }
+}
+
+/// How most of some answers were asked for; none if there are none.
+fn usual_manner(answers: &[SeenAnswer]) -> &str {
+    let mut numbers: BTreeMap<&str, usize> = BTreeMap::new();
+    for answer in answers {
+        *numbers.entry(&answer.manner).or_default() += 1;
+    }
+    numbers.into_iter().max_by_key(|(_, number)| *number).map_or("", |(manner, _)| manner)
+}
+
+fn in_manner<'a>(answers: &'a [SeenAnswer], manner: &'a str) -> impl Iterator<Item = &'a SeenAnswer> {
+    answers.iter().filter(move |answer| answer.manner == manner)
 }
 
 /// How sure one rule has to be in one look, so that all of them together are as sure as the settings say (Bonferroni's
@@ -216,21 +273,24 @@ struct Value<'a> {
     value: f64,
 }
 
-/// What two versions show in answers that were asked for in one manner.
-#[derive(Default)]
+/// What two versions show a rule in answers that were asked for in one manner.
 struct Alike<'a> {
     before: Vec<Value<'a>>,
     after: Vec<Value<'a>>,
 }
 
 impl<'a> Alike<'a> {
-    /// How many there are of either version.
-    fn number(&self) -> usize {
-        self.before.len().min(self.after.len())
+    fn of(
+        rule: Rule,
+        before: impl Iterator<Item = &'a SeenAnswer>,
+        after: impl Iterator<Item = &'a SeenAnswer>,
+        limit: u32,
+    ) -> Self {
+        Self { before: values(rule, before, limit), after: values(rule, after, limit) }
     }
 
     fn is_enough(&self) -> bool {
-        self.number() >= MIN_ANSWERS
+        self.before.len().min(self.after.len()) >= MIN_ANSWERS
     }
 
     fn compare(&self, rule: Rule, rules: &WatchRules, confidence: f64) -> Compared {
@@ -257,24 +317,12 @@ impl<'a> Alike<'a> {
     }
 }
 
-/// What the answers of both versions show that were asked for in one manner: the one that both have most of. A text
-/// counts once for each version, so that nobody is heard for saying the same again. None if that is too few.
-fn alike<'a>(rule: Rule, before: &'a [SeenAnswer], after: &'a [SeenAnswer]) -> Option<Alike<'a>> {
-    let mut manners: BTreeMap<&str, Alike> = BTreeMap::new();
-    for answer in distinct(rule, before) {
-        manners.entry(&answer.manner).or_default().before.extend(rule.value(answer));
-    }
-    for answer in distinct(rule, after) {
-        manners.entry(&answer.manner).or_default().after.extend(rule.value(answer));
-    }
-    manners.into_values().max_by_key(Alike::number).filter(Alike::is_enough)
-}
-
-/// The first answers to each text in each manner that a rule can tell anything by.
-fn distinct(rule: Rule, answers: &[SeenAnswer]) -> impl Iterator<Item = &SeenAnswer> {
-    let mut texts = BTreeSet::new();
-    let says_something = answers.iter().filter(move |answer| rule.value(answer).is_some());
-    says_something.filter(move |answer| texts.insert((&answer.manner, &answer.text_hash)))
+/// What a rule sees in some answers, up to `limit` of them. A text counts once, so that nobody is heard for saying the
+/// same again.
+fn values<'a>(rule: Rule, answers: impl Iterator<Item = &'a SeenAnswer>, limit: u32) -> Vec<Value<'a>> {
+    let mut texts = HashSet::new();
+    let said = answers.filter_map(|answer| rule.value(answer).map(|value| (&answer.text_hash, value)));
+    said.filter(|(text, _)| texts.insert(*text)).map(|(_, value)| value).take(limit as usize).collect()
 }
 
 #[cfg(test)]
@@ -317,8 +365,11 @@ mod tests {
 
     /// Watches a version to its end; returns after how many answers it was rolled back.
     fn watch(rules: &WatchRules, before: &[SeenAnswer], after: &[SeenAnswer]) -> Option<(usize, Rule)> {
+        let mut judged = [0; 3];
         for number in (1..=rules.answers).filter(|number| number % LOOK_EVERY == 0) {
-            match look(rules, before, &after[..number as usize]).1 {
+            let look = look(rules, judged, (before, &after[..number as usize]), true);
+            judged = look.judged;
+            match look.verdict {
                 Verdict::RollBack { rule, .. } => return Some((number as usize, rule)),
                 Verdict::GoesOn => assert!(number < rules.answers),
                 Verdict::Passed => assert_eq!(number, rules.answers),
@@ -397,6 +448,12 @@ mod tests {
         SeenAnswer { text_hash: vec![], client: None, manner: manner.into(), samples, majority_ratio, answered, good }
     }
 
+    /// The first look at versions that clients have said all of.
+    fn first_look(before: &[SeenAnswer], after: &[SeenAnswer]) -> (Vec<Compared>, Verdict) {
+        let Look { compared, verdict, .. } = look(&WatchRules::default(), [0; 3], (before, after), true);
+        (compared, verdict)
+    }
+
     /// Such answers to different questions.
     fn many(number: usize, answer: &SeenAnswer) -> Vec<SeenAnswer> {
         (0..number).map(|number| SeenAnswer { text_hash: number.to_le_bytes().into(), ..answer.clone() }).collect()
@@ -417,14 +474,14 @@ mod tests {
         let (good, bad) = (seen("8", 8, 0.75, None), seen("8", 8, 0.0, None));
         let before = many(64, &good);
         let after = [many(40, &good), vec![bad; 400]].concat();
-        let (compared, verdict) = look(&WatchRules::default(), &before, &after);
+        let (compared, verdict) = first_look(&before, &after);
         assert_eq!(verdict, Verdict::GoesOn);
         assert_eq!(compared[0].after.answers, 41);
         // What was said first of a text counts, of the answers that anything was said of.
         let said = |good| vec![SeenAnswer { good, ..seen("8", 8, 0.75, None) }];
         let after =
             [said(None), said(Some(true)), said(Some(false)), many(31, &seen("8", 8, 0.75, Some(true)))].concat();
-        let compared = look(&WatchRules::default(), &many(32, &seen("8", 8, 0.75, Some(true))), &after).0;
+        let compared = first_look(&many(32, &seen("8", 8, 0.75, Some(true))), &after).0;
         assert_eq!(compared[2].after, Shown { answers: 32, mean: 1.0 });
     }
 
@@ -432,7 +489,7 @@ mod tests {
     fn no_client_brings_a_version_down_alone_unless_the_version_before_was_its_own() {
         let (good, bad) = (seen("8", 8, 0.75, Some(true)), seen("8", 1, 0.0, Some(false)));
         let is_back = |before: &[Vec<SeenAnswer>], after: &[Vec<SeenAnswer>]| {
-            matches!(look(&WatchRules::default(), &before.concat(), &after.concat()).1, Verdict::RollBack { .. })
+            matches!(first_look(&before.concat(), &after.concat()).1, Verdict::RollBack { .. })
         };
         let usual = [of("a", 40, &good), of("b", 40, &good), of("c", 40, &good)];
         assert!(!is_back(&usual, &[of("a", 40, &good), of("b", 40, &good), of("mallory", 400, &bad)]));
@@ -454,7 +511,7 @@ mod tests {
             (seen("8", 1, 0.0, Some(true)), Rule::AnswerRate, "the share of questions with an answer fell from 1.000"),
             (seen("8", 8, 0.75, Some(false)), Rule::Feedback, "the share of answers that clients found good fell"),
         ] {
-            let (compared, verdict) = look(&WatchRules::default(), &before, &many(32, &after));
+            let (compared, verdict) = first_look(&before, &many(32, &after));
             let Verdict::RollBack { rule: broken, reason: said } = verdict else { panic!("{rule:?}: {verdict:?}") };
             assert!(broken == rule && said.starts_with(reason), "{said}");
             assert!(compared.iter().any(|compared| compared.rule == rule && compared.is_worse()));
@@ -467,44 +524,88 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_is_better_passes_at_the_end() {
+    fn a_version_that_is_better_passes_when_the_answers_are_there_and_the_hours_over() {
         let rules = WatchRules { answers: 64, ..WatchRules::default() };
         let (before, after) = (many(64, &seen("8", 8, 0.5, None)), many(64, &seen("8", 8, 0.75, Some(false))));
-        assert_eq!(look(&rules, &before, &after[..63]).1, Verdict::GoesOn);
-        let (compared, verdict) = look(&rules, &before, &after);
+        let verdict = |number, is_late| look(&rules, [32, 32, 0], (&before, &after[..number]), is_late).verdict;
+        assert_eq!((verdict(63, true), verdict(64, false)), (Verdict::GoesOn, Verdict::GoesOn));
+        let Look { compared, judged, verdict } = look(&rules, [32, 32, 0], (&before, &after), true);
         assert_eq!((verdict, compared.len()), (Verdict::Passed, 2), "of the version before nobody said anything");
-        assert_eq!(compared[0].difference, 0.25);
+        assert_eq!((compared[0].difference, judged), (0.25, [64, 64, 0]));
     }
 
     #[test]
-    fn answers_that_were_asked_for_in_another_manner_are_not_compared() {
+    fn a_rule_judges_again_only_when_what_it_sees_has_grown() {
+        let rules = WatchRules { answers: 96, ..WatchRules::default() };
+        let said = |number: usize, good: Option<bool>| many(number, &seen("8", 8, 0.75, good));
+        // Of the first answers nobody has said anything, of those after them clients have.
+        let after = |said_of: usize| {
+            let mut after = said(200, None);
+            after[120..120 + said_of].iter_mut().for_each(|answer| answer.good = Some(false));
+            after
+        };
+        let before = said(96, Some(true));
+        let judged = |judged, said_of| look(&rules, judged, (&before, &after(said_of)), false);
+        assert_eq!(judged([0; 3], 31).judged, [96, 96, 0]);
+        let Look { judged: after_a_look, verdict, .. } = judged([96, 96, 0], 32);
+        assert!(after_a_look == [96, 96, 32] && matches!(verdict, Verdict::RollBack { rule: Rule::Feedback, .. }));
+        // It would be worse now, but it has judged already.
+        for (last, said_of, verdict) in [(32, 63, Verdict::GoesOn), (96, 80, Verdict::GoesOn)] {
+            let look = judged([96, 96, last], said_of);
+            assert_eq!((look.judged, look.verdict), ([96, 96, last], verdict));
+        }
+    }
+
+    #[test]
+    fn only_answers_that_were_asked_for_as_most_of_the_version_before_are_compared_and_counted() {
         // One sample always agrees with itself, and 64 samples hardly ever do.
         let (one, eight, many_votes) = (seen("1", 1, 1.0, None), seen("8", 8, 0.75, None), seen("64", 64, 0.25, None));
-        let before = [many(200, &one), many(40, &eight)].concat();
-        let after = [many(40, &eight), many(200, &many_votes)].concat();
-        let (compared, verdict) = look(&WatchRules::default(), &before, &after);
+        let before = [many(30, &one), many(40, &eight)].concat();
+        let rules = WatchRules { answers: 64, ..WatchRules::default() };
+        let look_at = |after: &[SeenAnswer]| look(&rules, [0; 3], (&before, after), true);
+        let after = [many(200, &many_votes), many(40, &eight), many(200, &one)].concat();
+        let Look { compared, verdict, .. } = look_at(&after);
         assert_eq!(verdict, Verdict::GoesOn);
         for Compared { before, after, difference, .. } in compared {
             assert_eq!((before.answers, after.answers, difference), (40, 40, 0.0));
         }
+        // When as many are read as may be, it ends with what there is.
+        let all = |answers: Vec<SeenAnswer>| [answers, many(472, &one)].concat();
+        assert_eq!(look_at(&all(many(39, &eight))).verdict, Verdict::GoesOn);
+        assert_eq!(look_at(&all(many(40, &eight))).verdict, Verdict::Passed);
+        assert_eq!(look_at(&many(512, &one)).verdict, Verdict::Unknown);
         // Of single samples only the answer rate can be compared.
-        let alone = |answers: &[SeenAnswer]| look(&WatchRules::default(), answers, answers).0;
-        assert_eq!(alone(&many(40, &one)).iter().map(|compared| compared.rule).collect::<Vec<_>>(), [Rule::AnswerRate]);
+        let alone = first_look(&many(40, &one), &many(40, &one)).0;
+        assert_eq!(alone.iter().map(|compared| compared.rule).collect::<Vec<_>>(), [Rule::AnswerRate]);
     }
 
     #[test]
     fn with_too_few_answers_of_the_version_before_nothing_can_be_said() {
-        let rules = WatchRules { answers: 64, ..WatchRules::default() };
-        let (before, after) = (many(31, &seen("8", 8, 1.0, Some(true))), many(64, &seen("8", 8, 0.0, Some(false))));
-        assert_eq!(look(&rules, &before, &after[..63]), (vec![], Verdict::GoesOn));
-        assert_eq!(look(&rules, &before, &after), (vec![], Verdict::Unknown));
+        let after = many(32, &seen("8", 8, 0.0, Some(false)));
+        assert_eq!(first_look(&many(31, &seen("8", 8, 1.0, Some(true))), &after), (vec![], Verdict::Unknown));
+        assert_eq!(first_look(&[], &after), (vec![], Verdict::Unknown));
     }
 
     #[test]
-    fn a_look_is_due_after_more_answers_and_at_the_end() {
+    fn a_look_is_due_after_more_answers_or_ratings_and_when_the_watch_may_end() {
         let rules = WatchRules { answers: 100, ..WatchRules::default() };
-        for (seen, answers, due) in [(0, 31, false), (0, 32, true), (40, 71, false), (40, 72, true), (96, 100, true)] {
-            assert_eq!(is_due(&rules, seen, answers), due, "{seen} {answers}");
+        let due = |last: (u32, u32), now: (u32, u32), late| {
+            let given = |(answers, rated)| Given { answers, rated };
+            is_due(&rules, given(last), given(now), late)
+        };
+        for (last, now, is) in [
+            ((0, 0), (31, 31), false),
+            ((0, 0), (32, 0), true),
+            ((40, 0), (71, 31), false),
+            ((40, 0), (72, 0), true),
+            ((40, 0), (41, 32), true),
+            ((96, 0), (100, 0), true),
+            ((100, 0), (101, 0), false),
+            ((799, 0), (800, 0), true),
+            ((800, 0), (800, 31), false),
+        ] {
+            assert_eq!(due(last, now, (false, false)), is, "{last:?} {now:?}");
         }
+        assert!(due((40, 0), (40, 0), (false, true)) && !due((40, 0), (40, 0), (true, true)));
     }
 }

@@ -483,7 +483,7 @@ mod tests {
         },
         store::{
             AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback, FeedbackStore,
-            GivenBack, Question, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer, Span, Store, Unfinished,
+            Given, GivenBack, Question, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer, Span, Store, Unfinished,
             WatchStore,
         },
     };
@@ -624,7 +624,7 @@ mod tests {
             unimplemented!("a registry does not ask")
         }
 
-        async fn count_answers(&self, _: &Version, _: DateTime<Utc>, _: u32) -> Result<u32, StoreError> {
+        async fn given(&self, _: &Version, _: DateTime<Utc>, _: u32) -> Result<Given, StoreError> {
             unimplemented!("a registry does not ask")
         }
 

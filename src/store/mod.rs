@@ -25,7 +25,7 @@ pub use attempt::{Attempt, GivenBack, Promoter};
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
 pub use feedback::{Feedback, FeedbackStore};
-pub use watch::{SeenAnswer, Span, Watch, WatchState, WatchStore};
+pub use watch::{Given, SeenAnswer, Span, Watch, WatchState, WatchStore};
 
 use std::{fmt, sync::Arc, time::Duration};
 

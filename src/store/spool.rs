@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback,
-    FeedbackStore, GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer,
+    FeedbackStore, Given, GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer,
     SharedStore, Span, Store, StoreError, Unfinished, Watch, WatchStore,
     driver::micros,
     spool_file::{Record, SpoolFile},
@@ -249,8 +249,8 @@ impl WatchStore for Spooled {
         self.inner.watched_rounds(model).await
     }
 
-    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError> {
-        self.inner.count_answers(version, since, limit).await
+    async fn given(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<Given, StoreError> {
+        self.inner.given(version, since, limit).await
     }
 
     async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError> {

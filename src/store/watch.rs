@@ -27,15 +27,27 @@ pub enum WatchState {
 #[serde(default)]
 pub struct Watch {
     pub state: WatchState,
-    /// Looks that were taken, and how many answers of the version the last one saw.
+    /// Looks that were taken, and what the last one saw of the version.
     pub looks: u32,
-    pub answers: u32,
+    #[serde(flatten)]
+    pub seen: Given,
+    /// How many values of the version each rule saw when it judged last.
+    pub judged: [u32; 3],
     /// What the last look compared; null before the first.
     pub compared: Value,
     /// Why the version was rolled back, or why the watch ended.
     pub reason: Option<String>,
     pub looked_at: Option<DateTime<Utc>>,
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// How much a version has given to clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Given {
+    pub answers: u32,
+    /// Those of them that a client has said something of.
+    pub rated: u32,
 }
 
 /// What an answer to a client shows of the version that gave it.
@@ -71,8 +83,8 @@ pub trait WatchStore: Send + Sync {
     /// The rounds of a model whose candidates are watched.
     async fn watched_rounds(&self, model: &str) -> Result<Vec<Round>, StoreError>;
 
-    /// How many answers a version has given since a moment; counts to `limit`.
-    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError>;
+    /// What a version has given since a moment, of its first `limit` answers.
+    async fn given(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<Given, StoreError>;
 
     /// Up to `limit` answers of a version.
     async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError>;

@@ -19,7 +19,7 @@ use ttrl::{
     engine::handle::Version,
     store::{
         AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationItem, EvaluationSet, EvaluationSummary,
-        Feedback, GivenBack, LIVE, ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep,
+        Feedback, Given, GivenBack, LIVE, ModelId, Promoter, Question, Round, RoundQuestion, RoundState, RoundStep,
         RoundTrigger, RoundUpdate, SeenAnswer, SetAside, SharedStore, Span, Store, StoreError, UNKNOWN_MODEL, Vote,
         Watch, WatchState, connect,
         spool::{MAX_SPOOL_BYTES, Replayed, Spooled},
@@ -575,7 +575,8 @@ async fn a_promotion_begins_a_watch_and_what_it_may_go_back_to_is_needed(place: 
     assert_eq!(parent().await, AdapterUse::Needed);
 
     let compared = json!([{"rule": "agreement", "difference": 0.1}]);
-    let looked = Watch { looks: 1, answers: 32, compared, looked_at: Some(now()), ..Watch::default() };
+    let seen = Given { answers: 32, rated: 0 };
+    let looked = Watch { looks: 1, seen, judged: [32, 32, 0], compared, looked_at: Some(now()), ..Watch::default() };
     assert!(store.record_watch(&round, &looked).await.unwrap());
     assert!(store.record_watch(&round, &looked).await.unwrap(), "the reply was lost");
     let slower = Watch { looked_at: looked.looked_at.map(|at| at + TimeDelta::milliseconds(1)), ..looked.clone() };
@@ -647,8 +648,8 @@ async fn what_a_version_has_shown_is_read_on_either_side_of_a_moment(place: Plac
     assert_eq!(seconds(hash('1'), Span::Since(moment), 9).await, [4, 5, 6]);
     assert_eq!(seconds(hash('1'), Span::Since(moment), 2).await, [4, 5]);
     assert!(seconds(hash('3'), Span::Since(moment), 9).await.is_empty());
-    for (limit, number) in [(9, 3), (2, 2)] {
-        assert_eq!(store.count_answers(&hash('2'), moment, limit).await.unwrap(), number);
+    for (limit, answers, rated) in [(9, 3, 1), (2, 2, 0)] {
+        assert_eq!(store.given(&hash('2'), moment, limit).await.unwrap(), Given { answers, rated });
     }
     let seen = store.seen_answers(&hash('2'), Span::Since(moment), 9).await.unwrap().remove(2);
     let manner = json!({"temperature": 0.5}).to_string();

@@ -13,7 +13,7 @@ use crate::rounds::{Place, Running, candidate};
 pub fn only_clients_count(mut settings: Settings) -> Settings {
     settings.learning.questions = 8;
     let watch = &mut settings.learning.watch;
-    (watch.answers, watch.max_agreement_drop, watch.max_answer_rate_drop) = (64, 1.0, 1.0);
+    (watch.answers, watch.hours, watch.max_agreement_drop, watch.max_answer_rate_drop) = (64, 0, 1.0, 1.0);
     settings
 }
 
@@ -24,11 +24,21 @@ fn settings(place: &Place) -> Settings {
 /// Asks some of the questions that there are, and says of each answer whether it was good.
 pub async fn converse(server: &Running, numbers: Range<usize>, good: bool) {
     for number in numbers {
-        let answer = server.ask(&format!("{} + {}", number % 8, number / 8)).await;
-        let path = format!("/v1/answers/{}/feedback", answer["id"].as_str().unwrap());
-        let (status, said) = server.call(Method::POST, &path, json!({ "good": good })).await;
-        assert_eq!(status, 200, "{said}");
+        let answer = ask(server, number).await;
+        say(server, &answer, good).await;
     }
+}
+
+/// Asks a question; returns the id of the answer.
+async fn ask(server: &Running, number: usize) -> String {
+    let answer = server.ask(&format!("{} + {}", number % 8, number / 8)).await;
+    answer["id"].as_str().unwrap().to_owned()
+}
+
+async fn say(server: &Running, answer: &str, good: bool) {
+    let (status, said) =
+        server.call(Method::POST, &format!("/v1/answers/{answer}/feedback"), json!({ "good": good })).await;
+    assert_eq!(status, 200, "{said}");
 }
 
 /// A round that has promoted its candidate: its path, and the candidate.
@@ -88,6 +98,28 @@ async fn a_version_that_clients_find_worse_is_rolled_back_across_a_restart_and_t
     assert_eq!(server.live().await, candidate(&shown));
     // A person has promoted one: the next goes live by itself again.
     promotion(&server).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_clients_say_hours_later_of_answers_that_were_seen_brings_the_version_before_back() {
+    let place = Place::new();
+    let mut settings = settings(&place);
+    settings.learning.watch.hours = 24;
+    let server = Running::start(settings).await;
+    converse(&server, 0..32, true).await;
+    let (path, version) = promotion(&server).await;
+    let mut answers = Vec::new();
+    for number in 0..80 {
+        answers.push(ask(&server, number).await);
+    }
+    let shown = server.wait(&path, |shown| shown["round"]["watch"]["judged"][0] == 64).await;
+    assert_eq!((&shown["round"]["watch"]["state"], server.live().await), (&json!("watching"), json!(version)));
+    for answer in &answers {
+        say(&server, answer, false).await;
+    }
+    assert_eq!(end_of_watch(&server, &path).await["state"], "rolled_back");
+    assert_eq!(server.live().await, "base");
     server.stop().await;
 }
 

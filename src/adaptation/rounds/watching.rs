@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use tracing::{error, info, warn};
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use crate::{
     },
     adapters::{format::FormatError, probe::ProbeError, registry::RegistryError},
     engine::handle::Version,
-    store::{LIVE, Round, Span, StoreError, Watch, WatchState},
+    store::{Given, LIVE, Round, Span, StoreError, Watch, WatchState},
 };
 
 /// Why what would be promoted by itself waits for a person.
@@ -98,23 +98,22 @@ impl Inner {
         if !rules.enabled {
             return self.end_watch(round, "`learning.watch.enabled` was false when the round was created".into()).await;
         }
-        let answers = self.store.count_answers(candidate, promoted_at, rules.answers).await?;
-        if !watch::is_due(rules, watch.answers, answers) {
+        let (now, most) = (Utc::now(), rules.most_read());
+        let is_late = |at| at >= promoted_at + TimeDelta::hours(rules.hours.into());
+        let given = self.store.given(candidate, promoted_at, most).await?;
+        if !watch::is_due(rules, watch.seen, given, (watch.looked_at.is_some_and(is_late), is_late(now))) {
             return Ok(true);
         }
         let (before, after) = tokio::try_join!(
-            self.store.seen_answers(&round.parent_version, Span::Until(promoted_at), rules.answers),
-            self.store.seen_answers(candidate, Span::Since(promoted_at), rules.answers)
+            self.store.seen_answers(&round.parent_version, Span::Until(promoted_at), most),
+            self.store.seen_answers(candidate, Span::Since(promoted_at), most)
         )?;
-        let (compared, verdict) = watch::look(rules, &before, &after);
-        let looked = Watch {
-            looks: watch.looks + 1,
-            answers: after.len() as u32,
-            compared: json!(compared),
-            looked_at: Some(Utc::now()),
-            ..watch.clone()
-        };
-        self.follow(round, looked, verdict).await
+        let rated = after.iter().filter(|answer| answer.good.is_some()).count() as u32;
+        let seen = Given { answers: after.len() as u32, rated };
+        let look = watch::look(rules, watch.judged, (&before, &after), is_late(now));
+        let (looks, compared) = (watch.looks + 1, json!(look.compared));
+        let looked = Watch { looks, seen, judged: look.judged, compared, looked_at: Some(now), ..watch.clone() };
+        self.follow(round, looked, look.verdict).await
     }
 
     /// Does what a look came to; returns whether the watch goes on.
@@ -128,14 +127,14 @@ impl Inner {
             }
             Verdict::Passed => {
                 if self.store.record_watch(round, &ended(WatchState::Passed, None)).await? {
-                    info!(round = %id, answers = looked.answers, "the version of a round has passed its watch");
+                    info!(round = %id, answers = looked.seen.answers, "the version of a round has passed its watch");
                 }
                 Ok(false)
             }
             Verdict::Unknown => {
                 let reason = format!(
                     "of {} answers, too few were alike to be compared with those of version {} before it",
-                    looked.answers, round.parent_version
+                    looked.seen.answers, round.parent_version
                 );
                 self.store.record_watch(round, &ended(WatchState::Ended, Some(reason))).await?;
                 Ok(false)

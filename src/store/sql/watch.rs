@@ -7,7 +7,7 @@ use super::{SqlStore, within_deadline};
 use crate::{
     engine::handle::Version,
     store::{
-        LIVE, Round, SeenAnswer, Span, StoreError, Watch, WatchState, WatchStore,
+        Given, LIVE, Round, SeenAnswer, Span, StoreError, Watch, WatchState, WatchStore,
         driver::{Arg, Columns, Driver, args},
         round_lock::{RoundLock, swap_alias},
         rows,
@@ -17,8 +17,9 @@ use crate::{
 const WATCHED: &str = "SELECT * FROM rounds
     WHERE watch ->> 'state' = 'watching' AND model_fingerprint = $1 ORDER BY finished_at";
 
-const COUNT: &str = "SELECT COUNT(*) AS number
-    FROM (SELECT id FROM answers WHERE adapter_version = $1 AND created_at > $2 LIMIT $3) AS seen";
+const GIVEN: &str = "SELECT COUNT(*) AS answers, COUNT(f.answer_id) AS rated
+    FROM (SELECT id FROM answers WHERE adapter_version = $1 AND created_at > $2 ORDER BY created_at, id LIMIT $3) AS first
+    LEFT JOIN feedback f ON f.answer_id = first.id";
 
 const UNTIL: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS answered, a.parameters, f.good,
         q.text_hash, q.client
@@ -80,9 +81,9 @@ impl<D: Driver> WatchStore for SqlStore<D> {
         self.all(WATCHED, args![model], rows::round).await
     }
 
-    async fn count_answers(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<u32, StoreError> {
-        let number = self.one(COUNT, args![version, since, limit], |row| row.count("number")).await?;
-        Ok(number.unwrap_or(0))
+    async fn given(&self, version: &Version, since: DateTime<Utc>, limit: u32) -> Result<Given, StoreError> {
+        let given = |row: &D::Row| Ok(Given { answers: row.count("answers")?, rated: row.count("rated")? });
+        Ok(self.one(GIVEN, args![version, since, limit], given).await?.unwrap_or_default())
     }
 
     async fn seen_answers(&self, version: &Version, span: Span, limit: u32) -> Result<Vec<SeenAnswer>, StoreError> {
