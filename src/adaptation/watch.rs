@@ -187,7 +187,7 @@ pub fn is_due(rules: &WatchRules, last: Given, now: Given, (was_late, is_late): 
         || has_grown(last.rated, now.rated)
         || has_come_to(rules.answers)
         || has_come_to(rules.most_read())
-        || (is_late && !was_late)
+        || (is_late && !was_late && now.answers >= rules.answers)
 }
 
 /// What a look finds.
@@ -606,6 +606,7 @@ mod tests {
         ] {
             assert_eq!(due(last, now, (false, false)), is, "{last:?} {now:?}");
         }
-        assert!(due((40, 0), (40, 0), (false, true)) && !due((40, 0), (40, 0), (true, true)));
+        let at_the_hour = |answers, was_late| due((answers, 0), (answers, 0), (was_late, true));
+        assert!(at_the_hour(100, false) && !at_the_hour(100, true) && !at_the_hour(99, false));
     }
 }
