@@ -8,13 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use chrono::Utc;
 use secrecy::ExposeSecret;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+#[cfg(feature = "cuda")]
+use crate::engine::model::cuda;
 use crate::{
     adaptation::{
         checkpoint::CheckpointFolder,
@@ -108,7 +110,11 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
     let device = open_device(settings.device)?;
     let template = PromptTemplate::open(&settings.prompt_template)?;
     let files = source::resolve(&settings.model, &settings.models_dir(), progress)?;
-    let mut checkpoint = weights::load(&files.path, &device)?;
+    let dtype = match settings.dtype {
+        config::Dtype::Auto | config::Dtype::Bf16 => DType::BF16,
+        config::Dtype::F32 => DType::F32,
+    };
+    let mut checkpoint = weights::load_as(&files.path, &device, dtype)?;
     let tokenizer = checkpoint.tokenizer.ok_or_else(|| AppError::NoTokenizer(files.path.clone()))?;
     let text_of = |id: u32| {
         let specials = tokenizer.special_tokens().iter();
@@ -135,17 +141,23 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
     Ok(Workbench { engine, prompter, decoder, turnstile })
 }
 
+#[cfg(feature = "cuda")]
+fn open_cuda(index: usize) -> Result<Device, AppError> {
+    cuda::open(index).map_err(|error| AppError::Device(format!("cuda:{index}: {error}")))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> Result<Device, AppError> {
+    Err(AppError::Device(format!(
+        "cuda:{index} was asked for, but this build has no CUDA: build with `--features cuda`, or choose `cpu`"
+    )))
+}
+
 fn open_device(wanted: config::Device) -> Result<Device, AppError> {
-    let cuda = |index| match candle_core::utils::cuda_is_available() {
-        true => Device::new_cuda(index).map_err(|error| AppError::Device(format!("cuda:{index}: {error}"))),
-        false => Err(AppError::Device(format!(
-            "cuda:{index} was asked for, but this build has no CUDA: build with `--features cuda`, or choose `cpu`"
-        ))),
-    };
     match wanted {
         config::Device::Cpu => Ok(Device::Cpu),
-        config::Device::Cuda(index) => cuda(index),
-        config::Device::Auto if candle_core::utils::cuda_is_available() => Ok(cuda(0).unwrap_or_else(|error| {
+        config::Device::Cuda(index) => open_cuda(index),
+        config::Device::Auto if candle_core::utils::cuda_is_available() => Ok(open_cuda(0).unwrap_or_else(|error| {
             warn!(%error, "the CPU is used instead");
             Device::Cpu
         })),

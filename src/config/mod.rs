@@ -31,6 +31,7 @@ pub struct Settings {
     /// A known model's name, a GGUF file or a folder with safetensors.
     pub model: String,
     pub device: Device,
+    pub dtype: Dtype,
     /// Unset: the SQLite file `ttrl.sqlite` in `data_dir`.
     #[serde(serialize_with = "print::address", deserialize_with = "load::secret")]
     pub database_url: Option<SecretString>,
@@ -57,6 +58,7 @@ impl Default for Settings {
             data_dir: "ttrl-data".into(),
             model: "smollm2-135m-instruct".into(),
             device: Device::Auto,
+            dtype: Dtype::Auto,
             database_url: None,
             operator_key: None,
             prompt_template: "boxed".into(),
@@ -261,6 +263,16 @@ impl FromStr for Device {
                 .ok_or_else(|| format!("{text:?} is no device: write `auto`, `cpu` or `cuda:N` with a number for N")),
         }
     }
+}
+
+/// The numbers that the model's matrices are kept in. Everything else is computed in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// bf16 on a GPU; on a CPU those of the file.
+    Auto,
+    F32,
+    Bf16,
 }
 
 impl TryFrom<String> for Device {

@@ -123,6 +123,23 @@ impl Layer {
     }
 }
 
+/// Has dense matrices of one input follow each other in memory, so that one product can be made of all of them.
+fn join(matrices: &mut [Frozen]) -> Result<()> {
+    let dense = matrices.iter().map(|matrix| match matrix {
+        Frozen::Dense(tensor) => Some(tensor),
+        Frozen::Packed(_) => None,
+    });
+    let Some(dense) = dense.collect::<Option<Vec<_>>>() else { return Ok(()) };
+    let joined = Tensor::cat(&dense, 0)?;
+    let mut start = 0;
+    for matrix in matrices {
+        let outputs = matrix.dims()[0];
+        *matrix = Frozen::Dense(joined.narrow(0, start, outputs)?);
+        start += outputs;
+    }
+    Ok(())
+}
+
 /// The pairs of adapters as packed products take them; `None` where they are not packed, as in training.
 fn packed_pairs<'a, const N: usize>(
     adapters: &[(Range<usize>, &'a LayerLora)],
@@ -189,6 +206,9 @@ impl Decoder {
                 ropes.push(&of_layer.rope);
                 ropes.len() - 1
             });
+            for together in [&Projection::ALL[..3], &Projection::ALL[4..6]] {
+                join(&mut projections[together[0] as usize..=together[together.len() - 1] as usize])?;
+            }
             layers.push(Layer {
                 projections: projections.try_into().map_err(|_| candle_core::Error::msg("seven projections"))?,
                 biases,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::packed::PackedMatrix;
 
@@ -11,7 +11,7 @@ use super::packed::PackedMatrix;
 pub enum Frozen {
     /// A matrix on the CPU, as its kernels read it.
     Packed(Arc<PackedMatrix>),
-    /// A vector, or a matrix on another device; f32.
+    /// A vector in f32, or a matrix on another device in f32 or bf16.
     Dense(Tensor),
 }
 
@@ -48,7 +48,7 @@ impl Frozen {
                 }
                 Tensor::from_vec(rows, (indices.len(), matrix.inputs()), device)
             }
-            Self::Dense(tensor) => tensor.index_select(&Tensor::new(indices, device)?, 0),
+            Self::Dense(tensor) => tensor.index_select(&Tensor::new(indices, device)?, 0)?.to_dtype(DType::F32),
         }
     }
 
@@ -59,7 +59,7 @@ impl Frozen {
                 let indices: Vec<u32> = (0..matrix.outputs() as u32).collect();
                 self.rows(&indices, &Device::Cpu)
             }
-            Self::Dense(tensor) => Ok(tensor.clone()),
+            Self::Dense(tensor) => tensor.to_dtype(DType::F32),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::{Device, Tensor, quantized::GgmlDType};
+use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -45,9 +45,15 @@ pub struct Checkpoint {
     pub fingerprint: String,
 }
 
-/// Loads the checkpoint at `path`: a GGUF file, or a folder with `config.json` and `model.safetensors` (or shards with
-/// their index), onto `device`.
+/// [`load_as`] with the file's own numbers on a CPU, and f32 elsewhere.
 pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ModelError> {
+    load_as(path, device, DType::F32)
+}
+
+/// Loads the checkpoint at `path`: a GGUF file, or a folder with `config.json` and `model.safetensors` (or shards with
+/// their index), onto `device`. There, matrices are kept in `dtype`, f32 or bf16; a CPU's are packed as the file has
+/// them, whatever `dtype` is.
+pub fn load_as(path: &Path, device: &Device, dtype: DType) -> Result<Checkpoint, ModelError> {
     let metadata = path.metadata().map_err(|source| ModelError::io(path, source))?;
     let opened = if metadata.is_dir() { hf_folder::open(path)? } else { gguf::open(path)? };
     let wanted = check_tensors(&opened, path)?;
@@ -59,7 +65,7 @@ pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ModelError> {
     }
     // Hashing needs the whole file anyway; beside the decoding it costs no time of its own.
     let (fingerprint, tensors) =
-        rayon::join(|| fingerprint(&opened.files), || read_tensors(&opened.tensors, &wanted, device));
+        rayon::join(|| fingerprint(&opened.files), || read_tensors(&opened.tensors, &wanted, (device, dtype)));
     Ok(Checkpoint {
         config: opened.config,
         tensors: tensors?,
@@ -102,9 +108,9 @@ pub(super) struct TensorEntry {
 }
 
 impl TensorEntry {
-    /// The weight in f32 on a device, in the half-split rotary layout.
-    fn read(&self, name: &str, device: &Device) -> Result<Frozen, ModelError> {
-        self.decode(&self.raw(name)?, device).map_err(|source| self.error(name, source))
+    /// The weight on a device, in the half-split rotary layout; a matrix in `dtype`, a vector in f32.
+    fn read(&self, name: &str, place: (&Device, DType)) -> Result<Frozen, ModelError> {
+        self.decode(&self.raw(name)?, place).map_err(|source| self.error(name, source))
     }
 
     /// Its bytes in the file, in which every number is finite.
@@ -125,7 +131,7 @@ impl TensorEntry {
 
     /// The values of a vector.
     pub fn read_vector(&self, name: &str) -> Result<Vec<f32>, ModelError> {
-        let values = self.read(name, &Device::Cpu)?.to_tensor().and_then(|tensor| tensor.to_vec1());
+        let values = self.read(name, (&Device::Cpu, DType::F32))?.to_tensor().and_then(|tensor| tensor.to_vec1());
         values.map_err(|source| self.error(name, source))
     }
 
@@ -150,7 +156,7 @@ impl TensorEntry {
         Ok(())
     }
 
-    fn decode(&self, raw: &[u8], device: &Device) -> candle_core::Result<Frozen> {
+    fn decode(&self, raw: &[u8], (device, dtype): (&Device, DType)) -> candle_core::Result<Frozen> {
         // What moves for rotary pairs is a row of a matrix, or a single value of a bias.
         let rows = self.shape.first().copied().unwrap_or(1).max(1);
         let stored = packed::decode(self.encoding, raw);
@@ -158,7 +164,9 @@ impl TensorEntry {
         let row = |row: usize| &stored[self.stored_row(row, rows) * width..][..width];
         let missing = if self.less_one { 1.0 } else { 0.0 };
         let values = (0..rows).flat_map(row).map(|value| value + missing).collect();
-        Ok(Frozen::Dense(Tensor::from_vec(values, self.shape.as_slice(), device)?))
+        let tensor = Tensor::from_vec(values, self.shape.as_slice(), &Device::Cpu)?;
+        let dtype = if self.matrix().is_some() { dtype } else { DType::F32 };
+        Ok(Frozen::Dense(tensor.to_dtype(dtype)?.to_device(device)?))
     }
 
     /// Where a row of the half-split rotary layout is in the file.
@@ -252,7 +260,7 @@ fn check_tensors(opened: &Opened, path: &Path) -> Result<Vec<String>, ModelError
 fn read_tensors(
     entries: &HashMap<String, TensorEntry>,
     wanted: &[String],
-    device: &Device,
+    (device, dtype): (&Device, DType),
 ) -> Result<HashMap<String, Frozen>, ModelError> {
     let of_matrix = |name| {
         let entry: &TensorEntry = &entries[name];
@@ -284,7 +292,7 @@ fn read_tensors(
     });
     let mut tensors: HashMap<String, Frozen> = packed.collect();
     let others = wanted.par_iter().filter(|name| !tensors.contains_key(*name));
-    let others = others.map(|name| Ok((name.clone(), entries[name].read(name, device)?)));
+    let others = others.map(|name| Ok((name.clone(), entries[name].read(name, (device, dtype))?)));
     let others = others.collect::<Result<Vec<_>, ModelError>>()?;
     tensors.extend(others);
     Ok(tensors)

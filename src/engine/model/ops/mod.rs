@@ -83,7 +83,7 @@ fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
     match w {
         Frozen::Packed(matrix) => x.contiguous()?.apply_op1(FrozenLinear(matrix.clone())),
-        Frozen::Dense(tensor) => x.matmul(&tensor.detach().t()?),
+        Frozen::Dense(tensor) => x.to_dtype(tensor.dtype())?.matmul(&tensor.detach().t()?)?.to_dtype(DType::F32),
     }
 }
 
