@@ -46,11 +46,9 @@ impl KvCache {
 
     /// Prepares a pass over these nodes: each is written to its row and attends to its ancestors and itself.
     pub fn pass<'a>(&'a mut self, tree: &PrefixTree, nodes: &'a [NodeId]) -> CachedPass<'a> {
-        let mut paths = Paths::default();
-        nodes.iter().for_each(|&node| paths.push(tree.path(node)));
         let mut places: Vec<(NodeId, usize)> = nodes.iter().copied().zip(0..).collect();
         places.sort_unstable();
-        CachedPass { cache: self, nodes, places, paths: Arc::new(paths) }
+        CachedPass { cache: self, nodes, places, paths: Arc::new(tree.paths(nodes)) }
     }
 }
 

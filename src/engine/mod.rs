@@ -7,6 +7,7 @@ pub mod model;
 mod prefix_tree;
 pub mod report;
 mod response;
+mod runner;
 mod sampler;
 pub mod sampling;
 mod scheduler;

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeSet, BinaryHeap, HashMap},
 };
 
-use crate::engine::handle::Version;
+use crate::engine::{handle::Version, model::ops::Paths};
 
 /// A node, and the cache row that belongs to it.
 pub type NodeId = u32;
@@ -104,6 +104,28 @@ impl PrefixTree {
     /// The position of a node in its sequence, from 0.
     pub fn position(&self, id: NodeId) -> u32 {
         self.node(id).position
+    }
+
+    /// The node before this one, if it is not the first.
+    pub fn parent(&self, id: NodeId) -> Option<NodeId> {
+        match self.node(id).edge {
+            Edge::Root(..) => None,
+            Edge::Child(parent, _) => Some(parent),
+        }
+    }
+
+    /// The paths of these nodes.
+    pub fn paths(&self, nodes: &[NodeId]) -> Paths {
+        let mut paths = Paths::default();
+        let mut before = None;
+        for &node in nodes {
+            match before {
+                Some(before) if self.parent(node) == Some(before) => paths.push_next(node),
+                _ => paths.push(self.path(node)),
+            }
+            before = Some(node);
+        }
+        paths
     }
 
     /// Whether the cache row of a node has its key and value.

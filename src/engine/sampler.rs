@@ -125,7 +125,7 @@ impl<'a> Scorer<'a> {
 }
 
 /// A number in [0, 1) with 53 random bits.
-fn uniform(rng: &mut impl Rng) -> f64 {
+pub fn uniform(rng: &mut impl Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 

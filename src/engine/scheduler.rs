@@ -17,10 +17,13 @@ use rayon::prelude::*;
 
 use crate::engine::{
     handle::{GenerateRequest, Group, Lease, Priority, Timings, TokenScore},
-    model::tokenizer::{TextStream, Tokenizer},
+    model::{
+        outputs::{Draws, Output, Wanted},
+        tokenizer::{TextStream, Tokenizer},
+    },
     prefix_tree::{NodeId, PrefixTree},
     response::{Draw, Response},
-    sampler::{Distribution, History, Scorer},
+    sampler::{self, Distribution, History, Scorer},
 };
 
 /// Identifies one call of `generate`.
@@ -342,11 +345,13 @@ impl Scheduler {
         (!rows.is_empty()).then_some(Plan { priority, leases, rows, outputs })
     }
 
-    /// Takes the logits of a plan's outputs, one vector each, moves every sample that waited for one of them, and
-    /// returns the generations that are finished by it.
-    pub fn accept(&mut self, plan: &Plan, logits: Vec<Vec<f32>>, now: Instant) -> Vec<(JobId, usize, Group)> {
-        self.totals.computed_tokens += plan.rows.len() as u64;
-        plan.rows.iter().for_each(|&node| self.tree.mark_computed(node));
+    /// What is to become of the logits of each of a plan's outputs.
+    pub fn wanted(&self, plan: &Plan) -> Vec<Wanted> {
+        self.readers(plan).iter().map(|readers| wanted(&self.running, readers)).collect()
+    }
+
+    /// Who reads each of a plan's outputs.
+    fn readers(&self, plan: &Plan) -> Vec<Readers> {
         let output_of: HashMap<NodeId, usize> =
             plan.outputs.iter().enumerate().map(|(output, &row)| (plan.rows[row], output)).collect();
         let mut readers: Vec<Readers> = plan.outputs.iter().map(|_| Readers::default()).collect();
@@ -362,10 +367,21 @@ impl Scheduler {
                 }
             }
         }
-        let read: Vec<Read> = logits
+        readers
+    }
+
+    /// Takes what came of a plan's outputs, moves every sample that waited for one of them, and returns the generations
+    /// that are finished by it.
+    pub fn accept(&mut self, plan: &Plan, outputs: Vec<Output>, now: Instant) -> Vec<(JobId, usize, Group)> {
+        self.totals.computed_tokens += plan.rows.len() as u64;
+        plan.rows.iter().for_each(|&node| self.tree.mark_computed(node));
+        let read: Vec<Read> = outputs
             .into_par_iter()
-            .zip(readers.into_par_iter())
-            .map(|(logits, readers)| read(&self.running, logits, &readers))
+            .zip(self.readers(plan).into_par_iter())
+            .map(|(output, readers)| match output {
+                Output::Logits(logits) => read(&self.running, logits, &readers),
+                Output::Drawn(drawn) => take_drawn(&self.running, drawn, &readers),
+            })
             .collect();
         for Read { scores, draws } in read {
             for (group, place, score) in scores {
@@ -440,6 +456,38 @@ struct Read {
     scores: Vec<(usize, usize, TokenScore)>,
 }
 
+/// What is to become of the logits of one position: draws, if all that read them draw from the whole distribution at one
+/// temperature and nobody asks for scores.
+fn wanted(running: &[Running], readers: &Readers) -> Wanted {
+    let requests = || readers.samples.iter().map(|&(group, _)| &running[group].request);
+    let Some(temperature) = requests().next().map(|request| request.sampling.temperature) else {
+        return Wanted::Logits;
+    };
+    let is_plain = |request: &GenerateRequest| {
+        let sampling = &request.sampling;
+        let as_it_is = !sampling.changes_logits() && (!sampling.narrows() || temperature == 0.0);
+        as_it_is && sampling.temperature == temperature && request.report.tokens.is_none()
+    };
+    if !readers.places.is_empty() || !requests().all(is_plain) {
+        return Wanted::Logits;
+    }
+    let uniform = |&(group, sample): &(usize, usize)| sampler::uniform(&mut running[group].samples[sample].rng.clone());
+    let uniforms = readers.samples.iter().map(|reader| if temperature == 0.0 { 0.0 } else { uniform(reader) });
+    Wanted::Draws(Draws { temperature, uniforms: uniforms.collect() })
+}
+
+/// Draws that were made elsewhere, as [`wanted`] asked for them.
+fn take_drawn(running: &[Running], drawn: Vec<(u32, f32)>, readers: &Readers) -> Read {
+    let draw = |(&(group, sample), (token, log_prob)): (&(usize, usize), (u32, f32))| {
+        let mut rng = running[group].samples[sample].rng.clone();
+        if running[group].request.sampling.temperature != 0.0 {
+            sampler::uniform(&mut rng);
+        }
+        (group, sample, Draw { token, log_prob, score: None, rng })
+    };
+    Read { draws: readers.samples.iter().zip(drawn).map(draw).collect(), scores: vec![] }
+}
+
 /// Scores and draws at one position. Samples of one group that wait here have the same history and share one
 /// distribution; groups may differ in their sampling parameters.
 fn read(running: &[Running], logits: Vec<f32>, readers: &Readers) -> Read {
@@ -499,8 +547,8 @@ mod tests {
     /// Computes a plan with logits that make every token as likely as another.
     fn step(scheduler: &mut Scheduler, rows: usize) -> Plan {
         let plan = scheduler.plan(Priority::Request, rows).unwrap();
-        let logits = plan.outputs.iter().map(|_| vec![0.0; 96]).collect();
-        scheduler.accept(&plan, logits, Instant::now());
+        let outputs = plan.outputs.iter().map(|_| Output::Logits(vec![0.0; 96])).collect();
+        scheduler.accept(&plan, outputs, Instant::now());
         plan
     }
 

@@ -11,21 +11,20 @@ use std::{
 };
 
 use async_trait::async_trait;
-use candle_core::Tensor;
 use tokio::sync::oneshot;
 use tracing::{Span, error};
 
 use crate::engine::{
-    cache::KvCache,
     handle::{
         Engine, EngineError, EngineStats, GenerateRequest, Group, Lease, Line, MAX_TOP_TOKENS, ModelInfo, Priority,
         Version,
     },
     model::{
-        decoder::{Adapted, Decoder},
+        decoder::Decoder,
         lora::{Adapter, Lora},
         tokenizer::Tokenizer,
     },
+    runner::{Runner, Weights},
     scheduler::{JobId, Plan, Scheduler, largest_request, worst_case_rows},
     turnstile::Turnstile,
 };
@@ -65,9 +64,6 @@ struct Job {
     arrived: Instant,
 }
 
-/// The weights behind a lease of this engine; `None` for the base model.
-struct Weights(Option<Lora>);
-
 /// An engine that runs in this process.
 pub struct LocalEngine {
     info: ModelInfo,
@@ -94,13 +90,12 @@ impl LocalEngine {
         turnstile: Arc<Turnstile>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let cache = KvCache::new(&decoder, options.cache_tokens).map_err(compute_error)?;
+        let runner = Runner::new(decoder.clone(), options.cache_tokens).map_err(compute_error)?;
         let (sender, receiver) = mpsc::channel();
         let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
         let stats = Arc::new(Mutex::new(idle));
         let worker = Worker {
-            decoder: decoder.clone(),
-            cache,
+            runner,
             scheduler: Scheduler::new(tokenizer.clone(), options.cache_tokens),
             jobs: HashMap::new(),
             next_job: 0,
@@ -235,8 +230,7 @@ struct Pending {
 
 /// What the thread owns.
 struct Worker {
-    decoder: Arc<Decoder>,
-    cache: KvCache,
+    runner: Runner,
     scheduler: Scheduler,
     jobs: HashMap<JobId, Pending>,
     next_job: JobId,
@@ -320,8 +314,9 @@ impl Worker {
     fn step(&mut self, plan: &Plan) {
         // Inside the thread pool, so that its threads stay awake between one operation and the next.
         let finished = rayon::scope(|_| {
-            let logits = self.compute(plan)?;
-            candle_core::Result::Ok(self.scheduler.accept(plan, logits, Instant::now()))
+            let wanted = self.scheduler.wanted(plan);
+            let outputs = self.runner.compute(&self.scheduler.tree, plan, wanted)?;
+            candle_core::Result::Ok(self.scheduler.accept(plan, outputs, Instant::now()))
         });
         match finished {
             Ok(finished) => {
@@ -342,31 +337,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// The logits of a plan's outputs.
-    fn compute(&mut self, plan: &Plan) -> candle_core::Result<Vec<Vec<f32>>> {
-        let Self { decoder, cache, scheduler: Scheduler { tree, .. }, .. } = self;
-        let tokens: Vec<u32> = plan.rows.iter().map(|&node| tree.token(node)).collect();
-        let positions: Vec<u32> = plan.rows.iter().map(|&node| tree.position(node)).collect();
-        let mut adapters = Vec::new();
-        for (lease, rows) in &plan.leases {
-            let Some(Weights(lora)) = lease.weights() else {
-                candle_core::bail!("version {} was not made by this engine", lease.version())
-            };
-            adapters.extend(lora.as_ref().map(|lora| Adapted { rows: rows.clone(), lora }));
-        }
-        let mut pass = cache.pass(tree, &plan.rows);
-        let angles = decoder.angles(&positions)?;
-        let mut x = decoder.embed(&tokens)?;
-        for layer in 0..decoder.config().layers.len() {
-            x = decoder.layer(layer, &x, &angles, &adapters, &mut pass)?;
-        }
-        if plan.outputs.is_empty() {
-            return Ok(vec![]);
-        }
-        let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();
-        decoder.logit_rows(&x.index_select(&Tensor::new(outputs, decoder.device())?, 0)?)
     }
 
     fn complete(&mut self, job: JobId, index: usize, group: Group) {

@@ -14,12 +14,12 @@ use super::{
 };
 
 /// Frozen weights of one layer; matrices are `[out, in]`.
-struct Layer {
-    projections: [Frozen; 7],
-    biases: [Option<Tensor>; 7],
-    norms: [Option<Tensor>; Norm::COUNT],
+pub(super) struct Layer {
+    pub(super) projections: [Frozen; 7],
+    pub(super) biases: [Option<Tensor>; 7],
+    pub(super) norms: [Option<Tensor>; Norm::COUNT],
     /// Which of the decoder's frequencies turn its queries and keys.
-    rope: usize,
+    pub(super) rope: usize,
 }
 
 /// An adapter, and the rows of a pass that it is for.
@@ -159,12 +159,12 @@ fn packed_pairs<'a, const N: usize>(
 /// a tree; the arithmetic is the same.
 pub struct Decoder {
     config: DecoderConfig,
-    embedding: Frozen,
-    layers: Vec<Layer>,
-    norm: Tensor,
-    head: Frozen,
+    pub(super) embedding: Frozen,
+    pub(super) layers: Vec<Layer>,
+    pub(super) norm: Tensor,
+    pub(super) head: Frozen,
     /// Of each distinct rope of the layers.
-    frequencies: Vec<Vec<f32>>,
+    pub(super) frequencies: Vec<Vec<f32>>,
     device: Device,
 }
 

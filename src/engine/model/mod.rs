@@ -12,6 +12,7 @@ mod gguf;
 mod hf_folder;
 pub mod lora;
 pub mod ops;
+pub mod outputs;
 pub mod packed;
 pub mod rope;
 pub mod source;

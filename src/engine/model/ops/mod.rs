@@ -9,7 +9,7 @@
 pub mod composed;
 pub mod kernels;
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
@@ -33,7 +33,8 @@ pub use kernels::{Activation, Attention, Heads, KvRows};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Paths {
     rows: Vec<u32>,
-    ends: Vec<usize>,
+    /// Where in `rows` each path is. One that goes on from the path before by a row lies over it: a chain is kept once.
+    spans: Vec<Range<usize>>,
     /// Of each path, how many rows at its start are those of the path before.
     shared: Vec<usize>,
 }
@@ -44,8 +45,30 @@ impl Paths {
         let start = self.rows.len();
         self.rows.extend(rows);
         let before = self.len().checked_sub(1).map_or(&[][..], |query| self.path(query));
-        self.shared.push(before.iter().zip(&self.rows[start..]).take_while(|(a, b)| a == b).count());
-        self.ends.push(self.rows.len());
+        let shared = before.iter().zip(&self.rows[start..]).take_while(|(a, b)| a == b).count();
+        self.shared.push(shared);
+        self.spans.push(start..self.rows.len());
+    }
+
+    /// Adds the path that is the one before and this row behind it.
+    pub fn push_next(&mut self, row: u32) {
+        let before = self.spans.last().cloned().unwrap_or_default();
+        if before.end != self.rows.len() {
+            self.rows.extend_from_within(before.clone());
+        }
+        self.rows.push(row);
+        self.shared.push(before.len());
+        self.spans.push(self.rows.len() - before.len() - 1..self.rows.len());
+    }
+
+    /// The rows of all paths, each where [`Self::spans`] says.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// Where in [`Self::rows`] the path of each query is.
+    pub fn spans(&self) -> &[Range<usize>] {
+        &self.spans
     }
 
     /// How many rows at the start of a query's path are at the start of the path before, too.
@@ -55,17 +78,16 @@ impl Paths {
 
     /// The rows that a query sees.
     pub fn path(&self, query: usize) -> &[u32] {
-        let start = if query == 0 { 0 } else { self.ends[query - 1] };
-        &self.rows[start..self.ends[query]]
+        &self.rows[self.spans[query].clone()]
     }
 
     /// How many queries there are.
     pub fn len(&self) -> usize {
-        self.ends.len()
+        self.spans.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.spans.is_empty()
     }
 }
 

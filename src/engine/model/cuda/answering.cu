@@ -1,0 +1,432 @@
+// The pass of rows through the decoder when it answers. Matrices, keys, values and what goes into a product are of type T
+// (bf16 or f32); everything else is f32. No gradient comes through.
+
+#include "common.cuh"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Rows in and out.
+
+// x[row] = scale * embedding[tokens[row]]; a block a row.
+template <typename T>
+__device__ void embed(const T *embedding, const uint32_t *tokens, float scale, int width, float *x) {
+    const T *from = embedding + (int64_t)tokens[blockIdx.x] * width;
+    float *to = x + (int64_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = scale * to_float(from[i]);
+}
+
+// y[i] = x[rows[i]] / rms(x[rows[i]]) * weight, in T and, where a place is given, in f32; without `rows` all of them.
+template <typename T>
+__device__ void rms_norm(const float *x, const uint32_t *rows, const float *weight, float eps, int width, T *y, float *y32) {
+    __shared__ float scratch[WARP];
+    const int64_t row = rows ? rows[blockIdx.x] : blockIdx.x;
+    const float *from = x + row * width;
+    float squares = 0.0f;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) squares += from[i] * from[i];
+    const float inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
+    const int64_t to = (int64_t)blockIdx.x * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        const float value = from[i] * inverse * weight[i];
+        y[to + i] = from_float<T>(value);
+        if (y32) y32[to + i] = value;
+    }
+}
+
+// x[row] += y[row] + bias, normalised where there is a weight. A bias may be missing, too.
+extern "C" __global__ void add_to_residual(float *x, const float *y, const float *bias, const float *weight, float eps, int width) {
+    __shared__ float scratch[WARP];
+    const int64_t row = (int64_t)blockIdx.x * width;
+    float inverse = 1.0f;
+    if (weight) {
+        float squares = 0.0f;
+        for (int i = threadIdx.x; i < width; i += blockDim.x) {
+            const float value = y[row + i] + (bias ? bias[i] : 0.0f);
+            squares += value * value;
+        }
+        inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
+    }
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        const float value = y[row + i] + (bias ? bias[i] : 0.0f);
+        x[row + i] += weight ? value * inverse * weight[i] : value;
+    }
+}
+
+// activation(gate) * up, of rows [gate | up]; biases likewise, if there are any.
+template <typename T>
+__device__ void gate(const float *gate_up, const float *bias, int inner, int gelu, T *y, float *y32) {
+    const float *row = gate_up + (int64_t)blockIdx.x * 2 * inner;
+    const int64_t to = (int64_t)blockIdx.x * inner;
+    for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < inner; i += gridDim.y * blockDim.x) {
+        const float gate = row[i] + (bias ? bias[i] : 0.0f);
+        const float up = row[inner + i] + (bias ? bias[inner + i] : 0.0f);
+        const float value = activate(gate, gelu) * up;
+        y[to + i] = from_float<T>(value);
+        if (y32) y32[to + i] = value;
+    }
+}
+
+// c * tanh(x / c)
+extern "C" __global__ void softcap(float *x, float cap, int64_t count) {
+    const int64_t stride = (int64_t)blockDim.x * gridDim.x;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) x[i] = cap * tanhf(x[i] / cap);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Queries, keys and values.
+
+constexpr int MAX_PAIRS_OF_LANE = 4; // head_dim <= 256
+
+// Takes rows [queries | keys | values] of a product, adds the bias, normalises each head where there are weights, and turns
+// queries and keys by the row's position. Queries stay where they are, keys and values go to the cache, whose rows are
+// [keys | values]. A warp a head, and a block for some heads of a row.
+template <typename T>
+__device__ void place_qkv(float *qkv, const float *bias, const float *q_norm, const float *k_norm, float eps,
+                          const float *frequencies, const uint32_t *positions, const uint32_t *nodes, int heads, int kv_heads,
+                          int head_dim, T *cache) {
+    const int lane = threadIdx.x % WARP;
+    const int head = blockIdx.y * (blockDim.x / WARP) + threadIdx.x / WARP;
+    if (head >= heads + 2 * kv_heads) return;
+    const int half = head_dim / 2, kv_width = kv_heads * head_dim;
+    float *from = qkv + ((int64_t)blockIdx.x * (heads + 2 * kv_heads) + head) * head_dim;
+    const float *added = bias ? bias + head * head_dim : nullptr;
+    const bool is_query = head < heads, is_value = head >= heads + kv_heads;
+    T *to = cache + (int64_t)nodes[blockIdx.x] * 2 * kv_width + (head - heads) * head_dim;
+
+    float low[MAX_PAIRS_OF_LANE], high[MAX_PAIRS_OF_LANE], squares = 0.0f;
+#pragma unroll
+    for (int pair = 0; pair < MAX_PAIRS_OF_LANE; pair++) {
+        const int i = lane + pair * WARP;
+        low[pair] = high[pair] = 0.0f;
+        if (i < half) {
+            low[pair] = from[i] + (added ? added[i] : 0.0f);
+            high[pair] = from[half + i] + (added ? added[half + i] : 0.0f);
+        }
+        squares += low[pair] * low[pair] + high[pair] * high[pair];
+    }
+    const float *norm = is_query ? q_norm : is_value ? nullptr : k_norm;
+    const float inverse = norm ? rsqrtf(warp_sum(squares) / head_dim + eps) : 1.0f;
+    const float position = (float)positions[blockIdx.x];
+#pragma unroll
+    for (int pair = 0; pair < MAX_PAIRS_OF_LANE; pair++) {
+        const int i = lane + pair * WARP;
+        if (i >= half) continue;
+        float a = low[pair] * inverse, b = high[pair] * inverse;
+        if (norm) {
+            a *= norm[i];
+            b *= norm[half + i];
+        }
+        if (!is_value) {
+            float sine, cosine;
+            sincosf(position * frequencies[i], &sine, &cosine);
+            const float turned = a * cosine - b * sine;
+            b = b * cosine + a * sine;
+            a = turned;
+        }
+        if (is_query) {
+            from[i] = a;
+            from[half + i] = b;
+        } else {
+            to[i] = from_float<T>(a);
+            to[half + i] = from_float<T>(b);
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention over the rows of a path.
+
+template <typename T, int N> struct alignas(sizeof(T) * N) Vector {
+    T values[N];
+};
+
+// N numbers in as few loads as there can be: of 16 bytes at most.
+template <typename T, int N> __device__ __forceinline__ void load(const T *from, float *to) {
+    constexpr int PART = sizeof(T) * N > 16 ? 16 / sizeof(T) : N;
+#pragma unroll
+    for (int part = 0; part < N / PART; part++) {
+        const Vector<T, PART> vector = *reinterpret_cast<const Vector<T, PART> *>(from + part * PART);
+#pragma unroll
+        for (int i = 0; i < PART; i++) to[part * PART + i] = to_float(vector.values[i]);
+    }
+}
+
+constexpr int ATTEND_THREADS = 128;
+constexpr float LOWEST = -1e30f;
+
+// Query `blockIdx.x` over part `blockIdx.z` of `splits` of its path, for up to G heads that share keys. LANES threads take a
+// key together, VEC numbers each. With one part the result goes to `out` (and `out32`); with more, each part's weighted sum,
+// maximum and sum of weights go to `partial` [query, head, split, head_dim + 2].
+template <typename T, int VEC, int LANES, int G>
+__device__ void attend(const float *q, int q_stride, const T *cache, const uint32_t *path, const uint2 *spans, int heads,
+                       int kv_heads, int head_dim, float scale, int window, float cap, int splits, float *partial, T *out,
+                       float *out32) {
+    constexpr int PARTIES = ATTEND_THREADS / LANES, KEYS = 2;
+    __shared__ float sums[PARTIES][G][LANES * VEC];
+    __shared__ float maxima[PARTIES][G], weights[PARTIES][G];
+
+    const int shared_by = heads / kv_heads, chunks = (shared_by + G - 1) / G;
+    const int kv_head = blockIdx.y / chunks, first = (blockIdx.y % chunks) * G;
+    const int head = kv_head * shared_by + first, count = min(G, shared_by - first);
+    const int kv_width = kv_heads * head_dim;
+    int start = spans[blockIdx.x].x, length = spans[blockIdx.x].y;
+    if (window > 0 && length > window) {
+        start += length - window;
+        length = window;
+    }
+    const int of_split = (length + splits - 1) / splits;
+    const int from = min(length, (int)blockIdx.z * of_split), to = min(length, from + of_split);
+    const int lane = threadIdx.x % LANES, party = threadIdx.x / LANES;
+    const bool inside = lane * VEC < head_dim;
+
+    float query[G][VEC], sum[G][VEC], maximum[G], weight[G];
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+        maximum[g] = LOWEST;
+        weight[g] = 0.0f;
+        const float *of_head = q + (int64_t)blockIdx.x * q_stride + (head + g) * head_dim + lane * VEC;
+#pragma unroll
+        for (int i = 0; i < VEC; i++) {
+            sum[g][i] = 0.0f;
+            query[g][i] = g < count && inside ? of_head[i] * scale : 0.0f;
+        }
+    }
+
+    // All threads of a warp go round together: the products are summed by shuffles.
+    for (int base = from; base < to; base += KEYS * PARTIES) {
+        float k[KEYS][VEC], v[KEYS][VEC];
+        bool seen[KEYS];
+#pragma unroll
+        for (int key = 0; key < KEYS; key++) {
+            const int place = base + key * PARTIES + party;
+            seen[key] = place < to;
+            const int64_t row = path[start + (seen[key] ? place : from)];
+            const T *at = cache + row * 2 * kv_width + kv_head * head_dim + lane * VEC;
+            if (inside) {
+                load<T, VEC>(at, k[key]);
+                load<T, VEC>(at + kv_width, v[key]);
+            } else {
+#pragma unroll
+                for (int i = 0; i < VEC; i++) k[key][i] = v[key][i] = 0.0f;
+            }
+        }
+#pragma unroll
+        for (int g = 0; g < G; g++) {
+#pragma unroll
+            for (int key = 0; key < KEYS; key++) {
+                float score = 0.0f;
+#pragma unroll
+                for (int i = 0; i < VEC; i++) score += query[g][i] * k[key][i];
+#pragma unroll
+                for (int offset = LANES / 2; offset > 0; offset /= 2) score += __shfl_xor_sync(ALL, score, offset);
+                if (cap > 0.0f) score = cap * tanhf(score / cap);
+                if (!seen[key]) score = -INFINITY;
+                const float highest = fmaxf(maximum[g], score);
+                const float kept = __expf(maximum[g] - highest), new_weight = __expf(score - highest);
+                maximum[g] = highest;
+                weight[g] = weight[g] * kept + new_weight;
+#pragma unroll
+                for (int i = 0; i < VEC; i++) sum[g][i] = sum[g][i] * kept + new_weight * v[key][i];
+            }
+        }
+    }
+
+#pragma unroll
+    for (int g = 0; g < G; g++) {
+#pragma unroll
+        for (int i = 0; i < VEC; i++) sums[party][g][lane * VEC + i] = sum[g][i];
+        if (lane == 0) {
+            maxima[party][g] = maximum[g];
+            weights[party][g] = weight[g];
+        }
+    }
+    __syncthreads();
+    for (int index = threadIdx.x; index < count * head_dim; index += ATTEND_THREADS) {
+        const int g = index / head_dim, i = index % head_dim;
+        float highest = LOWEST, total = 0.0f, value = 0.0f;
+        for (int other = 0; other < PARTIES; other++) highest = fmaxf(highest, maxima[other][g]);
+        for (int other = 0; other < PARTIES; other++) {
+            const float factor = __expf(maxima[other][g] - highest);
+            total += weights[other][g] * factor;
+            value += sums[other][g][i] * factor;
+        }
+        if (splits == 1) {
+            const int64_t at = ((int64_t)blockIdx.x * heads + head + g) * head_dim + i;
+            out[at] = from_float<T>(value / total);
+            if (out32) out32[at] = value / total;
+        } else {
+            float *part = partial + (((int64_t)blockIdx.x * heads + head + g) * splits + blockIdx.z) * (head_dim + 2);
+            part[i] = value;
+            if (i == 0) {
+                part[head_dim] = highest;
+                part[head_dim + 1] = total;
+            }
+        }
+    }
+}
+
+// Brings the parts of head `blockIdx.y` of query `blockIdx.x` together.
+template <typename T>
+__device__ void combine(const float *partial, int heads, int head_dim, int splits, T *out, float *out32) {
+    const int64_t head = (int64_t)blockIdx.x * heads + blockIdx.y;
+    const float *parts = partial + head * splits * (head_dim + 2);
+    float highest = LOWEST;
+    for (int split = 0; split < splits; split++) highest = fmaxf(highest, parts[split * (head_dim + 2) + head_dim]);
+    for (int i = threadIdx.x; i < head_dim; i += blockDim.x) {
+        float total = 0.0f, value = 0.0f;
+        for (int split = 0; split < splits; split++) {
+            const float *part = parts + split * (head_dim + 2);
+            const float factor = __expf(part[head_dim] - highest);
+            total += part[head_dim + 1] * factor;
+            value += part[i] * factor;
+        }
+        out[head * head_dim + i] = from_float<T>(value / total);
+        if (out32) out32[head * head_dim + i] = value / total;
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Drawing.
+
+constexpr int DRAW_THREADS = 1024;
+
+// Draws from softmax(logits / temperature) of row `blockIdx.x`, once for each of its uniform numbers: the first token, in the
+// order of the vocabulary, at which the running sum of the probabilities exceeds the number. At temperature 0 it is the
+// likeliest token, the first of several. `log_probs` are at the temperature, at 1 for temperature 0. A row's draws are
+// `ends[row - 1]..ends[row]`.
+extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
+    draw(const float *logits, int vocab, const float *temperatures, const double *uniforms, const uint32_t *ends,
+         uint32_t *tokens, float *log_probs) {
+    constexpr int WARPS = DRAW_THREADS / WARP;
+    __shared__ float maxima[WARPS];
+    __shared__ int places[WARPS];
+    __shared__ double sums[WARPS];
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    const float *row = logits + (int64_t)blockIdx.x * vocab;
+    const uint32_t begin = blockIdx.x == 0 ? 0 : ends[blockIdx.x - 1], end = ends[blockIdx.x];
+    if (begin == end) return;
+    const float temperature = temperatures[blockIdx.x];
+    // Each warp has a part of the vocabulary to itself, so that sums can be searched part by part.
+    const int part = (vocab + WARPS * WARP - 1) / (WARPS * WARP) * WARP;
+    const int from = min(vocab, warp * part), to = min(vocab, from + part);
+
+    float maximum = -INFINITY;
+    int place = INT32_MAX;
+    for (int i = from + lane; i < to; i += WARP) {
+        if (row[i] > maximum) {
+            maximum = row[i];
+            place = i;
+        }
+    }
+    for (int offset = WARP / 2; offset > 0; offset /= 2) {
+        const float other = __shfl_xor_sync(ALL, maximum, offset);
+        const int other_place = __shfl_xor_sync(ALL, place, offset);
+        if (other > maximum || (other == maximum && other_place < place)) {
+            maximum = other;
+            place = other_place;
+        }
+    }
+    if (lane == 0) {
+        maxima[warp] = maximum;
+        places[warp] = place;
+    }
+    __syncthreads();
+    maximum = maxima[0];
+    place = places[0];
+    for (int other = 1; other < WARPS; other++) {
+        if (maxima[other] > maximum) {
+            maximum = maxima[other];
+            place = places[other];
+        }
+    }
+
+    const float inverse = temperature > 0.0f ? 1.0f / temperature : 1.0f;
+    double sum = 0.0;
+    for (int i = from + lane; i < to; i += WARP) sum += __expf((row[i] - maximum) * inverse);
+    for (int offset = WARP / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);
+    if (lane == 0) sums[warp] = sum;
+    __syncthreads();
+    double total = 0.0;
+    for (int other = 0; other < WARPS; other++) total += sums[other];
+    const float normaliser = (float)log(total);
+
+    if (temperature <= 0.0f) {
+        for (uint32_t at = begin + threadIdx.x; at < end; at += DRAW_THREADS) {
+            tokens[at] = place;
+            log_probs[at] = -normaliser;
+        }
+        return;
+    }
+    for (uint32_t at = begin + warp; at < end; at += WARPS) {
+        const double target = uniforms[at] * total;
+        double before = 0.0;
+        int owner = 0;
+        while (owner < WARPS - 1 && before + sums[owner] <= target) before += sums[owner++];
+        const int first = min(vocab, owner * part), last = min(vocab, first + part);
+        // Rounding may keep the sum below the target: then it is the last token that has any probability.
+        int found = -1, last_likely = place;
+        for (int base = first; base < last && found < 0; base += WARP) {
+            const int i = base + lane;
+            const double mass = i < last ? (double)__expf((row[i] - maximum) * inverse) : 0.0;
+            double upto = mass;
+            for (int offset = 1; offset < WARP; offset *= 2) {
+                const double other = __shfl_up_sync(ALL, upto, offset);
+                if (lane >= offset) upto += other;
+            }
+            const unsigned reached = __ballot_sync(ALL, mass > 0.0 && before + upto > target);
+            if (reached) found = base + __ffs(reached) - 1;
+            const unsigned likely = __ballot_sync(ALL, mass > 0.0);
+            if (likely) last_likely = base + WARP - 1 - __clz(likely);
+            before += __shfl_sync(ALL, upto, WARP - 1);
+        }
+        if (lane == 0) {
+            const int token = found >= 0 ? found : last_likely;
+            tokens[at] = token;
+            log_probs[at] = (row[token] - maximum) * inverse - normaliser;
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The kernels by name, of each type of number.
+
+#define ATTEND(T, NAME, VEC, LANES, G)                                                                                         \
+    extern "C" __global__ void __launch_bounds__(ATTEND_THREADS) attend_##LANES##x##VEC##_##G##_##NAME(                        \
+        const float *q, int q_stride, const T *cache, const uint32_t *path, const uint2 *spans, int heads, int kv_heads,       \
+        int head_dim, float scale, int window, float cap, int splits, float *partial, T *out, float *out32) {                  \
+        attend<T, VEC, LANES, G>(q, q_stride, cache, path, spans, heads, kv_heads, head_dim, scale, window, cap, splits,       \
+                                 partial, out, out32);                                                                         \
+    }
+
+#define ATTEND_GROUPS(T, NAME, VEC, LANES)                                                                                     \
+    ATTEND(T, NAME, VEC, LANES, 1)                                                                                             \
+    ATTEND(T, NAME, VEC, LANES, 2)                                                                                             \
+    ATTEND(T, NAME, VEC, LANES, 4)                                                                                             \
+    ATTEND(T, NAME, VEC, LANES, 8)
+
+#define KERNELS(T, NAME)                                                                                                       \
+    extern "C" __global__ void embed_##NAME(const T *embedding, const uint32_t *tokens, float scale, int width, float *x) {    \
+        embed<T>(embedding, tokens, scale, width, x);                                                                          \
+    }                                                                                                                          \
+    extern "C" __global__ void rms_norm_##NAME(const float *x, const uint32_t *rows, const float *weight, float eps,           \
+                                               int width, T *y, float *y32) {                                                  \
+        rms_norm<T>(x, rows, weight, eps, width, y, y32);                                                                      \
+    }                                                                                                                          \
+    extern "C" __global__ void gate_##NAME(const float *gate_up, const float *bias, int inner, int gelu, T *y, float *y32) {   \
+        gate<T>(gate_up, bias, inner, gelu, y, y32);                                                                           \
+    }                                                                                                                          \
+    extern "C" __global__ void place_qkv_##NAME(float *qkv, const float *bias, const float *q_norm, const float *k_norm,       \
+                                                float eps, const float *frequencies, const uint32_t *positions,                \
+                                                const uint32_t *nodes, int heads, int kv_heads, int head_dim, T *cache) {      \
+        place_qkv<T>(qkv, bias, q_norm, k_norm, eps, frequencies, positions, nodes, heads, kv_heads, head_dim, cache);         \
+    }                                                                                                                          \
+    extern "C" __global__ void combine_##NAME(const float *partial, int heads, int head_dim, int splits, T *out,               \
+                                              float *out32) {                                                                  \
+        combine<T>(partial, heads, head_dim, splits, out, out32);                                                              \
+    }                                                                                                                          \
+    ATTEND_GROUPS(T, NAME, 4, 4)                                                                                               \
+    ATTEND_GROUPS(T, NAME, 8, 4)                                                                                               \
+    ATTEND_GROUPS(T, NAME, 8, 8)                                                                                               \
+    ATTEND_GROUPS(T, NAME, 8, 16)                                                                                              \
+    ATTEND_GROUPS(T, NAME, 8, 32)
+
+KERNELS(float, f32)
+KERNELS(__nv_bfloat16, bf16)
