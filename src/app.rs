@@ -132,7 +132,7 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
         parameters: decoder.parameters(),
     };
     info!(model = info.name, parameters = info.parameters, ?device, "the model is loaded");
-    let turnstile = Arc::new(Turnstile::new(settings.engine.background_share));
+    let turnstile = Arc::new(Turnstile::new(settings.engine.background_share).on(device.clone()));
     let options =
         EngineOptions { cache_tokens: settings.engine.cache_tokens, max_waiting: settings.engine.max_waiting };
     let engine: Arc<dyn Engine> =

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use candle_core::Device;
+
 /// Background work owes at most this much time, so that one long slice does not lock it out for minutes.
 const MAX_DEBT: Duration = Duration::from_secs(5);
 
@@ -23,6 +25,8 @@ pub struct Turnstile {
     changed: Condvar,
     /// Part of the time that background work gets under load, in (0, 1].
     background_share: f64,
+    /// Where the work is done. A GPU's is only queued when a call returns: a slice is over when the device has done it.
+    device: Device,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +50,13 @@ impl Turnstile {
             state: Mutex::default(),
             changed: Condvar::new(),
             background_share: background_share.clamp(0.01, 1.0),
+            device: Device::Cpu,
         }
+    }
+
+    /// The same for work that is done on this device.
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Says whether requests are being answered or waiting.
@@ -94,6 +104,8 @@ impl Turnstile {
         let _turn = lock(&self.computing);
         let started = Instant::now();
         let result = work();
+        // What has failed there shows in the next operation, whoever makes it.
+        let _ = self.device.synchronize();
         (result, started.elapsed())
     }
 }
