@@ -10,5 +10,6 @@ mod response;
 mod sampler;
 pub mod sampling;
 mod scheduler;
+pub mod sizes;
 pub mod thread;
 pub mod turnstile;

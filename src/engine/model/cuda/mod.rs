@@ -2,6 +2,8 @@
 
 use candle_core::{CudaDevice, Device, Result};
 
+pub mod memory;
+
 /// The kernels as PTX, a constant for each `.cu` file of this folder.
 pub mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
@@ -17,6 +19,7 @@ pub mod ptx {
 pub fn open(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
     stop_tracking(device.as_cuda_device()?);
+    memory::keep_freed(device.as_cuda_device()?)?;
     Ok(device)
 }
 
