@@ -134,6 +134,44 @@ pub fn fitting_rows(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::model::{config::LayerConfig, lora::Targets, ops::Activation, rope::Rope};
+
+    /// The shape of Llama 3.1 8B.
+    fn eight_billion() -> DecoderConfig {
+        let rope = Rope::plain(5e5);
+        DecoderConfig {
+            vocab_size: 128_256,
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            layers: vec![LayerConfig { window: None, rope }; 32],
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+            rms_norm_eps: 1e-5,
+            activation: Activation::Silu,
+            biases: vec![],
+            qk_norm: false,
+            sandwich_norms: false,
+            embedding_scale: None,
+            attention_scale: 0.09,
+            attention_softcap: None,
+            logit_softcap: None,
+            context_tokens: 131_072,
+            tied_embeddings: false,
+        }
+    }
+
+    #[test]
+    fn a_device_is_asked_for_more_and_a_large_one_holds_large_passes_beside_a_large_model() {
+        let targets = Targets::all();
+        let of = |place| Footprint::of(&eight_billion(), place, (16, targets.projections()), 2048);
+        let (machine, device) = (of(Place::Machine), of(Place::Device));
+        assert!(device.per_row > machine.per_row && device.fixed > machine.fixed, "{device:?} {machine:?}");
+        // What 80 GiB have left beside 15 GiB of weights and a cache of half of the rest.
+        let rows = fitting_rows(&device, (Place::Device.pass_rows(), 2048), 30 << 30);
+        assert_eq!(rows, Ok(8192));
+        assert_eq!(fitting_rows(&device, (Place::Device.pass_rows(), 2048), 60 << 30), Ok(16_384));
+    }
 
     const FOOTPRINT: Footprint = Footprint { fixed: 1000, per_row: 10 };
 

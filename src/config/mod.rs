@@ -418,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_device_reads_back_as_it_was_written() {
-        for device in [Device::Auto, Device::Cpu, Device::Cuda(3)] {
+        for device in [Device::Auto, Device::Cpu, Device::Cuda(3), Device::Metal] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
         for text in ["cuda", "cuda:", "cuda:-1", "gpu", ""] {

@@ -88,11 +88,8 @@ impl LocalEngine {
         turnstile: Arc<Turnstile>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let cache = KvCache::new(&decoder, options.cache_tokens).map_err(|error| {
-            let bytes = decoder.config().cache_bytes_per_token(cache_dtype(decoder.device()));
-            let mib = (bytes * options.cache_tokens as u64) >> 20;
-            EngineError::from(error.context(format!("a cache of {} tokens takes {mib} MiB", options.cache_tokens)))
-        })?;
+        let cache = KvCache::new(&decoder, options.cache_tokens)
+            .map_err(|error| cache_error(error, &decoder, options.cache_tokens))?;
         let (sender, receiver) = mpsc::channel();
         let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
         let stats = Arc::new(Mutex::new(idle));
@@ -121,6 +118,18 @@ impl LocalEngine {
             jobs: Some(sender),
             thread: Some(thread),
         })
+    }
+}
+
+/// Says of a cache that found no memory how much it takes and how much there is.
+fn cache_error(error: candle_core::Error, decoder: &Decoder, tokens: usize) -> EngineError {
+    match (EngineError::from(error), device::memory(decoder.device())) {
+        (EngineError::OutOfMemory(cause), Ok(Some(memory))) => {
+            let taken = decoder.config().cache_bytes_per_token(cache_dtype(decoder.device())) * tokens as u64;
+            let (taken, free) = (taken >> 20, memory.free >> 20);
+            EngineError::OutOfMemory(format!("a cache of {tokens} tokens takes {taken} MiB, {free} are free ({cause})"))
+        }
+        (error, _) => error,
     }
 }
 
