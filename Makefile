@@ -1,6 +1,6 @@
 # Everything that a developer runs. `make test` works on a bare machine with Rust, Python 3 and a package manager.
 
-.PHONY: test deps model lint docs licences learn-table learn-curves learn-over-http poisoned-stream steep-rounds clean
+.PHONY: test deps model lint docs cuda licences learn-table learn-curves learn-over-http poisoned-stream steep-rounds clean
 
 # The tests' own PostgreSQL server needs the server's programs, nothing that runs; the model is fetched once.
 test: deps model
@@ -19,6 +19,16 @@ lint:
 
 docs:
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# The program with CUDA, on a machine with or without a GPU (docs/gpu.md). It is meant to be copied, so its size is looked at.
+CUDA_COMPUTE_CAP ?= 90
+cuda:
+	scripts/cuda-home target/cuda-home
+	CUDA_HOME="$(CURDIR)/target/cuda-home" CUDA_COMPUTE_CAP=$(CUDA_COMPUTE_CAP) \
+		PATH="$(CURDIR)/target/cuda-home/bin:$(PATH)" LIBRARY_PATH="$(CURDIR)/target/cuda-home/lib64" \
+		cargo build --release --features cuda --target-dir target/cuda
+	strip -o target/ttrl-cuda target/cuda/release/ttrl
+	@size=$$(wc -c <target/ttrl-cuda); echo "target/ttrl-cuda has $$((size / 1048576)) MiB"; test $$size -lt $$((60 * 1048576))
 
 licences:
 	scripts/check-licences

@@ -36,10 +36,12 @@ use crate::{
         model::{
             chat_template::{ChatTemplate, ChatTemplateError},
             decoder::Decoder,
+            device::{self, DeviceMemory},
             error::ModelError,
             source::{self, Progress},
             weights,
         },
+        sizes,
         thread::{EngineOptions, LocalEngine},
         turnstile::Turnstile,
     },
@@ -70,6 +72,13 @@ const PRUNE_INTERVAL: Duration = Duration::from_secs(600);
 pub enum AppError {
     #[error("the device cannot be used: {0}")]
     Device(String),
+    /// With the bytes that a token takes.
+    #[error(
+        "the weights leave {} MiB of the device's {} MiB free, half of which is too little for a cache: a token takes {} KiB; \
+         set engine.cache_tokens by hand, or choose a smaller model or another `device`",
+        memory.free >> 20, memory.total >> 20, bytes >> 10
+    )]
+    NoCache { memory: DeviceMemory, bytes: u64 },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error("{0} has no tokenizer: put its tokenizer.json into the folder, or use a GGUF file")]
@@ -111,6 +120,7 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
     let template = PromptTemplate::open(&settings.prompt_template)?;
     let files = source::resolve(&settings.model, &settings.models_dir(), progress)?;
     let dtype = match settings.dtype {
+        config::Dtype::Auto if device.is_metal() => DType::F32,
         config::Dtype::Auto | config::Dtype::Bf16 => DType::BF16,
         config::Dtype::F32 => DType::F32,
     };
@@ -133,12 +143,40 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
     };
     info!(model = info.name, parameters = info.parameters, ?device, "the model is loaded");
     let turnstile = Arc::new(Turnstile::new(settings.engine.background_share).on(device.clone()));
-    let options =
-        EngineOptions { cache_tokens: settings.engine.cache_tokens, max_waiting: settings.engine.max_waiting };
+    let cache_tokens = match settings.engine.cache_tokens {
+        Some(tokens) => tokens,
+        None => fitting_cache(&decoder)?,
+    };
+    let options = EngineOptions { cache_tokens, max_waiting: settings.engine.max_waiting };
     let engine: Arc<dyn Engine> =
         Arc::new(LocalEngine::start(info, decoder.clone(), Arc::new(tokenizer), turnstile.clone(), options)?);
     let prompter = Arc::new(Prompter::new(engine.clone(), template, chat)?.with_reading(settings.grading));
     Ok(Workbench { engine, prompter, decoder, turnstile })
+}
+
+/// The size of a cache that is not set, in tokens.
+fn fitting_cache(decoder: &Decoder) -> Result<usize, AppError> {
+    let device = decoder.device();
+    // What loading took is freed, but in pieces that a cache does not fit into.
+    device::give_back(device);
+    let Some(memory) = device::memory(device)? else { return Ok(sizes::DEFAULT_CACHE_ROWS) };
+    let bytes = decoder.config().cache_bytes_per_token(decoder.dtype());
+    let tokens = sizes::cache_rows(memory, bytes).ok_or(AppError::NoCache { memory, bytes })?;
+    info!(tokens, mib = (tokens as u64 * bytes) >> 20, free_mib = memory.free >> 20, "the cache has its size");
+    Ok(tokens)
+}
+
+#[cfg(feature = "metal")]
+fn open_metal() -> Result<Device, AppError> {
+    Device::new_metal(0).map_err(|error| AppError::Device(format!("metal: {error}")))
+}
+
+#[cfg(not(feature = "metal"))]
+fn open_metal() -> Result<Device, AppError> {
+    Err(AppError::Device(
+        "metal was asked for, but this build has no Metal: build with `--features metal` on a Mac, or choose `cpu`"
+            .into(),
+    ))
 }
 
 #[cfg(feature = "cuda")]
@@ -157,6 +195,7 @@ fn open_device(wanted: config::Device) -> Result<Device, AppError> {
     match wanted {
         config::Device::Cpu => Ok(Device::Cpu),
         config::Device::Cuda(index) => open_cuda(index),
+        config::Device::Metal => open_metal(),
         config::Device::Auto if candle_core::utils::cuda_is_available() => Ok(open_cuda(0).unwrap_or_else(|error| {
             warn!(%error, "the CPU is used instead");
             Device::Cpu

@@ -1,21 +1,55 @@
 //! What the training of a round takes of memory, before it begins. Pure.
+//!
+//! The two places where training computes take different amounts: on a CPU each operation of a layer is one that keeps
+//! little, on a device of its own some are made of several, and everything else is larger.
 
 use crate::engine::model::{config::DecoderConfig, lora::Projection, training::HEAD_ROWS};
 
 const FLOAT: u64 = 4;
+
+/// Where training computes, and so whose memory it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The CPU.
+    Machine,
+    /// A device with memory of its own.
+    Device,
+}
+
+impl Place {
+    /// How many rows a pass has where nothing is set and there is room. Larger passes are no faster on a CPU; on a device a
+    /// product of few rows leaves most of it idle.
+    pub const fn pass_rows(self) -> usize {
+        match self {
+            Self::Machine => 2048,
+            Self::Device => 16_384,
+        }
+    }
+}
 
 /// How often the weights of an adapter are held: as variables, as the optimizer's two moments, as gradients (of a pass, of the
 /// passes before it, of both, clipped), as copies for the passes, as the snapshot that the engine loads, as the engine
 /// lays it out, and as a file. The rest is what an allocator keeps between passes of different sizes.
 const ADAPTER_COPIES: u64 = 18;
 
+/// The same on a device: variables, two moments, gradients (of a pass, of those before it, of both, clipped), what the
+/// optimizer makes of one of them, and what the engine answers with, of this step and of the last, joined as it reads it.
+const ADAPTER_COPIES_ON_DEVICE: u64 = 12;
+
 /// How often the logits of the rows that the head computes at a time are held: as they are, as probabilities, as their
 /// gradient, and once more where one is made of another.
 const LOGIT_COPIES: u64 = 5;
 
+/// On a device the head computes more rows at a time: as many as have logits of so many bytes. They are held three times: as
+/// they are, as probabilities, and as their gradient.
+const LOGIT_BYTES_ON_DEVICE: u64 = 3 * (512 << 20);
+
 /// What each activation of a layer takes while the layer is computed with its graph and backwards: itself, its gradient, and
 /// what is laid out for a product.
 const ACTIVATION_COPIES: u64 = 2;
+
+/// On a device a product with an adapter is made of several, and what goes into one of 16-bit weights is rounded to them first.
+const ACTIVATION_COPIES_ON_DEVICE: u64 = 4;
 
 /// What training takes, in bytes, beyond the model and the engine's cache. A bound from above, and a narrow one:
 /// `ttrl bench train` prints it beside what is really taken (`docs/adaptation.md` has a table).
@@ -28,7 +62,7 @@ pub struct Footprint {
 
 impl Footprint {
     /// Of an adapter of a rank on some projections, where the longest sequence has so many tokens.
-    pub fn of(model: &DecoderConfig, (rank, targets): (usize, &[Projection]), longest: usize) -> Self {
+    pub fn of(model: &DecoderConfig, place: Place, (rank, targets): (usize, &[Projection]), longest: usize) -> Self {
         let (hidden, inner) = (model.hidden_size as u64, model.intermediate_size as u64);
         let (query, kv) = (model.query_width() as u64, model.kv_width() as u64);
         let layers = model.layers.len() as u64;
@@ -37,13 +71,17 @@ impl Footprint {
             ((out + input) * rank) as u64
         };
         let adapter = layers * targets.iter().map(pair).sum::<u64>();
-        let logits = HEAD_ROWS as u64 * model.vocab_size as u64;
+        let logits = FLOAT * HEAD_ROWS as u64 * model.vocab_size as u64;
+        let (adapters, logits, activations) = match place {
+            Place::Machine => (ADAPTER_COPIES, LOGIT_COPIES * logits, ACTIVATION_COPIES),
+            Place::Device => (ADAPTER_COPIES_ON_DEVICE, LOGIT_BYTES_ON_DEVICE, ACTIVATION_COPIES_ON_DEVICE),
+        };
         // Its input, two normalised inputs, what attention and MLP give and their sums; queries, keys and values before
         // and after they are turned and laid out, and what is attended to; gate, up, and their product with what it is made of.
         let layer = 8 * hidden + 4 * query + 4 * kv + 4 * inner;
         // The input of each layer is kept, and so are the rows that a row sees.
-        let row = layers * hidden + ACTIVATION_COPIES * layer + longest as u64;
-        Self { fixed: FLOAT * (ADAPTER_COPIES * adapter + LOGIT_COPIES * logits), per_row: FLOAT * row }
+        let row = layers * hidden + activations * layer + longest as u64;
+        Self { fixed: FLOAT * adapters * adapter + logits, per_row: FLOAT * row }
     }
 
     /// With passes of so many rows.
@@ -61,7 +99,8 @@ impl Footprint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "training would take about {} MiB, and {} MiB are free: its longest sequence has {longest} tokens, which must be trained \
-     at once; set `learning.max_tokens` or `learning.lora_rank` lower, or give the server more memory",
+     at once; set `learning.max_tokens`, `learning.lora_rank` or `engine.cache_tokens` lower, or give the server more \
+     memory",
     needed >> 20, available >> 20
 )]
 pub struct TooLarge {
@@ -95,6 +134,44 @@ pub fn fitting_rows(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::model::{config::LayerConfig, lora::Targets, ops::Activation, rope::Rope};
+
+    /// The shape of Llama 3.1 8B.
+    fn eight_billion() -> DecoderConfig {
+        let rope = Rope::plain(5e5);
+        DecoderConfig {
+            vocab_size: 128_256,
+            hidden_size: 4096,
+            intermediate_size: 14_336,
+            layers: vec![LayerConfig { window: None, rope }; 32],
+            heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+            rms_norm_eps: 1e-5,
+            activation: Activation::Silu,
+            biases: vec![],
+            qk_norm: false,
+            sandwich_norms: false,
+            embedding_scale: None,
+            attention_scale: 0.09,
+            attention_softcap: None,
+            logit_softcap: None,
+            context_tokens: 131_072,
+            tied_embeddings: false,
+        }
+    }
+
+    #[test]
+    fn a_device_is_asked_for_more_and_a_large_one_holds_large_passes_beside_a_large_model() {
+        let targets = Targets::all();
+        let of = |place| Footprint::of(&eight_billion(), place, (16, targets.projections()), 2048);
+        let (machine, device) = (of(Place::Machine), of(Place::Device));
+        assert!(device.per_row > machine.per_row && device.fixed > machine.fixed, "{device:?} {machine:?}");
+        // What 80 GiB have left beside 15 GiB of weights and a cache of half of the rest.
+        let rows = fitting_rows(&device, (Place::Device.pass_rows(), 2048), 30 << 30);
+        assert_eq!(rows, Ok(8192));
+        assert_eq!(fitting_rows(&device, (Place::Device.pass_rows(), 2048), 60 << 30), Ok(16_384));
+    }
 
     const FOOTPRINT: Footprint = Footprint { fixed: 1000, per_row: 10 };
 

@@ -9,6 +9,7 @@ use crate::{
         guard::GuardRules,
         learning_rate::Decay,
         loss::{Kl, KlReference, LossConfig},
+        memory::Place,
         selection::SelectionRules,
         vote::{Reward, RewardRule, Teacher},
         watch::WatchRules,
@@ -104,7 +105,8 @@ pub struct Recipe {
     pub lora_alpha: f64,
     pub lora_targets: Targets,
     /// The most distinct token positions that are trained at a time; a round has fewer if they do not fit into memory.
-    pub micro_batch_tokens: usize,
+    /// Unset, what suits the device ([`Place::pass_rows`]).
+    pub micro_batch_tokens: Option<usize>,
     /// The most memory in MiB that training may take beyond the model and the engine's cache; unset, what is free when the
     /// round begins.
     pub memory_mib: Option<u64>,
@@ -148,7 +150,7 @@ impl Default for Recipe {
             lora_rank: 16,
             lora_alpha: 32.0,
             lora_targets: Targets::all(),
-            micro_batch_tokens: 2048,
+            micro_batch_tokens: None,
             memory_mib: None,
             gate: GateRules::default(),
             guard: GuardRules::default(),
@@ -221,7 +223,9 @@ impl Recipe {
         within("entropy_coefficient", self.entropy_coefficient, 0.0, 100.0)?;
         within("lora_rank", self.lora_rank as f64, 1.0, 512.0)?;
         within("lora_alpha", self.lora_alpha, 1e-3, 1e4)?;
-        within("micro_batch_tokens", self.micro_batch_tokens as f64, 16.0, 1e6)?;
+        if let Some(rows) = self.micro_batch_tokens {
+            within("micro_batch_tokens", rows as f64, 16.0, 1e6)?;
+        }
         if let Some(mib) = self.memory_mib {
             within("memory_mib", mib as f64, 1.0, 1e9)?;
         }
@@ -294,6 +298,11 @@ impl Recipe {
             kl_coefficient: self.kl_coefficient,
             entropy_coefficient: self.entropy_coefficient,
         }
+    }
+
+    /// How many rows are trained at a time, at most. A round has the number set that fits its device.
+    pub fn pass_rows(&self) -> usize {
+        self.micro_batch_tokens.unwrap_or(Place::Machine.pass_rows())
     }
 
     /// How many rollouts of each question are trained on.

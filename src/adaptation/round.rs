@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -13,7 +13,7 @@ use crate::{
         checkpoint::{self, Checkpoint, Progress},
         guard::{self, Shown},
         learner::{self, Labels, LearnError, Voted},
-        memory::{self, Footprint},
+        memory::{self, Footprint, Place},
         recipe::Recipe,
         trainer::{Assessment, TrainError, Trainer, UpdateMetrics},
         vote::{RewardRule, Teacher},
@@ -27,6 +27,7 @@ use crate::{
         handle::{Engine, Lease},
         model::{
             decoder::Decoder,
+            device::{self, DeviceMemory},
             lora::{Adapter, LoraConfig},
         },
         turnstile::Turnstile,
@@ -181,8 +182,29 @@ pub async fn learn(
     Ok(Learnt { config, tensors, lease, trainer, updates: progress.updates, labels })
 }
 
-/// How many rows the passes of training on these questions may have: as many as the recipe says, or fewer, so that it fits
-/// into the memory that the recipe allows or, on a CPU, the machine has free when the engine's cache is full.
+/// Where this bench trains.
+pub fn place(bench: &Workbench) -> Place {
+    if bench.decoder.device().is_cuda() { Place::Device } else { Place::Machine }
+}
+
+/// The part of a device's memory that a round leaves: for the engine's steps beside it, and for what lies between tensors.
+const LEFT_OF_DEVICE: u64 = 32;
+
+/// The bytes that training may take beside the engine; `None` where that cannot be told.
+fn free_memory(bench: &Workbench) -> Result<Option<u64>, LearnError> {
+    let decoder = &bench.decoder;
+    if let Some(DeviceMemory { free, total }) = device::memory(decoder.device()).map_err(TrainError::from)? {
+        return Ok(Some(free.saturating_sub(total / LEFT_OF_DEVICE)));
+    }
+    // The machine's own, when the engine's cache is full.
+    let stats = bench.engine.stats();
+    let untouched = (stats.cache_tokens_capacity - stats.cache_tokens_used) as u64;
+    let untouched = untouched * decoder.config().cache_bytes_per_token(DType::F32);
+    Ok(machine::available_memory().map(|free| free.saturating_sub(untouched)).filter(|_| decoder.device().is_cpu()))
+}
+
+/// How many rows the passes of training on these questions may have: as many as the recipe says, or suit the device, or
+/// fewer, so that it fits into the memory that the recipe allows or that is free beside the engine.
 ///
 /// # Errors
 /// [`LearnError::TooLarge`] if it does not fit at all.
@@ -192,24 +214,22 @@ pub fn rows_that_fit<'a>(
     questions: impl IntoIterator<Item = &'a str>,
 ) -> Result<usize, LearnError> {
     let (prompter, decoder) = (&bench.prompter, &bench.decoder);
-    let free = || {
-        let stats = bench.engine.stats();
-        let untouched = (stats.cache_tokens_capacity - stats.cache_tokens_used) as u64;
-        Some(machine::available_memory()?.saturating_sub(untouched * decoder.config().cache_bytes_per_token()))
+    let wanted = recipe.micro_batch_tokens.unwrap_or(place(bench).pass_rows());
+    let available = match recipe.memory_mib {
+        Some(mib) => Some(mib << 20),
+        None => free_memory(bench)?,
     };
-    let allowed = recipe.memory_mib.map(|mib| mib << 20);
-    let Some(available) = allowed.or_else(|| free().filter(|_| decoder.device().is_cpu())) else {
-        return Ok(recipe.micro_batch_tokens);
-    };
+    let Some(available) = available else { return Ok(wanted) };
     let mut longest = 0;
     for question in questions {
         longest = longest.max(prompter.encode(question)?.len());
     }
     longest += prompter.sampling(recipe.temperature as f32, recipe.max_tokens).max_tokens;
-    let footprint = Footprint::of(decoder.config(), (recipe.lora_rank, recipe.lora_targets.projections()), longest);
-    let rows = memory::fitting_rows(&footprint, (recipe.micro_batch_tokens, longest), available)?;
-    if rows < recipe.micro_batch_tokens {
-        let (wanted, free_mib) = (recipe.micro_batch_tokens, available >> 20);
+    let lora = (recipe.lora_rank, recipe.lora_targets.projections());
+    let footprint = Footprint::of(decoder.config(), place(bench), lora, longest);
+    let rows = memory::fitting_rows(&footprint, (wanted, longest), available)?;
+    if rows < wanted {
+        let free_mib = available >> 20;
         info!(rows, wanted, free_mib, "training goes in smaller passes, so that it fits into memory");
     }
     Ok(rows)

@@ -442,10 +442,10 @@ impl Inner {
         let recipe = &self.options.recipe;
         let texts = chosen.iter().map(|question| question.text.as_str());
         match round::rows_that_fit(&self.bench, recipe, texts) {
-            Ok(micro_batch_tokens) => Ok(Recipe { micro_batch_tokens, ..recipe.clone() }),
+            Ok(rows) => Ok(Recipe { micro_batch_tokens: Some(rows), ..recipe.clone() }),
             Err(LearnError::TooLarge(error)) => Err(error.into()),
             // A question that cannot be encoded is passed over when the round looks at it.
-            Err(_) => Ok(recipe.clone()),
+            Err(_) => Ok(Recipe { micro_batch_tokens: Some(recipe.pass_rows()), ..recipe.clone() }),
         }
     }
 }

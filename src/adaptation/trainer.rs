@@ -19,6 +19,7 @@ use crate::{
         handle::Group,
         model::{
             decoder::Decoder,
+            device::is_out_of_memory,
             lora::{Adapter, Lora, LoraConfig, peft_name},
             training::{Pace, Pass},
         },
@@ -30,7 +31,12 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     #[error("computation failed: {0}")]
-    Compute(#[from] candle_core::Error),
+    Compute(candle_core::Error),
+    #[error(
+        "the device ran out of memory: {0}; set `learning.memory_mib`, `learning.micro_batch_tokens` or \
+         `engine.cache_tokens` lower"
+    )]
+    OutOfMemory(candle_core::Error),
     /// Training would go on with nonsense.
     #[error("the gradient of {0} is not finite")]
     NotFinite(String),
@@ -41,6 +47,12 @@ pub enum TrainError {
     Mismatch(String),
     #[error("training was cancelled")]
     Cancelled,
+}
+
+impl From<candle_core::Error> for TrainError {
+    fn from(error: candle_core::Error) -> Self {
+        if is_out_of_memory(&error) { Self::OutOfMemory(error) } else { Self::Compute(error) }
+    }
 }
 
 /// What the updates of a step saw; means are over the rollout tokens that were trained on, weighted as in the loss,
@@ -241,7 +253,7 @@ impl Trainer {
         let mut minibatches = Vec::with_capacity(count);
         for first in 0..count {
             let dealt: Vec<&Graded> = groups.iter().skip(first).step_by(count).copied().collect();
-            let mut batches = batch::lay_out(&dealt, recipe.advantage, weight, recipe.micro_batch_tokens);
+            let mut batches = batch::lay_out(&dealt, recipe.advantage, weight, recipe.pass_rows());
             for batch in &mut batches {
                 let reference = self.pass(self.reference.as_ref(), batch, recipe.temperature as f32, &pace)?;
                 let references = reference.score().map_err(cancelled(cancel))?;
@@ -315,7 +327,7 @@ impl Trainer {
         let weight = 1.0 / graded.iter().map(|graded| graded.tokens()).sum::<usize>() as f64;
         let pace = self.pace(cancel);
         let mut assessment = Assessment { kl: 0.0, log_prob_gap: 0.0 };
-        for batch in batch::lay_out(&graded, recipe.advantage, |_| weight, recipe.micro_batch_tokens) {
+        for batch in batch::lay_out(&graded, recipe.advantage, |_| weight, recipe.pass_rows()) {
             let score =
                 |lora| self.pass(lora, &batch, recipe.temperature as f32, &pace)?.score().map_err(cancelled(cancel));
             let (references, scores) = (score(None)?, score(Some(&self.lora))?);
@@ -376,7 +388,7 @@ impl Trainer {
 
 /// Tells a computation that was cancelled from one that failed.
 fn cancelled(cancel: &CancellationToken) -> impl Fn(candle_core::Error) -> TrainError + '_ {
-    |error| if cancel.is_cancelled() { TrainError::Cancelled } else { TrainError::Compute(error) }
+    |error| if cancel.is_cancelled() { TrainError::Cancelled } else { error.into() }
 }
 
 /// An adapter of these tensors, used as they are.

@@ -36,11 +36,15 @@ pub enum ProbeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    #[error("computation failed: {0}")]
-    Compute(#[from] candle_core::Error),
     /// The program is stopping.
     #[error("interrupted: {0}")]
     Interrupted(#[from] JoinError),
+}
+
+impl From<candle_core::Error> for ProbeError {
+    fn from(error: candle_core::Error) -> Self {
+        EngineError::from(error).into()
+    }
 }
 
 /// Compares an engine with a training pass over the decoder that it serves.

@@ -262,7 +262,8 @@ pub(super) async fn run(args: LearnArgs, settings: Settings) -> anyhow::Result<(
             check_questions(&bench, set, path, &recipe)?;
         }
     }
-    recipe.micro_batch_tokens = round::rows_that_fit(&bench, &recipe, train.questions.iter().map(String::as_str))?;
+    let texts = train.questions.iter().map(String::as_str);
+    recipe.micro_batch_tokens = Some(round::rows_that_fit(&bench, &recipe, texts)?);
     let mut reporter = Reporter {
         bench: &bench,
         recipe: &recipe,

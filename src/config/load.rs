@@ -170,7 +170,7 @@ mod tests {
         let flag = Flag { name: "--model", key: "model", value: "flag".into() };
         let settings = load(Some(file.path()), variables, &[flag]).unwrap();
         assert_eq!((settings.model.as_str(), settings.answer.votes), ("flag", 4));
-        assert_eq!((settings.prompt_template.as_str(), settings.engine.cache_tokens), ("file", 512));
+        assert_eq!((settings.prompt_template.as_str(), settings.engine.cache_tokens), ("file", Some(512)));
         assert_eq!(settings.engine.max_waiting, 256);
     }
 

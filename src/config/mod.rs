@@ -116,9 +116,9 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineSettings {
-    /// Positions of the key-value cache, for all sequences together. The default is 0.94 GB with the default model,
-    /// touched as it comes into use.
-    pub cache_tokens: usize,
+    /// Positions of the key-value cache, for all sequences together. Unset: on a GPU what half of its free memory holds;
+    /// on a CPU 20,480, which is 0.94 GB with the default model, touched as it comes into use.
+    pub cache_tokens: Option<usize>,
     /// Calls of clients that may be unanswered at a time; one more is refused.
     pub max_waiting: usize,
     /// The share of the engine's time that a round may take while clients wait.
@@ -127,7 +127,7 @@ pub struct EngineSettings {
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { cache_tokens: 20_480, max_waiting: 256, background_share: 0.5 }
+        Self { cache_tokens: None, max_waiting: 256, background_share: 0.5 }
     }
 }
 
@@ -238,6 +238,8 @@ pub enum Device {
     Cpu,
     /// The CUDA device of this number.
     Cuda(usize),
+    /// The GPU of a Mac.
+    Metal,
 }
 
 impl fmt::Display for Device {
@@ -246,6 +248,7 @@ impl fmt::Display for Device {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Metal => f.write_str("metal"),
         }
     }
 }
@@ -258,9 +261,10 @@ impl FromStr for Device {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            _ => index(text)
-                .map(Self::Cuda)
-                .ok_or_else(|| format!("{text:?} is no device: write `auto`, `cpu` or `cuda:N` with a number for N")),
+            "metal" => Ok(Self::Metal),
+            _ => index(text).map(Self::Cuda).ok_or_else(|| {
+                format!("{text:?} is no device: write `auto`, `cpu`, `metal` or `cuda:N` with a number for N")
+            }),
         }
     }
 }
@@ -269,7 +273,7 @@ impl FromStr for Device {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
-    /// bf16 on a GPU; on a CPU those of the file.
+    /// bf16 on a CUDA device, f32 with Metal; on a CPU those of the file.
     Auto,
     F32,
     Bf16,
@@ -319,7 +323,9 @@ impl Settings {
                 "server.client_header is {name:?}, it must be the name of a header, such as `x-real-ip`"
             ));
         }
-        within("engine.cache_tokens", engine.cache_tokens as f64, 256.0, 1e8)?;
+        if let Some(tokens) = engine.cache_tokens {
+            within("engine.cache_tokens", tokens as f64, 256.0, 1e8)?;
+        }
         within("engine.max_waiting", engine.max_waiting as f64, 1.0, 100_000.0)?;
         within("engine.background_share", engine.background_share, 0.01, 1.0)?;
         within("answer.votes", f64::from(answer.votes), 1.0, f64::from(MAX_VOTES))?;
@@ -412,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_device_reads_back_as_it_was_written() {
-        for device in [Device::Auto, Device::Cpu, Device::Cuda(3)] {
+        for device in [Device::Auto, Device::Cpu, Device::Cuda(3), Device::Metal] {
             assert_eq!(device.to_string().parse(), Ok(device));
         }
         for text in ["cuda", "cuda:", "cuda:-1", "gpu", ""] {

@@ -19,7 +19,7 @@ pub use crate::engine::{
     sampling::Sampling,
 };
 
-use crate::engine::model::{lora::Adapter, tokenizer::Tokenizer};
+use crate::engine::model::{device::is_out_of_memory, lora::Adapter, tokenizer::Tokenizer};
 
 /// The identity of a set of adapter weights: `base` (no adapter), or the lower-case hexadecimal SHA-256 of an
 /// adapter's configuration and weights. Two adapters with the same version are the same adapter.
@@ -228,9 +228,30 @@ pub enum EngineError {
     /// The engine is stopping or its thread has died.
     #[error("the engine has stopped")]
     Stopped,
+    /// There was no memory left for it on the engine's device. The engine goes on, and so does all else that it does.
+    #[error(
+        "the device has too little memory left: {0}; set engine.cache_tokens or learning.memory_mib lower, or end what \
+         else runs on it"
+    )]
+    OutOfMemory(String),
     /// A computation failed.
     #[error("computation failed: {0}")]
     Compute(String),
+}
+
+impl From<&candle_core::Error> for EngineError {
+    fn from(error: &candle_core::Error) -> Self {
+        match is_out_of_memory(error) {
+            true => Self::OutOfMemory(error.to_string()),
+            false => Self::Compute(error.to_string()),
+        }
+    }
+}
+
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::from(&error)
+    }
 }
 
 /// What an engine serves.

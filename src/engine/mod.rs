@@ -11,5 +11,6 @@ mod runner;
 mod sampler;
 pub mod sampling;
 mod scheduler;
+pub mod sizes;
 pub mod thread;
 pub mod turnstile;

@@ -48,7 +48,7 @@ impl Runner {
     ///
     /// # Errors
     /// If the device fails, or a lease is another engine's.
-    pub fn compute(&mut self, tree: &PrefixTree, plan: &Plan, wanted: Vec<Wanted>) -> Result<Vec<Output>> {
+    pub fn compute(&mut self, tree: &PrefixTree, plan: &Plan, wanted: &[Wanted]) -> Result<Vec<Output>> {
         let tokens: Vec<u32> = plan.rows.iter().map(|&node| tree.token(node)).collect();
         let positions: Vec<u32> = plan.rows.iter().map(|&node| tree.position(node)).collect();
         let adapters = adapters(&plan.leases)?;
@@ -77,8 +77,8 @@ impl Runner {
                     paths: &paths,
                     adapters: &adapters,
                 };
-                let wanted: Vec<_> = plan.outputs.iter().map(|&row| row as u32).zip(wanted).collect();
-                answering.step(rows, &wanted)
+                let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();
+                answering.step(rows, &outputs, wanted)
             }
         }
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use candle_core::Device;
 use tokio::sync::oneshot;
 use tracing::{Span, error};
 
@@ -21,21 +22,15 @@ use crate::engine::{
     },
     model::{
         decoder::Decoder,
+        device,
         lora::{Adapter, Lora},
         tokenizer::Tokenizer,
     },
     runner::{Runner, Weights},
     scheduler::{JobId, Plan, Scheduler, largest_request, worst_case_rows},
+    sizes::{DEFAULT_CACHE_ROWS, StepRows},
     turnstile::Turnstile,
 };
-
-/// Rows of one step for requests: long prompts are computed in chunks of this many, so that others move on between.
-const REQUEST_ROWS: usize = 256;
-
-/// Rows of one background step while requests are there, and while there are none: a request that arrives waits for
-/// the step to end.
-const ROLLOUT_ROWS_UNDER_LOAD: usize = 64;
-const ROLLOUT_ROWS_IDLE: usize = 512;
 
 /// How long the thread sleeps while only background work is there and it is not its turn.
 const BACKGROUND_POLL: Duration = Duration::from_millis(1);
@@ -43,7 +38,7 @@ const BACKGROUND_POLL: Duration = Duration::from_millis(1);
 /// Bounds of the engine, each with a default that suits the default model.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Token positions in the key-value cache. The default model takes 46 kB for each.
+    /// Token positions in the key-value cache. The default model takes 46 kB for each on a CPU, half of that on a GPU.
     pub cache_tokens: usize,
     /// Calls of clients that may be unanswered at a time; more are refused. At a second each, the last of 256 waits
     /// four minutes.
@@ -52,7 +47,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { cache_tokens: 20_480, max_waiting: 256 }
+        Self { cache_tokens: DEFAULT_CACHE_ROWS, max_waiting: 256 }
     }
 }
 
@@ -90,15 +85,18 @@ impl LocalEngine {
         turnstile: Arc<Turnstile>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let runner = Runner::new(decoder.clone(), options.cache_tokens).map_err(compute_error)?;
+        let runner = Runner::new(decoder.clone(), options.cache_tokens)
+            .map_err(|error| cache_error(error, &decoder, options.cache_tokens))?;
         let (sender, receiver) = mpsc::channel();
         let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
         let stats = Arc::new(Mutex::new(idle));
         let worker = Worker {
+            device: decoder.device().clone(),
             runner,
             scheduler: Scheduler::new(tokenizer.clone(), options.cache_tokens),
             jobs: HashMap::new(),
             next_job: 0,
+            step_rows: StepRows::on(decoder.device()),
             turnstile,
             stats: stats.clone(),
         };
@@ -120,6 +118,18 @@ impl LocalEngine {
     }
 }
 
+/// Says of a cache that found no memory how much it takes and how much there is.
+fn cache_error(error: candle_core::Error, decoder: &Decoder, tokens: usize) -> EngineError {
+    match (EngineError::from(error), device::memory(decoder.device())) {
+        (EngineError::OutOfMemory(cause), Ok(Some(memory))) => {
+            let taken = decoder.config().cache_bytes_per_token(decoder.dtype()) * tokens as u64;
+            let (taken, free) = (taken >> 20, memory.free >> 20);
+            EngineError::OutOfMemory(format!("a cache of {tokens} tokens takes {taken} MiB, {free} are free ({cause})"))
+        }
+        (error, _) => error,
+    }
+}
+
 impl Drop for LocalEngine {
     fn drop(&mut self) {
         drop(self.jobs.take());
@@ -129,10 +139,6 @@ impl Drop for LocalEngine {
             error!("the engine's thread had panicked");
         }
     }
-}
-
-fn compute_error(error: candle_core::Error) -> EngineError {
-    EngineError::Compute(error.to_string())
 }
 
 #[async_trait]
@@ -214,7 +220,7 @@ impl Engine for LocalEngine {
             let shape = |projection| decoder.projection_shape(projection);
             let lora = Lora::new(&adapter.config, &adapter.tensors, decoder.config().layers.len(), shape)
                 .map_err(EngineError::AdapterMismatch)?;
-            let lora = lora.to_device(decoder.device()).map_err(compute_error)?;
+            let lora = device::with_memory(decoder.device(), || lora.to_device(decoder.device()))?;
             Ok(Lease::new(adapter.version.clone(), Weights(Some(lora))))
         };
         tokio::task::spawn_blocking(load).await.map_err(|_| EngineError::Stopped)?
@@ -230,10 +236,12 @@ struct Pending {
 
 /// What the thread owns.
 struct Worker {
+    device: Device,
     runner: Runner,
     scheduler: Scheduler,
     jobs: HashMap<JobId, Pending>,
     next_job: JobId,
+    step_rows: StepRows,
     turnstile: Arc<Turnstile>,
     stats: Arc<Mutex<EngineStats>>,
 }
@@ -299,8 +307,9 @@ impl Worker {
     fn work(&mut self) -> bool {
         let mut worked = false;
         let turnstile = self.turnstile.clone();
-        let plan = self.scheduler.plan(Priority::Request, REQUEST_ROWS);
-        let rows = if plan.is_some() { ROLLOUT_ROWS_UNDER_LOAD } else { ROLLOUT_ROWS_IDLE };
+        let StepRows { requests, rollouts_under_load, rollouts_idle } = self.step_rows;
+        let plan = self.scheduler.plan(Priority::Request, requests);
+        let rows = if plan.is_some() { rollouts_under_load } else { rollouts_idle };
         if let Some(plan) = plan {
             turnstile.request(|| self.step(&plan));
             worked = true;
@@ -315,8 +324,9 @@ impl Worker {
         // Inside the thread pool, so that its threads stay awake between one operation and the next.
         let finished = rayon::scope(|_| {
             let wanted = self.scheduler.wanted(plan);
-            let outputs = self.runner.compute(&self.scheduler.tree, plan, wanted)?;
-            candle_core::Result::Ok(self.scheduler.accept(plan, outputs, Instant::now()))
+            let Self { runner, scheduler, device, .. } = self;
+            let outputs = device::with_memory(device, || runner.compute(&scheduler.tree, plan, &wanted))?;
+            candle_core::Result::Ok(scheduler.accept(plan, outputs, Instant::now()))
         });
         match finished {
             Ok(finished) => {
@@ -328,11 +338,11 @@ impl Worker {
             }
             Err(error) => {
                 let versions: Vec<_> = plan.leases.iter().map(|(lease, _)| lease.version().as_str()).collect();
-                error!(%error, ?versions, "a step failed");
+                error!(error = %EngineError::from(&error), ?versions, rows = plan.rows.len(), "a step failed");
                 for job in self.scheduler.fail(plan) {
                     if let Some(pending) = self.jobs.remove(&job) {
                         // The client may be gone; then nobody needs the error.
-                        let _ = pending.reply.send(Err(EngineError::Compute(error.to_string())));
+                        let _ = pending.reply.send(Err(EngineError::from(&error)));
                     }
                 }
             }

@@ -134,6 +134,11 @@ impl From<EngineError> for ApiError {
             EngineError::Stopped => {
                 Self::unavailable("engine_stopped", "the engine has stopped; try again when the server is back")
             }
+            EngineError::OutOfMemory(_) => Self::unavailable(
+                "insufficient_memory",
+                "the device has too little memory left for this; ask for fewer or shorter samples, or try again later",
+            )
+            .because(error),
             EngineError::Compute(_) => Self::internal(error),
         }
     }

@@ -614,6 +614,7 @@ async fn a_fault_tells_nothing_of_its_cause() {
         (Script::Fail(|| EngineError::Compute("the secret of the engine".into())), 500, "internal"),
         (Script::Panic, 500, "internal"),
         (Script::Fail(|| EngineError::Stopped), 503, "engine_stopped"),
+        (Script::Fail(|| EngineError::OutOfMemory("the secret of the engine".into())), 503, "insufficient_memory"),
     ] {
         server.engine.script(script);
         let (given, message) = failure(server.ask(json!({"question": "q"})).await, status).await;

@@ -466,6 +466,7 @@ async fn what_fails_later_is_told_by_an_event() {
     let server = Server::start_with(settings).await;
     for (next, code) in [
         (Script::Fail(|| EngineError::Compute("the secret of the engine".into())), "internal"),
+        (Script::Fail(|| EngineError::OutOfMemory("the secret of the engine".into())), "insufficient_memory"),
         (Script::Panic, "internal"),
         (Script::Wait(CancellationToken::new()), "timeout"),
     ] {

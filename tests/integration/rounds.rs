@@ -129,7 +129,7 @@ impl Place {
         };
         settings.server.bind = "127.0.0.1:0".parse().unwrap();
         // Of which rollouts have half.
-        settings.engine.cache_tokens = 256;
+        settings.engine.cache_tokens = Some(256);
         settings.answer.max_tokens = Some(8);
         settings.answer.votes = 4;
         let learning = &mut settings.learning;
@@ -376,7 +376,7 @@ async fn a_round_trains_in_passes_that_fit_into_memory_and_is_refused_with_the_n
     let place = Place::new();
     let mut settings = place.settings("tiny");
     // Some gigabytes of rows, if there were as many.
-    settings.learning.micro_batch_tokens = 1_000_000;
+    settings.learning.micro_batch_tokens = Some(1_000_000);
     settings.learning.memory_mib = Some(64);
     let server = Running::start(settings.clone()).await;
     server.ask_all().await;

@@ -24,6 +24,7 @@ use crate::{
         round::{self, Plan},
     },
     adapters::{format, gate::Decision, registry::RegistryError},
+    engine::model::device,
     store::{Attempt, GivenBack, Promoter, Round, RoundQuestion, RoundState, RoundUpdate, StoreError},
 };
 
@@ -59,6 +60,9 @@ impl Inner {
     /// Writes down how a round ended, or leaves it to be gone on with.
     async fn settle(&self, attempt: &Attempt, outcome: Result<(RoundState, Option<String>), Failure>) {
         let is_cancelled = self.close_cancellation();
+        // What training took of a device is free for others, however it ended. This waits for the step under way.
+        let decoder = self.bench.decoder.clone();
+        let _ = tokio::task::spawn_blocking(move || device::give_back(decoder.device())).await;
         let (state, reason) = match outcome {
             Ok((state, _)) if is_cancelled && state != RoundState::Promoted => {
                 (RoundState::Cancelled, Some(CANCELLED.into()))
@@ -178,7 +182,7 @@ impl Inner {
         }
         if round.started_at.is_some() {
             let texts = questions.iter().map(|question| question.text.as_str());
-            let (begun, fitting) = (recipe.micro_batch_tokens, round::rows_that_fit(&self.bench, &recipe, texts)?);
+            let (begun, fitting) = (recipe.pass_rows(), round::rows_that_fit(&self.bench, &recipe, texts)?);
             if fitting < begun {
                 return Err(Failure::Memory { begun, fitting });
             }

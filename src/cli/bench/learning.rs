@@ -22,7 +22,10 @@ use crate::{
     },
     cli::ModelFlags,
     config::Flag,
-    engine::handle::{FinishReason, Group, Rollout, Timings, Version},
+    engine::{
+        handle::{FinishReason, Group, Rollout, Timings, Version},
+        model::device,
+    },
     machine,
 };
 
@@ -133,7 +136,8 @@ pub async fn round(bench: &Workbench, recipe: &Recipe, args: &RoundArgs) -> anyh
         learner::check(&*bench.engine, &bench.prompter, question, recipe)?;
     }
     // What is measured is the time of all steps, wherever they lead.
-    let recipe = Recipe { guard: GuardRules { enabled: false, ..recipe.guard.clone() }, ..recipe.clone() };
+    let mut recipe = Recipe { guard: GuardRules { enabled: false, ..recipe.guard.clone() }, ..recipe.clone() };
+    recipe.micro_batch_tokens = Some(round::rows_that_fit(bench, &recipe, questions.iter().map(String::as_str))?);
     let plan = Plan {
         questions,
         held_back: Vec::new(),
@@ -172,10 +176,13 @@ pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyh
     let tokens = groups.iter().map(Graded::tokens).sum();
     let drawn = Drawn { rollouts: 2 * groups.len(), tokens, max_tokens: args.tokens };
     // The whole update in one pass, if the recipe allows.
-    let rows = recipe.micro_batch_tokens.min(groups.len() * (2 * args.tokens - 1)).max(args.tokens);
+    let pass_rows = recipe.micro_batch_tokens.unwrap_or(round::place(bench).pass_rows());
+    let recipe = &Recipe { micro_batch_tokens: Some(pass_rows), ..recipe.clone() };
+    let rows = pass_rows.min(groups.len() * (2 * args.tokens - 1)).max(args.tokens);
     let lora = (recipe.lora_rank, recipe.lora_targets.projections());
-    let estimated = Footprint::of(bench.decoder.config(), lora, args.tokens).bytes(rows);
-    let before = machine::peak_memory();
+    let estimated = Footprint::of(bench.decoder.config(), round::place(bench), lora, args.tokens).bytes(rows);
+    let device = bench.decoder.device().clone();
+    let (before, on_device) = (machine::peak_memory(), device::used(&device)?);
     let mut trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), None, recipe, 0)?;
     let (recipe, runs) = (recipe.clone(), args.runs);
     let measure = move || -> anyhow::Result<Vec<f64>> {
@@ -194,8 +201,11 @@ pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyh
     let speeds = tokio::task::spawn_blocking(measure).await??;
     let inputs = json!({ "sequences": args.sequences, "tokens": args.tokens, "runs": args.runs });
     let mut report = Report::of_speeds("train", inputs, &speeds);
-    report.measured["training_memory_bytes"] =
-        json!(machine::peak_memory().zip(before).map(|(now, before)| now - before));
+    let taken = match on_device {
+        Some(before) => device::most_used(&device)?.map(|now| now.saturating_sub(before)),
+        None => machine::peak_memory().zip(before).map(|(now, before)| now - before),
+    };
+    report.measured["training_memory_bytes"] = json!(taken);
     report.measured["estimated_memory_bytes"] = json!(estimated);
     Ok(report)
 }

@@ -1,5 +1,7 @@
 //! The shape of a decoder as data, whatever family it is of. A checkpoint's own metadata fills it in.
 
+use candle_core::DType;
+
 use super::{
     lora::Projection,
     ops::{Activation, Attention, Heads},
@@ -89,9 +91,9 @@ impl DecoderConfig {
         self.kv_heads * self.head_dim
     }
 
-    /// What the keys and values of a token take in all layers.
-    pub fn cache_bytes_per_token(&self) -> u64 {
-        (2 * self.kv_width() * self.layers.len() * size_of::<f32>()) as u64
+    /// What the keys and values of a token take in all layers, kept as numbers of `dtype`.
+    pub fn cache_bytes_per_token(&self, dtype: DType) -> u64 {
+        (2 * self.kv_width() * self.layers.len() * dtype.size_in_bytes()) as u64
     }
 
     /// `(out, in)` of a projection.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{
     config::{DecoderConfig, Norm},
@@ -228,6 +228,14 @@ impl Decoder {
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The numbers that matrices are computed with, and keys and values kept in.
+    pub fn dtype(&self) -> DType {
+        match &self.embedding {
+            Frozen::Packed(_) => DType::F32,
+            Frozen::Dense(embedding) => embedding.dtype(),
+        }
     }
 
     /// How many weights there are, tied ones once.

@@ -33,6 +33,13 @@ pub enum ModelError {
     /// A tensor could not be decoded or put on the device.
     #[error("{}: tensor {name} could not be loaded: {source}; check that the device has enough free memory", path.display())]
     Tensor { path: PathBuf, name: String, source: Box<candle_core::Error> },
+    /// The device has too little memory for the weights. Sizes are in bytes.
+    #[error(
+        "{}: the weights take {} MiB on the device, of whose {} MiB only {} are free; choose a smaller model, \
+         `dtype = \"bf16\"` or another `device`, or end what else runs on this one",
+        path.display(), needed >> 20, total >> 20, free >> 20
+    )]
+    DeviceMemory { path: PathBuf, needed: u64, free: u64, total: u64 },
     /// The tokenizer in the file cannot be used.
     #[error("the tokenizer in {} cannot be used: {source}", path.display())]
     Tokenizer { path: PathBuf, source: TokenizerError },

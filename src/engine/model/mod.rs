@@ -5,6 +5,7 @@ pub mod config;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod decoder;
+pub mod device;
 pub mod error;
 mod family;
 pub mod frozen;

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     config::DecoderConfig,
+    device::{self, DeviceMemory},
     error::ModelError,
     frozen::Frozen,
     gguf, hf_folder,
@@ -57,6 +58,7 @@ pub fn load_as(path: &Path, device: &Device, dtype: DType) -> Result<Checkpoint,
     let metadata = path.metadata().map_err(|source| ModelError::io(path, source))?;
     let opened = if metadata.is_dir() { hf_folder::open(path)? } else { gguf::open(path)? };
     let wanted = check_tensors(&opened, path)?;
+    check_memory(&opened.config, path, (device, dtype))?;
     if let Some(tokens) = opened.tokenizer.as_ref().map(Tokenizer::vocab_size)
         && tokens > opened.config.vocab_size
     {
@@ -253,6 +255,21 @@ fn check_tensors(opened: &Opened, path: &Path) -> Result<Vec<String>, ModelError
         )),
         None => Ok(expected.into_iter().map(|(name, _)| name).collect()),
     }
+}
+
+/// Whether a device with memory of its own has room for the weights; loading them takes seconds.
+fn check_memory(config: &DecoderConfig, path: &Path, (device, dtype): (&Device, DType)) -> Result<(), ModelError> {
+    // A device that does not tell is tried.
+    let Ok(Some(DeviceMemory { free, total })) = device::memory(device) else { return Ok(()) };
+    let bytes = |(_, shape): &(String, Vec<usize>)| {
+        let number = if shape.len() == 2 { dtype.size_in_bytes() } else { size_of::<f32>() };
+        (shape.iter().product::<usize>() * number) as u64
+    };
+    let needed = expected_tensors(config).iter().map(bytes).sum();
+    if needed <= free {
+        return Ok(());
+    }
+    Err(ModelError::DeviceMemory { path: path.into(), needed, free, total })
 }
 
 /// Reads the wanted tensors in parallel; one raw copy per thread is alive at a time. The matrices for a CPU share one

@@ -182,10 +182,7 @@ impl Answering {
     pub fn new(decoder: Arc<Decoder>, rows: usize) -> Result<Self> {
         let device = decoder.device().as_cuda_device()?.clone();
         let config = decoder.config();
-        let number = match &decoder.embedding {
-            Frozen::Dense(embedding) => Number::of(embedding.dtype())?,
-            Frozen::Packed(_) => bail!("the model was loaded for a CPU"),
-        };
+        let number = Number::of(decoder.dtype())?;
         let heads = HeadShape::of(config.heads, config.kv_heads, config.head_dim, number)?;
         let load = |name: &str| Kernel::load(&device, name, "answering", ptx::ANSWERING);
         let typed = |name: &str| load(&format!("{name}_{}", number.suffix()));
@@ -209,37 +206,37 @@ impl Answering {
         Ok(Self { device, blas, number, heads, kernels, layers, frequencies, cache, decoder })
     }
 
-    /// Computes rows and returns what is wanted of some of them, by their indices, which ascend.
+    /// Computes rows and returns what is wanted of some of them, whose indices are `outputs`.
     ///
     /// # Errors
     /// If the device fails or its memory is full; the cache rows of these nodes are then undefined, all others as before.
-    pub fn step(&mut self, rows: Rows, wanted: &[(u32, Wanted)]) -> Result<Vec<Output>> {
-        let step = self.upload(rows, wanted)?;
+    pub fn step(&mut self, rows: Rows, outputs: &[u32], wanted: &[Wanted]) -> Result<Vec<Output>> {
+        let step = self.upload(rows, outputs)?;
         for layer in 0..self.layers.len() {
             self.attention(layer, &step)?;
             self.mlp(layer, &step)?;
         }
         let at_a_time = (LOGIT_BYTES / (4 * self.decoder.config().vocab_size)).max(1);
-        let mut outputs = Vec::with_capacity(wanted.len());
+        let mut made = Vec::with_capacity(wanted.len());
         for (chunk, wanted) in wanted.chunks(at_a_time).enumerate() {
-            outputs.extend(self.outputs(&step, chunk * at_a_time, wanted)?);
+            made.extend(self.outputs(&step, chunk * at_a_time, wanted)?);
         }
-        Ok(outputs)
+        Ok(made)
     }
 
-    fn upload<'a>(&self, rows: Rows<'a>, wanted: &[(u32, Wanted)]) -> Result<Step<'a>> {
+    fn upload<'a>(&self, rows: Rows<'a>, outputs: &[u32]) -> Result<Step<'a>> {
         let Rows { tokens, positions, nodes, paths, adapters } = rows;
         let (count, config) = (tokens.len(), self.decoder.config());
         if positions.len() != count || nodes.len() != count || paths.len() != count {
             bail!("{count} tokens, {} positions, {} nodes, {} paths", positions.len(), nodes.len(), paths.len());
         }
         // The spans first: they are read in pairs.
-        let mut words: Vec<u32> = Vec::with_capacity(5 * count + wanted.len() + paths.rows().len());
+        let mut words: Vec<u32> = Vec::with_capacity(5 * count + outputs.len() + paths.rows().len());
         words.extend(paths.spans().iter().flat_map(|span| [span.start as u32, span.len() as u32]));
         words.extend_from_slice(tokens);
         words.extend_from_slice(positions);
         words.extend_from_slice(nodes);
-        words.extend(wanted.iter().map(|(row, _)| row));
+        words.extend_from_slice(outputs);
         words.extend_from_slice(paths.rows());
         let words = self.device.clone_htod(&words)?;
         let base = pointer::of_slice(&words, &self.device);
@@ -265,7 +262,7 @@ impl Answering {
             positions: at(3 * count),
             nodes: at(4 * count),
             outputs: at(5 * count),
-            path: at(5 * count + wanted.len()),
+            path: at(5 * count + outputs.len()),
             splits,
             adapters,
         })
@@ -452,7 +449,7 @@ impl Answering {
     }
 
     /// What is wanted of some rows, of which the first is number `first` of those that anything is wanted of.
-    fn outputs(&self, step: &Step, first: usize, wanted: &[(u32, Wanted)]) -> Result<Vec<Output>> {
+    fn outputs(&self, step: &Step, first: usize, wanted: &[Wanted]) -> Result<Vec<Output>> {
         let (config, count) = (self.decoder.config(), wanted.len());
         let rows = step.outputs + 4 * first as u64;
         let input = self.normalised(step, (rows, count), &self.decoder.norm, false)?;
@@ -469,7 +466,7 @@ impl Answering {
             )?;
         }
         let mut drawn = self.draw(logits_at, wanted)?.into_iter();
-        let outputs = wanted.iter().enumerate().map(|(row, (_, wanted))| match wanted {
+        let outputs = wanted.iter().enumerate().map(|(row, wanted)| match wanted {
             Wanted::Logits => {
                 let row = logits.slice(row * config.vocab_size..(row + 1) * config.vocab_size);
                 Ok(Output::Logits(self.device.clone_dtoh(&row)?))
@@ -480,9 +477,9 @@ impl Answering {
     }
 
     /// All draws that are wanted of rows of logits, one after another.
-    fn draw(&self, logits: u64, wanted: &[(u32, Wanted)]) -> Result<Vec<(u32, f32)>> {
+    fn draw(&self, logits: u64, wanted: &[Wanted]) -> Result<Vec<(u32, f32)>> {
         let none = Draws { temperature: 0.0, uniforms: vec![] };
-        let of_row = |(_, wanted): &(u32, Wanted)| match wanted {
+        let of_row = |wanted: &Wanted| match wanted {
             Wanted::Logits => none.clone(),
             Wanted::Draws(draws) => draws.clone(),
         };

@@ -5,6 +5,8 @@ mod launch;
 
 use candle_core::{CudaDevice, Device, Result};
 
+pub mod memory;
+
 /// The kernels as PTX, a constant for each `.cu` file of this folder.
 pub mod ptx {
     include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
@@ -20,6 +22,7 @@ pub mod ptx {
 pub fn open(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
     stop_tracking(device.as_cuda_device()?);
+    memory::keep_freed(device.as_cuda_device()?)?;
     Ok(device)
 }
 
