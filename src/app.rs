@@ -39,7 +39,7 @@ use crate::{
             device::{self, DeviceMemory},
             error::ModelError,
             source::{self, Progress},
-            weights,
+            weights::{self, Checkpoint},
         },
         sizes,
         thread::{EngineOptions, LocalEngine},
@@ -111,32 +111,81 @@ pub enum AppError {
     Interrupted,
 }
 
+/// What stands in for parts of the model that the settings name, where something is measured; nothing by default.
+#[derive(Clone, Debug, Default)]
+pub struct StandIns {
+    /// Random weights of the shape that this `config.json` describes; the tokenizer stays the model's.
+    pub random_weights: Option<PathBuf>,
+    /// The tokenizer of this GGUF file, if the model has none.
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// A model at work, before questions are put to it.
+pub struct OpenModel {
+    pub engine: Arc<dyn Engine>,
+    pub decoder: Arc<Decoder>,
+    pub turnstile: Arc<Turnstile>,
+    pub chat: Option<ChatTemplate>,
+}
+
 /// Finds (and, if need be, fetches) the model, loads it and starts the engine. Blocks for seconds.
 ///
 /// # Errors
 /// Whatever is wrong with the device, the model or the prompt template.
 pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Workbench, AppError> {
-    let device = open_device(settings.device)?;
+    open_workbench_with(settings, &StandIns::default(), progress)
+}
+
+/// [`open_workbench`] with parts of another model.
+///
+/// # Errors
+/// The same.
+pub fn open_workbench_with(
+    settings: &Settings,
+    stand_ins: &StandIns,
+    progress: &dyn Progress,
+) -> Result<Workbench, AppError> {
     let template = PromptTemplate::open(&settings.prompt_template)?;
+    let OpenModel { engine, decoder, turnstile, chat } = open_model(settings, stand_ins, progress)?;
+    let prompter = Arc::new(Prompter::new(engine.clone(), template, chat)?.with_reading(settings.grading));
+    Ok(Workbench { engine, prompter, decoder, turnstile })
+}
+
+/// The model and its engine alone, for which no prompt template has to fit.
+///
+/// # Errors
+/// Whatever is wrong with the device or the model.
+pub fn open_model(settings: &Settings, stand_ins: &StandIns, progress: &dyn Progress) -> Result<OpenModel, AppError> {
+    let device = open_device(settings.device)?;
     let files = source::resolve(&settings.model, &settings.models_dir(), progress)?;
     let dtype = match settings.dtype {
         config::Dtype::Auto if device.is_metal() => DType::F32,
         config::Dtype::Auto | config::Dtype::Bf16 => DType::BF16,
         config::Dtype::F32 => DType::F32,
     };
-    let mut checkpoint = weights::load_as(&files.path, &device, dtype)?;
-    let tokenizer = checkpoint.tokenizer.ok_or_else(|| AppError::NoTokenizer(files.path.clone()))?;
+    let (name, checkpoint) = match &stand_ins.random_weights {
+        None => (files.name, weights::load_as(&files.path, &device, dtype)?),
+        Some(shape) => {
+            (format!("random weights of {}", shape.display()), weights::random(shape, &files.path, &device, dtype)?)
+        }
+    };
+    let Checkpoint { config, mut tensors, tokenizer, chat_template, fingerprint } = checkpoint;
+    let spare = || stand_ins.tokenizer.as_deref().map(weights::load_tokenizer).transpose();
+    let tokenizer = match tokenizer {
+        Some(tokenizer) => tokenizer,
+        None => spare()?.flatten().ok_or(AppError::NoTokenizer(files.path))?,
+    };
     let text_of = |id: u32| {
         let specials = tokenizer.special_tokens().iter();
         specials.filter(|(_, special)| *special == id).map(|(text, _)| text.clone()).next()
     };
     let bos = tokenizer.bos().and_then(text_of);
     let eos = tokenizer.end_tokens().first().copied().and_then(text_of);
-    let chat = checkpoint.chat_template.map(|source| ChatTemplate::parse(&source, bos, eos)).transpose()?;
-    let decoder = Arc::new(Decoder::new(checkpoint.config, &mut checkpoint.tensors, &device)?);
+    let chat = chat_template.map(|source| ChatTemplate::parse(&source, bos, eos)).transpose()?;
+    let decoder = Arc::new(Decoder::new(config, &mut tensors, &device)?);
     let info = ModelInfo {
-        name: files.name,
-        fingerprint: checkpoint.fingerprint,
+        name,
+        fingerprint,
         context_tokens: decoder.config().context_tokens,
         vocab_size: decoder.config().vocab_size,
         parameters: decoder.parameters(),
@@ -150,8 +199,7 @@ pub fn open_workbench(settings: &Settings, progress: &dyn Progress) -> Result<Wo
     let options = EngineOptions { cache_tokens, max_waiting: settings.engine.max_waiting };
     let engine: Arc<dyn Engine> =
         Arc::new(LocalEngine::start(info, decoder.clone(), Arc::new(tokenizer), turnstile.clone(), options)?);
-    let prompter = Arc::new(Prompter::new(engine.clone(), template, chat)?.with_reading(settings.grading));
-    Ok(Workbench { engine, prompter, decoder, turnstile })
+    Ok(OpenModel { engine, decoder, turnstile, chat })
 }
 
 /// The size of a cache that is not set, in tokens.

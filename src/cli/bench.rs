@@ -1,12 +1,16 @@
 //! `ttrl bench`
 
-mod adapters;
+pub(super) mod adapters;
 mod learning;
 mod serve;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::ensure;
+use candle_core::{Device, DeviceLocation};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     adaptation::round::Workbench,
-    app::open_workbench,
+    app::{StandIns, open_workbench_with},
     config::{Flag, Settings},
     engine::handle::{GenerateRequest, Group, Lease, Priority, Sampling},
     machine,
@@ -55,7 +59,8 @@ enum Bench {
 Examples:
   ttrl bench decode --streams 1
   ttrl bench decode --streams 64 --tokens 64 --model ./my-model.gguf
-  ttrl bench decode --streams 8 --adapter-rank 16")]
+  ttrl bench decode --streams 8 --adapter-rank 16
+  ttrl bench decode --streams 64 --prompt-tokens 512 --random-weights scripts/shapes/qwen2.5-7b.json")]
 struct DecodeArgs {
     /// Sequences at a time
     #[arg(long, default_value_t = 1)]
@@ -87,6 +92,17 @@ struct PrefillArgs {
     common: CommonArgs,
 }
 
+/// What is measured.
+#[derive(Args, Debug)]
+pub struct MeasuredModel {
+    /// Random weights of the shape that this file describes (config.json of a Hugging Face folder), made on the device; of
+    /// the model only its tokenizer is used
+    #[arg(long, value_name = "CONFIG.json")]
+    random_weights: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelFlags,
+}
+
 #[derive(Args, Debug)]
 struct CommonArgs {
     /// How often it is measured
@@ -99,7 +115,7 @@ struct CommonArgs {
     #[arg(long, value_name = "N", default_value_t = 1, requires = "adapter_rank")]
     adapters: usize,
     #[command(flatten)]
-    model: ModelFlags,
+    measured: MeasuredModel,
 }
 
 impl CommonArgs {
@@ -116,12 +132,21 @@ impl BenchArgs {
     pub(super) fn flags(&self) -> Vec<Flag> {
         match &self.what {
             Bench::Decode(DecodeArgs { common, .. }) | Bench::Prefill(PrefillArgs { common, .. }) => {
-                common.model.flags()
+                common.measured.model.flags()
             }
             Bench::Serve(_) => vec![],
             Bench::Round(args) => args.flags(),
-            Bench::Train(args) => args.model.flags(),
+            Bench::Train(args) => args.measured.model.flags(),
         }
+    }
+
+    fn stand_ins(&self) -> StandIns {
+        let measured = match &self.what {
+            Bench::Decode(DecodeArgs { common, .. }) | Bench::Prefill(PrefillArgs { common, .. }) => &common.measured,
+            Bench::Train(args) => &args.measured,
+            Bench::Serve(_) | Bench::Round(_) => return StandIns::default(),
+        };
+        StandIns { random_weights: measured.random_weights.clone(), ..StandIns::default() }
     }
 }
 
@@ -131,7 +156,7 @@ pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<(
     }
     let started = Instant::now();
     let recipe = settings.learning.clone();
-    let bench = open(settings).await?;
+    let bench = open(settings, args.stand_ins()).await?;
     let start = started.elapsed();
     let report = match &args.what {
         Bench::Decode(args) => decode(&bench, args).await?,
@@ -143,10 +168,11 @@ pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<(
     report.print(&bench, start)
 }
 
-async fn open(settings: Settings) -> anyhow::Result<Workbench> {
+async fn open(settings: Settings, stand_ins: StandIns) -> anyhow::Result<Workbench> {
     let bar = progress_bar();
     let shown = bar.clone();
-    let open = move || open_workbench(&settings, &move |stage, done, total| show(&shown, stage, done, total));
+    let progress = move |stage, done, total| show(&shown, stage, done, total);
+    let open = move || open_workbench_with(&settings, &stand_ins, &progress);
     let bench = tokio::task::spawn_blocking(open).await??;
     bar.finish_and_clear();
     Ok(bench)
@@ -178,6 +204,8 @@ impl Report {
             "start_seconds": start.as_secs_f64(),
             "peak_memory_bytes": machine::peak_memory(),
             "model": info.name,
+            "parameters": info.parameters,
+            "device": name_of(bench.decoder.device()),
             "fingerprint": info.fingerprint,
             "version": env!("CARGO_PKG_VERSION"),
         });
@@ -189,7 +217,16 @@ impl Report {
     }
 }
 
-/// From the first token of all sequences to the last one. The most likely token is always taken, so that every run
+/// A device as the settings name it.
+pub(super) fn name_of(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => "cpu".into(),
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+/// From the first token of all sequences to the last one, when their prompts are cached. The most likely token is always taken, so that every run
 /// draws the same ones.
 async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> {
     ensure!(args.common.runs > 0, "--runs is 0; at least one is needed");
@@ -204,11 +241,14 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
     let leases = args.common.leases(bench).await?;
     let mut speeds = Vec::with_capacity(args.common.runs);
     for run in 0..=args.common.runs {
-        let of_stream = |stream| {
+        let of_stream = |stream, tokens| {
             let lease = &leases[stream % leases.len()];
-            request(lease, prompt(bench, run, stream, args.prompt_tokens), args.tokens)
+            request(lease, prompt(bench, run, stream, args.prompt_tokens), tokens)
         };
-        let groups = bench.engine.generate((0..args.streams).map(of_stream).collect()).await?;
+        // Prompts first, so that no stream draws while those of others are computed.
+        bench.engine.generate((0..args.streams).map(|stream| of_stream(stream, 1)).collect()).await?;
+        let requests = (0..args.streams).map(|stream| of_stream(stream, args.tokens)).collect();
+        let groups = bench.engine.generate(requests).await?;
         let tokens: usize = groups.iter().map(|group| drawn(group).saturating_sub(1)).sum();
         let seconds = groups.iter().map(|group| group.timings.decode).max().unwrap_or_default().as_secs_f64();
         // The first run finds nothing warm.
@@ -220,7 +260,20 @@ async fn decode(bench: &Workbench, args: &DecodeArgs) -> anyhow::Result<Report> 
         "streams": args.streams, "prompt_tokens": args.prompt_tokens, "tokens": args.tokens, "runs": args.common.runs,
         "adapter_rank": args.common.adapter_rank, "adapters": args.common.adapter_rank.map(|_| args.common.adapters),
     });
-    Ok(Report::of_speeds("decode", inputs, &speeds))
+    let mut report = Report::of_speeds("decode", inputs, &speeds);
+    report.measured["step_reads"] = step_reads(bench, args);
+    Ok(report)
+}
+
+/// Bytes that a step must read at least, in the mean over the steps: the matrices, and what every stream sees of the
+/// cache. With them the speed is a share of the memory's.
+fn step_reads(bench: &Workbench, args: &DecodeArgs) -> Value {
+    let of_token = bench.decoder.config().cache_bytes_per_token(bench.decoder.dtype());
+    let seen = args.prompt_tokens as f64 + args.tokens as f64 / 2.0;
+    json!({
+        "weight_bytes": bench.decoder.bytes_per_pass(),
+        "cache_bytes": (args.streams as f64 * seen * of_token as f64) as u64,
+    })
 }
 
 /// From the arrival of some prompts to the first token after each. No two prompts begin alike, so nothing is cached.
@@ -269,10 +322,10 @@ fn request(lease: &Lease, prompt: Vec<u32>, max_tokens: usize) -> GenerateReques
 }
 
 /// Random numbers below 2^31, those of an LCG (Knuth, MMIX), so that a peer can be given the same prompts.
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 33
     }

@@ -3,6 +3,7 @@
 mod adapter;
 mod ask;
 mod bench;
+mod check;
 mod client;
 mod config;
 mod eval;
@@ -61,6 +62,7 @@ enum Command {
     Config(config::ConfigArgs),
     Model(model::ModelArgs),
     Bench(bench::BenchArgs),
+    Check(check::CheckArgs),
 }
 
 /// Flags that say which model is used, and where files are.
@@ -72,6 +74,9 @@ pub struct ModelFlags {
     /// Where the model runs: auto, cpu or cuda:N [default: auto]
     #[arg(long)]
     device: Option<String>,
+    /// The numbers of the model's matrices on a GPU: auto (bf16), bf16 or f32 [default: auto]
+    #[arg(long)]
+    dtype: Option<String>,
     /// Where models, adapters, the database and the operator's key are kept [default: ttrl-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -86,6 +91,7 @@ impl ModelFlags {
         given([
             ("--model", "model", self.model.clone()),
             ("--device", "device", self.device.clone()),
+            ("--dtype", "dtype", self.dtype.clone()),
             ("--data-dir", "data_dir", data_dir),
             ("--prompt-template", "prompt_template", self.prompt_template.clone()),
         ])
@@ -114,6 +120,7 @@ impl Command {
             Self::Config(args) => args.flags(),
             Self::Model(args) => args.flags(),
             Self::Bench(args) => args.flags(),
+            Self::Check(args) => args.flags(),
             Self::Ask(_) | Self::Grade(_) => vec![],
         }
     }
@@ -130,6 +137,7 @@ impl Command {
             Self::Config(args) => config::run(args, settings).await,
             Self::Model(args) => model::run(args, settings).await,
             Self::Bench(args) => bench::run(args, settings).await,
+            Self::Check(args) => check::run(args, settings).await,
         }
     }
 }

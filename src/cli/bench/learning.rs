@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Numbers, Report};
+use super::{MeasuredModel, Numbers, Report, median};
 use crate::{
     adaptation::{
         batch::{Drawn, Graded},
@@ -64,24 +64,31 @@ impl RoundArgs {
     }
 }
 
-/// How fast an adapter is trained on texts that share nothing, and how much memory that takes
+/// How fast an adapter is trained on texts that share nothing but their prompt, and how much memory that takes
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   ttrl bench train
-  ttrl bench train --sequences 8 --tokens 512")]
+  ttrl bench train --sequences 8 --tokens 512
+  ttrl bench train --sequences 64 --group 16 --prompt-tokens 128 --tokens 256")]
 pub struct TrainArgs {
     /// Texts in an update
     #[arg(long, default_value_t = 32)]
     sequences: usize,
-    /// Tokens of each that go through the model
+    /// Tokens of each after its prompt
     #[arg(long, default_value_t = 48)]
     tokens: usize,
+    /// Texts that have a prompt in common
+    #[arg(long, default_value_t = 2)]
+    group: usize,
+    /// Tokens of each prompt
+    #[arg(long, default_value_t = 1)]
+    prompt_tokens: usize,
     /// How often it is measured
     #[arg(long, default_value_t = 3)]
     runs: usize,
     #[command(flatten)]
-    pub model: ModelFlags,
+    pub measured: MeasuredModel,
 }
 
 /// A step of a round, in seconds.
@@ -162,70 +169,78 @@ fn sums(count: usize) -> Vec<String> {
     (0..count).map(|_| format!("{} + {} =", 10 + numbers.next() % 90, 1 + numbers.next() % 9)).collect()
 }
 
-/// Updates of a new adapter from random tokens: two texts with the same first token are a group, and one of them is
-/// rewarded.
+/// Updates of a new adapter from random tokens: texts with the same prompt are a group, and every other one is rewarded.
 pub async fn train(bench: &Workbench, recipe: &Recipe, args: &TrainArgs) -> anyhow::Result<Report> {
     ensure!(
-        args.sequences > 1 && args.tokens > 1 && args.runs > 0,
-        "--sequences and --tokens must be at least 2, --runs at least 1"
+        args.group > 1 && args.sequences >= args.group && args.tokens > 1 && args.prompt_tokens > 0 && args.runs > 0,
+        "--group and --tokens must be at least 2, --sequences at least a group, --prompt-tokens and --runs at least 1"
     );
     let vocabulary = bench.engine.info().vocab_size as u64;
     let mut numbers = Numbers(0);
     let mut token = || (numbers.next() % vocabulary) as u32;
-    let groups: Vec<Graded> = (0..args.sequences / 2).map(|_| group(&mut token, args.tokens)).collect();
+    let groups: Vec<Graded> = (0..args.sequences / args.group).map(|_| group(&mut token, args)).collect();
     let tokens = groups.iter().map(Graded::tokens).sum();
-    let drawn = Drawn { rollouts: 2 * groups.len(), tokens, max_tokens: args.tokens };
-    // The whole update in one pass, if the recipe allows.
+    let drawn = Drawn { rollouts: args.group * groups.len(), tokens, max_tokens: args.tokens };
+    // The whole update in one pass, if the recipe allows. The last token of each text is only predicted.
     let pass_rows = recipe.micro_batch_tokens.unwrap_or(round::place(bench).pass_rows());
     let recipe = &Recipe { micro_batch_tokens: Some(pass_rows), ..recipe.clone() };
-    let rows = pass_rows.min(groups.len() * (2 * args.tokens - 1)).max(args.tokens);
+    let (of_group, longest) =
+        (args.prompt_tokens + args.group * (args.tokens - 1), args.prompt_tokens + args.tokens - 1);
+    let rows = pass_rows.min(groups.len() * of_group).max(longest);
     let lora = (recipe.lora_rank, recipe.lora_targets.projections());
-    let estimated = Footprint::of(bench.decoder.config(), round::place(bench), lora, args.tokens).bytes(rows);
+    let estimated = Footprint::of(bench.decoder.config(), round::place(bench), lora, longest).bytes(rows);
     let device = bench.decoder.device().clone();
     let (before, on_device) = (machine::peak_memory(), device::used(&device)?);
     let mut trainer = Trainer::new(bench.decoder.clone(), bench.turnstile.clone(), None, recipe, 0)?;
     let (recipe, runs) = (recipe.clone(), args.runs);
-    let measure = move || -> anyhow::Result<Vec<f64>> {
-        let mut speeds = Vec::with_capacity(runs);
+    let measure = move || -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+        let (mut speeds, mut steps) = (Vec::with_capacity(runs), Vec::with_capacity(runs));
         // The first finds nothing warm.
         for run in 0..=runs {
             let started = Instant::now();
             let metrics = trainer.update(&groups, drawn, recipe.learning_rate, &recipe, &CancellationToken::new())?;
             let rows = metrics.context("no group could teach anything")?.trained_rows;
             if run > 0 {
-                speeds.push(rows as f64 / started.elapsed().as_secs_f64());
+                let seconds = started.elapsed().as_secs_f64();
+                speeds.push(rows as f64 / seconds);
+                steps.push(seconds);
             }
         }
-        Ok(speeds)
+        Ok((speeds, steps))
     };
-    let speeds = tokio::task::spawn_blocking(measure).await??;
-    let inputs = json!({ "sequences": args.sequences, "tokens": args.tokens, "runs": args.runs });
+    let (speeds, steps) = tokio::task::spawn_blocking(measure).await??;
+    let inputs = json!({
+        "sequences": args.sequences, "tokens": args.tokens, "group": args.group, "prompt_tokens": args.prompt_tokens,
+        "runs": args.runs,
+    });
     let mut report = Report::of_speeds("train", inputs, &speeds);
     let taken = match on_device {
         Some(before) => device::most_used(&device)?.map(|now| now.saturating_sub(before)),
         None => machine::peak_memory().zip(before).map(|(now, before)| now - before),
     };
+    report.measured["seconds"] = json!(median(&steps));
+    report.measured["response_tokens"] = json!(tokens);
     report.measured["training_memory_bytes"] = json!(taken);
     report.measured["estimated_memory_bytes"] = json!(estimated);
     Ok(report)
 }
 
-/// Two rollouts of random tokens after the same one. The last token of each is only predicted.
-fn group(token: &mut impl FnMut() -> u32, tokens: usize) -> Graded {
-    let mut rollout = || Rollout {
-        tokens: (0..tokens).map(|_| token()).collect(),
-        log_probs: vec![-10.0; tokens],
+/// Rollouts of random tokens after one prompt.
+fn group(token: &mut impl FnMut() -> u32, args: &TrainArgs) -> Graded {
+    let mut rollout = |_| Rollout {
+        tokens: (0..args.tokens).map(|_| token()).collect(),
+        log_probs: vec![-10.0; args.tokens],
         scores: vec![],
         text: String::new(),
         finish: FinishReason::Length,
     };
-    let rollouts = vec![rollout(), rollout()];
+    let rollouts = (0..args.group).map(&mut rollout).collect();
     let group = Group {
         version: Version::base(),
-        prompt: vec![token()],
+        prompt: (0..args.prompt_tokens).map(|_| token()).collect(),
         prompt_scores: vec![],
         rollouts,
         timings: Timings::default(),
     };
-    Graded { group, rewards: vec![1.0, 0.0] }
+    Graded { group, rewards: (0..args.group).map(|index| ((index + 1) % 2) as f64).collect() }
 }

@@ -249,6 +249,12 @@ impl Decoder {
         self.embedding.elem_count() + self.norm.elem_count() + head + layers.sum::<usize>()
     }
 
+    /// Bytes of the matrices that every pass reads in full: those of the layers, and the head.
+    pub fn bytes_per_pass(&self) -> usize {
+        let projections = self.layers.iter().flat_map(|layer| &layer.projections);
+        projections.chain([&self.head]).map(Frozen::bytes).sum()
+    }
+
     /// `(out, in)` of a projection.
     pub fn projection_shape(&self, projection: Projection) -> (usize, usize) {
         self.config.projection_shape(projection)

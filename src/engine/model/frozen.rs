@@ -38,6 +38,14 @@ impl Frozen {
         self.dims().iter().product()
     }
 
+    /// What it takes where it lies, in bytes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Packed(matrix) => matrix.bytes(),
+            Self::Dense(tensor) => tensor.elem_count() * tensor.dtype().size_in_bytes(),
+        }
+    }
+
     /// The rows of a matrix with these indices, `[indices, inputs]`.
     pub fn rows(&self, indices: &[u32], device: &Device) -> Result<Tensor> {
         match self {

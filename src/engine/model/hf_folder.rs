@@ -14,11 +14,17 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
+    config::DecoderConfig,
     error::ModelError,
     packed::Encoding,
     tokenizer::Tokenizer,
     weights::{Opened, TensorEntry},
 };
+
+/// The shape that a `config.json` describes.
+pub(super) fn read_config(path: &Path) -> Result<DecoderConfig, ModelError> {
+    Ok(config::read(path)?.1)
+}
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

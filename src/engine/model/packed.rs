@@ -74,6 +74,11 @@ impl PackedMatrix {
         self.inputs
     }
 
+    /// What the words take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.words.len() * size_of::<u32>()
+    }
+
     /// Writes the weights of one output to `out`, as long as there are inputs.
     pub fn row(&self, output: usize, out: &mut [f32]) {
         with_format!(self.encoding, format => self.decode_row(format, output, out));

@@ -55,8 +55,7 @@ pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ModelError> {
 /// their index), onto `device`. There, matrices are kept in `dtype`, f32 or bf16; a CPU's are packed as the file has
 /// them, whatever `dtype` is.
 pub fn load_as(path: &Path, device: &Device, dtype: DType) -> Result<Checkpoint, ModelError> {
-    let metadata = path.metadata().map_err(|source| ModelError::io(path, source))?;
-    let opened = if metadata.is_dir() { hf_folder::open(path)? } else { gguf::open(path)? };
+    let opened = open(path)?;
     let wanted = check_tensors(&opened, path)?;
     check_memory(&opened.config, path, (device, dtype))?;
     if let Some(tokens) = opened.tokenizer.as_ref().map(Tokenizer::vocab_size)
@@ -75,6 +74,49 @@ pub fn load_as(path: &Path, device: &Device, dtype: DType) -> Result<Checkpoint,
         chat_template: opened.chat_template,
         fingerprint: fingerprint?,
     })
+}
+
+/// Reads everything but the tensors' values.
+fn open(path: &Path) -> Result<Opened, ModelError> {
+    let metadata = path.metadata().map_err(|source| ModelError::io(path, source))?;
+    if metadata.is_dir() { hf_folder::open(path) } else { gguf::open(path) }
+}
+
+/// The standard deviation of random weights, with which most models begin their training.
+const RANDOM_DEVIATION: f32 = 0.02;
+
+/// A model with random weights, to measure speed with: of the shape that the `config.json` at `shape` describes, with the
+/// tokenizer and the chat template of the checkpoint at `path`. Each tensor is drawn on the device, so the host never
+/// holds them; norms are 1 and biases 0.
+///
+/// # Errors
+/// If the tokenizer has more tokens than the shape, or the weights do not fit the device.
+pub fn random(shape: &Path, path: &Path, device: &Device, dtype: DType) -> Result<Checkpoint, ModelError> {
+    let config = hf_folder::read_config(shape)?;
+    let Opened { tokenizer, chat_template, .. } = open(path)?;
+    if let Some(tokens) = tokenizer.as_ref().map(Tokenizer::vocab_size).filter(|tokens| *tokens > config.vocab_size) {
+        let problem = format!("it has {} tokens, the tokenizer of {} has {tokens}", config.vocab_size, path.display());
+        return Err(ModelError::unsupported(shape, problem));
+    }
+    let mut tensors = HashMap::new();
+    for (name, dims) in expected_tensors(&config) {
+        let tensor = random_tensor(&name, &dims, (device, dtype)).map_err(|source| ModelError::Tensor {
+            path: shape.into(),
+            name: name.clone(),
+            source: source.into(),
+        })?;
+        tensors.insert(name, tensor);
+    }
+    Ok(Checkpoint { config, tensors, tokenizer, chat_template, fingerprint: sha256_of_file(shape)? })
+}
+
+fn random_tensor(name: &str, dims: &[usize], (device, dtype): (&Device, DType)) -> candle_core::Result<Frozen> {
+    if dims.len() == 1 {
+        let value = if name.ends_with(".bias") { 0f32 } else { 1.0 };
+        return Ok(Frozen::Dense(Tensor::full(value, dims, device)?));
+    }
+    let drawn = Tensor::randn(0f32, RANDOM_DEVIATION, dims, device)?;
+    Frozen::new(&if device.is_cpu() { drawn } else { drawn.to_dtype(dtype)? })
 }
 
 /// Reads only the tokenizer of the GGUF file at `path`, if it has one; the file may be a vocabulary without a model.
