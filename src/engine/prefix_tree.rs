@@ -235,6 +235,21 @@ mod tests {
     }
 
     #[test]
+    fn paths_of_a_step_are_those_of_its_nodes_and_a_chain_is_kept_once() {
+        let mut tree = PrefixTree::new(16);
+        let first = hold(&mut tree, &Version::base(), &[1, 2, 3, 4]).unwrap();
+        let second = hold(&mut tree, &Version::base(), &[1, 2, 9]).unwrap();
+        let mut nodes = tree.path(first);
+        nodes.push(second);
+        let paths = tree.paths(&nodes);
+        for (query, &node) in nodes.iter().enumerate() {
+            assert_eq!(paths.path(query), tree.path(node), "query {query}");
+        }
+        assert_eq!(paths.rows().len(), 4 + 3);
+        assert_eq!(nodes.iter().enumerate().map(|(query, _)| paths.shared(query)).collect::<Vec<_>>(), [0, 1, 2, 3, 2]);
+    }
+
+    #[test]
     fn versions_share_nothing() {
         let mut tree = PrefixTree::new(16);
         let first = hold(&mut tree, &version('a'), &[1, 2]).unwrap();

@@ -558,6 +558,78 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_draws_is_asked_for_what_would_be_drawn_from_the_logits() {
+        let logits: Vec<f32> = (0..96).map(|token| (token as f32 * 0.7).sin() * 3.0).collect();
+        for temperature in [0.0, 0.8] {
+            let drawn = |by_device: bool| {
+                let mut scheduler = scheduler();
+                let mut request = request(&Version::base(), 1, 3, 4);
+                request.sampling = Sampling { temperature, max_tokens: 4, ..request.sampling };
+                start(&mut scheduler, vec![request]);
+                let mut finished = vec![];
+                while finished.is_empty() {
+                    let plan = scheduler.plan(Priority::Request, 16).unwrap();
+                    let wanted = scheduler.wanted(&plan).into_iter();
+                    let outputs = wanted.map(|wanted| match wanted {
+                        Wanted::Draws(draws) if by_device => Output::Drawn(draw_like_a_device(&logits, &draws)),
+                        Wanted::Draws(_) => Output::Logits(logits.clone()),
+                        Wanted::Logits => panic!("nothing but draws is wanted"),
+                    });
+                    let outputs = outputs.collect();
+                    finished = scheduler.accept(&plan, outputs, Instant::now());
+                }
+                finished.remove(0).2.rollouts
+            };
+            for (here, there) in drawn(false).iter().zip(drawn(true)) {
+                assert_eq!(here.tokens, there.tokens);
+                for (here, there) in here.log_probs.iter().zip(there.log_probs) {
+                    assert!((here - there).abs() < 1e-5, "{here} {there}");
+                }
+            }
+        }
+    }
+
+    /// As [`Draws`] says it.
+    fn draw_like_a_device(logits: &[f32], draws: &Draws) -> Vec<(u32, f32)> {
+        let divisor = if draws.temperature == 0.0 { 1.0 } else { f64::from(draws.temperature) };
+        let weights: Vec<f64> = logits.iter().map(|&logit| (f64::from(logit) / divisor).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let likeliest = (0..weights.len()).rev().max_by(|&a, &b| weights[a].total_cmp(&weights[b])).unwrap();
+        let draw = |&uniform: &f64| {
+            let mut sum = 0.0;
+            let reaches = |weight: &f64| {
+                sum += weight / total;
+                sum > uniform
+            };
+            let token = match draws.temperature {
+                0.0 => likeliest,
+                _ => weights.iter().position(reaches).unwrap(),
+            };
+            (token as u32, (weights[token] / total).ln() as f32)
+        };
+        draws.uniforms.iter().map(draw).collect()
+    }
+
+    #[test]
+    fn whoever_narrows_changes_or_scores_gets_the_logits() {
+        let plain = || request(&Version::base(), 1, 3, 2);
+        let narrowed = Sampling { top_p: 0.9, temperature: 1.0, ..plain().sampling };
+        let changed = Sampling { presence_penalty: 0.5, ..plain().sampling };
+        let scored = crate::engine::handle::Report { tokens: Some(2), ..Default::default() };
+        let requests = [
+            GenerateRequest { sampling: narrowed, ..plain() },
+            GenerateRequest { sampling: changed, ..plain() },
+            GenerateRequest { report: scored, ..plain() },
+        ];
+        for request in requests {
+            let mut scheduler = scheduler();
+            start(&mut scheduler, vec![request]);
+            let plan = scheduler.plan(Priority::Request, 16).unwrap();
+            assert_eq!(scheduler.wanted(&plan), [Wanted::Logits]);
+        }
+    }
+
+    #[test]
     fn a_short_prompt_passes_a_long_one() {
         let mut scheduler = scheduler();
         let base = Version::base();

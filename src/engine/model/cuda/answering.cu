@@ -152,12 +152,12 @@ template <typename T, int N> __device__ __forceinline__ void load(const T *from,
 constexpr int ATTEND_THREADS = 128;
 constexpr float LOWEST = -1e30f;
 
-// Query `blockIdx.x` over part `blockIdx.z` of `splits` of its path, for up to G heads that share keys. LANES threads take a
-// key together, VEC numbers each. With one part the result goes to `out` (and `out32`); with more, each part's weighted sum,
+// Query `queries[blockIdx.x]` over part `blockIdx.z` of `splits` of its path, for up to G heads that share keys. LANES threads
+// take a key together, VEC numbers each. With one part the result goes to `out` (and `out32`); with more, each part's weighted sum,
 // maximum and sum of weights go to `partial` [query, head, split, head_dim + 2].
 template <typename T, int VEC, int LANES, int G>
-__device__ void attend(const float *q, int q_stride, const T *cache, const uint32_t *path, const uint2 *spans, int heads,
-                       int kv_heads, int head_dim, float scale, int window, float cap, int splits, float *partial, T *out,
+__device__ void attend(const float *q, int q_stride, const T *cache, const uint32_t *queries, const uint32_t *path,
+                       const uint2 *spans, int heads, int kv_heads, int head_dim, float scale, int window, float cap, int splits, float *partial, T *out,
                        float *out32) {
     constexpr int PARTIES = ATTEND_THREADS / LANES, KEYS = 2;
     __shared__ float sums[PARTIES][G][LANES * VEC];
@@ -167,7 +167,8 @@ __device__ void attend(const float *q, int q_stride, const T *cache, const uint3
     const int kv_head = blockIdx.y / chunks, first = (blockIdx.y % chunks) * G;
     const int head = kv_head * shared_by + first, count = min(G, shared_by - first);
     const int kv_width = kv_heads * head_dim;
-    int start = spans[blockIdx.x].x, length = spans[blockIdx.x].y;
+    const int64_t index = queries[blockIdx.x];
+    int start = spans[index].x, length = spans[index].y;
     if (window > 0 && length > window) {
         start += length - window;
         length = window;
@@ -182,7 +183,7 @@ __device__ void attend(const float *q, int q_stride, const T *cache, const uint3
     for (int g = 0; g < G; g++) {
         maximum[g] = LOWEST;
         weight[g] = 0.0f;
-        const float *of_head = q + (int64_t)blockIdx.x * q_stride + (head + g) * head_dim + lane * VEC;
+        const float *of_head = q + index * q_stride + (head + g) * head_dim + lane * VEC;
 #pragma unroll
         for (int i = 0; i < VEC; i++) {
             sum[g][i] = 0.0f;
@@ -239,8 +240,8 @@ __device__ void attend(const float *q, int q_stride, const T *cache, const uint3
         }
     }
     __syncthreads();
-    for (int index = threadIdx.x; index < count * head_dim; index += ATTEND_THREADS) {
-        const int g = index / head_dim, i = index % head_dim;
+    for (int number = threadIdx.x; number < count * head_dim; number += ATTEND_THREADS) {
+        const int g = number / head_dim, i = number % head_dim;
         float highest = LOWEST, total = 0.0f, value = 0.0f;
         for (int other = 0; other < PARTIES; other++) highest = fmaxf(highest, maxima[other][g]);
         for (int other = 0; other < PARTIES; other++) {
@@ -249,7 +250,7 @@ __device__ void attend(const float *q, int q_stride, const T *cache, const uint3
             value += sums[other][g][i] * factor;
         }
         if (splits == 1) {
-            const int64_t at = ((int64_t)blockIdx.x * heads + head + g) * head_dim + i;
+            const int64_t at = (index * heads + head + g) * head_dim + i;
             out[at] = from_float<T>(value / total);
             if (out32) out32[at] = value / total;
         } else {
@@ -263,11 +264,11 @@ __device__ void attend(const float *q, int q_stride, const T *cache, const uint3
     }
 }
 
-// Brings the parts of head `blockIdx.y` of query `blockIdx.x` together.
+// Brings the parts of head `blockIdx.y` of query `queries[blockIdx.x]` together.
 template <typename T>
-__device__ void combine(const float *partial, int heads, int head_dim, int splits, T *out, float *out32) {
-    const int64_t head = (int64_t)blockIdx.x * heads + blockIdx.y;
-    const float *parts = partial + head * splits * (head_dim + 2);
+__device__ void combine(const float *partial, const uint32_t *queries, int heads, int head_dim, int splits, T *out, float *out32) {
+    const float *parts = partial + ((int64_t)blockIdx.x * heads + blockIdx.y) * splits * (head_dim + 2);
+    const int64_t head = (int64_t)queries[blockIdx.x] * heads + blockIdx.y;
     float highest = LOWEST;
     for (int split = 0; split < splits; split++) highest = fmaxf(highest, parts[split * (head_dim + 2) + head_dim]);
     for (int i = threadIdx.x; i < head_dim; i += blockDim.x) {
@@ -282,6 +283,179 @@ __device__ void combine(const float *partial, int heads, int head_dim, int split
         if (out32) out32[head * head_dim + i] = value / total;
     }
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention of neighbours: queries of one chain, each of which sees one row more than the one before. They read the rows
+// together, and matrix units multiply (after FlashAttention-2, arXiv 2307.08691).
+
+constexpr int TILE = 64; // queries of a block, and keys at a time
+constexpr int TILE_THREADS = 128;
+
+// c += a b of 16 x 16 and 16 x 8 numbers, as the threads of a warp hold them (PTX ISA, mma.m16n8k16).
+__device__ __forceinline__ void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Two 8 x 8 matrices out of shared memory, transposed: lane l names row l % 8 of matrix l / 8 % 2.
+__device__ __forceinline__ void load_transposed(uint32_t *b, const __nv_bfloat16 *row) {
+    const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(b[0]), "=r"(b[1]) : "r"(address));
+}
+
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
+    return *reinterpret_cast<const uint32_t *>(&both);
+}
+
+// Head `blockIdx.y` of the queries of tile `blockIdx.x`: from `tiles[..].x` on, `tiles[..].y` of them, TILE at most. A warp has
+// 16 of them.
+template <int HEAD_DIM>
+__device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *cache, const uint2 *tiles, const uint32_t *path,
+                            const uint2 *spans, int heads, int kv_heads, float scale, int window, float cap,
+                            __nv_bfloat16 *out, float *out32) {
+    // A row is eight numbers longer than it must be, so that rows do not begin in the same bank.
+    constexpr int STRIDE = HEAD_DIM + 8, PARTS = HEAD_DIM / 16, VECTORS = HEAD_DIM / 8;
+    __shared__ __align__(16) __nv_bfloat16 keys[TILE * STRIDE], values[TILE * STRIDE];
+
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane / 4, pair = lane % 4 * 2;
+    const int head = blockIdx.y, kv_head = head / (heads / kv_heads), kv_width = kv_heads * HEAD_DIM;
+    const int first = tiles[blockIdx.x].x, count = tiles[blockIdx.x].y;
+    const int start = spans[first].x, shortest = spans[first].y, longest = shortest + count - 1;
+    const uint32_t *rows = path + start;
+
+    // Of this thread's two rows of the warp's sixteen: which query, and how much of the path it sees.
+    int query[2], seen[2], unseen[2];
+    for (int half = 0; half < 2; half++) {
+        query[half] = warp * 16 + quad + half * 8;
+        seen[half] = query[half] < count ? shortest + query[half] : 0;
+        unseen[half] = window > 0 ? max(0, seen[half] - window) : 0;
+    }
+    uint32_t a[PARTS][4];
+    for (int part = 0; part < PARTS; part++) {
+        for (int half = 0; half < 2; half++) {
+            const float *from = q + (int64_t)(first + query[half]) * q_stride + head * HEAD_DIM + part * 16 + pair;
+            const bool is_there = query[half] < count;
+            a[part][half] = is_there ? pack(from[0], from[1]) : 0;
+            a[part][half + 2] = is_there ? pack(from[8], from[9]) : 0;
+        }
+    }
+
+    float sum[VECTORS][4], maximum[2] = {LOWEST, LOWEST}, weight[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int part = 0; part < VECTORS; part++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[part][i] = 0.0f;
+    }
+    const int begin = window > 0 ? max(0, shortest - window) / TILE * TILE : 0;
+    for (int base = begin; base < longest; base += TILE) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < TILE * VECTORS; i += TILE_THREADS) {
+            const int key = i / VECTORS, part = i % VECTORS;
+            uint4 k = make_uint4(0, 0, 0, 0), v = k;
+            if (base + key < longest) {
+                const __nv_bfloat16 *row = cache + (int64_t)rows[base + key] * 2 * kv_width + kv_head * HEAD_DIM + part * 8;
+                k = *reinterpret_cast<const uint4 *>(row);
+                v = *reinterpret_cast<const uint4 *>(row + kv_width);
+            }
+            *reinterpret_cast<uint4 *>(keys + key * STRIDE + part * 8) = k;
+            *reinterpret_cast<uint4 *>(values + key * STRIDE + part * 8) = v;
+        }
+        __syncthreads();
+
+        float scores[TILE / 8][4];
+#pragma unroll
+        for (int column = 0; column < TILE / 8; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) scores[column][i] = 0.0f;
+            const __nv_bfloat16 *key = keys + (column * 8 + quad) * STRIDE + pair;
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                const uint32_t b[2] = {*reinterpret_cast<const uint32_t *>(key + part * 16),
+                                       *reinterpret_cast<const uint32_t *>(key + part * 16 + 8)};
+                multiply_add(scores[column], a[part], b);
+            }
+        }
+
+        float highest[2] = {maximum[0], maximum[1]};
+#pragma unroll
+        for (int column = 0; column < TILE / 8; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int half = i / 2, place = base + column * 8 + pair + i % 2;
+                float score = scores[column][i] * scale;
+                if (cap > 0.0f) score = cap * tanhf(score / cap);
+                if (place >= seen[half] || place < unseen[half]) score = -INFINITY;
+                scores[column][i] = score;
+                highest[half] = fmaxf(highest[half], score);
+            }
+        }
+        // The four threads of a quad hold a row together.
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            highest[half] = fmaxf(highest[half], __shfl_xor_sync(ALL, highest[half], 1));
+            highest[half] = fmaxf(highest[half], __shfl_xor_sync(ALL, highest[half], 2));
+            const float kept = __expf(maximum[half] - highest[half]);
+            maximum[half] = highest[half];
+            weight[half] *= kept;
+#pragma unroll
+            for (int part = 0; part < VECTORS; part++) {
+                sum[part][2 * half] *= kept;
+                sum[part][2 * half + 1] *= kept;
+            }
+        }
+#pragma unroll
+        for (int column = 0; column < TILE / 8; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                scores[column][i] = __expf(scores[column][i] - maximum[i / 2]);
+                weight[i / 2] += scores[column][i];
+            }
+        }
+#pragma unroll
+        for (int step = 0; step < TILE / 16; step++) {
+            const float *low = scores[2 * step], *high = scores[2 * step + 1];
+            const uint32_t weights[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]), pack(high[2], high[3])};
+            const __nv_bfloat16 *row = values + (step * 16 + lane % 16) * STRIDE;
+#pragma unroll
+            for (int part = 0; part < VECTORS; part++) {
+                uint32_t b[2];
+                load_transposed(b, row + part * 8);
+                multiply_add(sum[part], weights, b);
+            }
+        }
+    }
+
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float total = weight[half];
+        total += __shfl_xor_sync(ALL, total, 1);
+        total += __shfl_xor_sync(ALL, total, 2);
+        if (query[half] >= count) continue;
+        const int64_t to = ((int64_t)(first + query[half]) * heads + head) * HEAD_DIM + pair;
+#pragma unroll
+        for (int part = 0; part < VECTORS; part++) {
+            const float x = sum[part][2 * half] / total, y = sum[part][2 * half + 1] / total;
+            *reinterpret_cast<uint32_t *>(out + to + part * 8) = pack(x, y);
+            if (out32) {
+                out32[to + part * 8] = x;
+                out32[to + part * 8 + 1] = y;
+            }
+        }
+    }
+}
+
+#define ATTEND_TILE(HEAD_DIM)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(TILE_THREADS) attend_tile_##HEAD_DIM(                                         \
+        const float *q, int q_stride, const __nv_bfloat16 *cache, const uint2 *tiles, const uint32_t *path,                    \
+        const uint2 *spans, int heads, int kv_heads, float scale, int window, float cap, __nv_bfloat16 *out, float *out32) {   \
+        attend_tile<HEAD_DIM>(q, q_stride, cache, tiles, path, spans, heads, kv_heads, scale, window, cap, out, out32);        \
+    }
+
+ATTEND_TILE(64)
+ATTEND_TILE(128)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Drawing.
@@ -390,10 +564,11 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
 
 #define ATTEND(T, NAME, VEC, LANES, G)                                                                                         \
     extern "C" __global__ void __launch_bounds__(ATTEND_THREADS) attend_##LANES##x##VEC##_##G##_##NAME(                        \
-        const float *q, int q_stride, const T *cache, const uint32_t *path, const uint2 *spans, int heads, int kv_heads,       \
-        int head_dim, float scale, int window, float cap, int splits, float *partial, T *out, float *out32) {                  \
-        attend<T, VEC, LANES, G>(q, q_stride, cache, path, spans, heads, kv_heads, head_dim, scale, window, cap, splits,       \
-                                 partial, out, out32);                                                                         \
+        const float *q, int q_stride, const T *cache, const uint32_t *queries, const uint32_t *path, const uint2 *spans,       \
+        int heads, int kv_heads, int head_dim, float scale, int window, float cap, int splits, float *partial, T *out,         \
+        float *out32) {                                                                                                        \
+        attend<T, VEC, LANES, G>(q, q_stride, cache, queries, path, spans, heads, kv_heads, head_dim, scale, window, cap,      \
+                                 splits, partial, out, out32);                                                                 \
     }
 
 #define ATTEND_GROUPS(T, NAME, VEC, LANES)                                                                                     \
@@ -418,9 +593,9 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
                                                 const uint32_t *nodes, int heads, int kv_heads, int head_dim, T *cache) {      \
         place_qkv<T>(qkv, bias, q_norm, k_norm, eps, frequencies, positions, nodes, heads, kv_heads, head_dim, cache);         \
     }                                                                                                                          \
-    extern "C" __global__ void combine_##NAME(const float *partial, int heads, int head_dim, int splits, T *out,               \
-                                              float *out32) {                                                                  \
-        combine<T>(partial, heads, head_dim, splits, out, out32);                                                              \
+    extern "C" __global__ void combine_##NAME(const float *partial, const uint32_t *queries, int heads, int head_dim,          \
+                                              int splits, T *out, float *out32) {                                              \
+        combine<T>(partial, queries, heads, head_dim, splits, out, out32);                                                     \
     }                                                                                                                          \
     ATTEND_GROUPS(T, NAME, 4, 4)                                                                                               \
     ATTEND_GROUPS(T, NAME, 8, 4)                                                                                               \

@@ -35,6 +35,7 @@ const LOGIT_BYTES: usize = 512 << 20;
 /// Threads of a block that goes over a row.
 const ROW_THREADS: u32 = 256;
 const ATTEND_THREADS: u32 = 128;
+const TILE_THREADS: u32 = 128;
 const DRAW_THREADS: u32 = 1024;
 
 /// Blocks of attention that keep the multiprocessors of a large card busy, four on each.
@@ -42,6 +43,9 @@ const ATTEND_BLOCKS: usize = 528;
 /// Keys that are worth a block of their own, and how many blocks a path is divided between at most.
 const SPLIT_KEYS: usize = 128;
 const MAX_SPLITS: usize = 32;
+/// Neighbours in a chain that a block computes together, and how many are worth it.
+const TILE: usize = 64;
+const MIN_TILE: usize = 8;
 
 /// Rows to be computed, each one token at one position.
 #[derive(Clone, Copy)]
@@ -92,6 +96,8 @@ impl Number {
 
 /// How threads are put to the heads of an attention.
 struct HeadShape {
+    /// Of queries that are neighbours in a chain, where there is one for heads of this size.
+    tile_kernel: Option<String>,
     /// Blocks for each key head: what shares it is computed together, up to eight heads.
     chunks: usize,
     kernel: String,
@@ -107,7 +113,9 @@ impl HeadShape {
             _ => bail!("heads of {head_dim} numbers are not computed on CUDA devices: use `device = \"cpu\"`"),
         };
         let kernel = format!("attend_{lanes}x{numbers}_{together}_{}", number.suffix());
-        Ok(Self { chunks: shared_by.div_ceil(together), kernel })
+        let tiled = number == Number::Bf16 && matches!(head_dim, 64 | 128);
+        let tile_kernel = tiled.then(|| format!("attend_tile_{head_dim}"));
+        Ok(Self { tile_kernel, chunks: shared_by.div_ceil(together), kernel })
     }
 }
 
@@ -116,6 +124,7 @@ struct Kernels {
     rms_norm: Kernel,
     place_qkv: Kernel,
     attend: Kernel,
+    attend_tile: Option<Kernel>,
     combine: Kernel,
     gate: Kernel,
     add_to_residual: Kernel,
@@ -161,7 +170,10 @@ struct Step<'a> {
     nodes: u64,
     outputs: u64,
     path: u64,
-    /// Parts that each path is divided into.
+    /// The queries that attend in tiles, each tile's first and how many it has.
+    tiles: (u64, usize),
+    /// The others, and the parts that each of their paths is divided into.
+    singles: (u64, usize),
     splits: usize,
     adapters: &'a [Adapted<'a>],
 }
@@ -191,6 +203,7 @@ impl Answering {
             rms_norm: typed("rms_norm")?,
             place_qkv: typed("place_qkv")?,
             attend: load(&heads.kernel)?,
+            attend_tile: heads.tile_kernel.as_deref().map(load).transpose()?,
             combine: typed("combine")?,
             gate: typed("gate")?,
             add_to_residual: load("add_to_residual")?,
@@ -230,20 +243,34 @@ impl Answering {
         if positions.len() != count || nodes.len() != count || paths.len() != count {
             bail!("{count} tokens, {} positions, {} nodes, {} paths", positions.len(), nodes.len(), paths.len());
         }
-        // The spans first: they are read in pairs.
-        let mut words: Vec<u32> = Vec::with_capacity(5 * count + outputs.len() + paths.rows().len());
-        words.extend(paths.spans().iter().flat_map(|span| [span.start as u32, span.len() as u32]));
-        words.extend_from_slice(tokens);
-        words.extend_from_slice(positions);
-        words.extend_from_slice(nodes);
-        words.extend_from_slice(outputs);
-        words.extend_from_slice(paths.rows());
+        let (tiles, singles) = match self.kernels.attend_tile {
+            Some(_) => tiles(paths.spans()),
+            None => (vec![], (0..count as u32).collect()),
+        };
+        // What is read in pairs comes first.
+        let mut words: Vec<u32> = Vec::with_capacity(7 * count + outputs.len() + paths.rows().len());
+        let mut add = |more: &mut dyn Iterator<Item = u32>| {
+            let start = words.len();
+            words.extend(more);
+            start
+        };
+        add(&mut paths.spans().iter().flat_map(|span| [span.start as u32, span.len() as u32]));
+        let places = [
+            add(&mut tiles.iter().flat_map(|tile| [tile.start as u32, tile.len() as u32])),
+            add(&mut tokens.iter().copied()),
+            add(&mut positions.iter().copied()),
+            add(&mut nodes.iter().copied()),
+            add(&mut outputs.iter().copied()),
+            add(&mut singles.iter().copied()),
+            add(&mut paths.rows().iter().copied()),
+        ];
         let words = self.device.clone_htod(&words)?;
         let base = pointer::of_slice(&words, &self.device);
-        let at = |word: usize| base + 4 * word as u64;
+        let [tiles_at, tokens_at, positions, nodes, outputs, singles_at, path] =
+            places.map(|word| base + 4 * word as u64);
 
-        let longest = paths.spans().iter().map(Range::len).max().unwrap_or(0);
-        let blocks = count * config.kv_heads * self.heads.chunks;
+        let longest = singles.iter().map(|&query| paths.spans()[query as usize].len()).max().unwrap_or(0);
+        let blocks = singles.len() * config.kv_heads * self.heads.chunks;
         let splits = ATTEND_BLOCKS.div_ceil(blocks.max(1)).min(longest.div_ceil(SPLIT_KEYS)).clamp(1, MAX_SPLITS);
         let x = self.floats(count * config.hidden_size)?;
         let embedding = operand(&self.decoder.embedding)?;
@@ -252,17 +279,19 @@ impl Answering {
         launch(
             &self.kernels.embed,
             Grid::rows(count, ROW_THREADS),
-            &[embedding.arg(), Arg::Pointer(at(2 * count)), Arg::Float(scale), int(config.hidden_size), x_at.into()],
+            &[embedding.arg(), tokens_at.into(), Arg::Float(scale), int(config.hidden_size), x_at.into()],
         )?;
         Ok(Step {
             count,
             x,
             _words: words,
-            spans: at(0),
-            positions: at(3 * count),
-            nodes: at(4 * count),
-            outputs: at(5 * count),
-            path: at(5 * count + outputs.len()),
+            spans: base,
+            positions,
+            nodes,
+            outputs,
+            path,
+            tiles: (tiles_at, tiles.len()),
+            singles: (singles_at, singles.len()),
             splits,
             adapters,
         })
@@ -316,7 +345,7 @@ impl Answering {
         let output = self.input(step.count, config.query_width(), adapted)?;
         let partial = match step.splits {
             1 => None,
-            splits => Some(self.floats(step.count * config.heads * splits * (config.head_dim + 2))?),
+            splits => Some(self.floats(step.singles.1 * config.heads * splits * (config.head_dim + 2))?),
         };
         let partial_at = partial.as_ref().map_or(0, |partial| pointer::of_slice(partial, &self.device));
         let (rows, exact) = self.places(&output);
@@ -327,14 +356,15 @@ impl Answering {
                 qkv.into(),
                 int(stride),
                 self.cache_of(index).into(),
+                step.singles.0.into(),
                 step.path.into(),
                 step.spans.into(),
                 int(config.heads),
                 int(config.kv_heads),
                 int(config.head_dim),
                 Arg::Float(attention.scale),
-                int(attention.window.unwrap_or(0)),
-                Arg::Float(attention.softcap.unwrap_or(0.0)),
+                window,
+                softcap,
                 int(step.splits),
                 partial_at.into(),
                 rows.into(),
@@ -344,9 +374,10 @@ impl Answering {
         if partial.is_some() {
             launch(
                 &self.kernels.combine,
-                Grid { x: step.count, y: config.heads, z: 1, threads: 64 },
+                Grid { x: step.singles.1, y: config.heads, z: 1, threads: 64 },
                 &[
                     partial_at.into(),
+                    step.singles.0.into(),
                     int(config.heads),
                     int(config.head_dim),
                     int(step.splits),
@@ -631,6 +662,24 @@ impl LayerWeights {
     }
 }
 
+/// Queries whose paths are a chain, as many as are computed together, and those that are left.
+fn tiles(spans: &[Range<usize>]) -> (Vec<Range<usize>>, Vec<u32>) {
+    let goes_on = |a: &Range<usize>, b: &Range<usize>| a.start == b.start && a.end + 1 == b.end;
+    let (mut tiles, mut singles, mut first) = (vec![], vec![], 0);
+    for chain in spans.chunk_by(goes_on) {
+        let end = first + chain.len();
+        for start in (first..end).step_by(TILE) {
+            let tile = start..end.min(start + TILE);
+            match tile.len() {
+                MIN_TILE.. => tiles.push(tile),
+                _ => singles.extend(tile.map(|query| query as u32)),
+            }
+        }
+        first = end;
+    }
+    (tiles, singles)
+}
+
 /// Where a matrix is.
 fn operand(matrix: &Frozen) -> Result<Operand> {
     let Frozen::Dense(tensor) = matrix else { bail!("the model was loaded for a CPU") };
@@ -645,4 +694,20 @@ fn optional(vector: Option<&Tensor>) -> Result<Arg> {
 
 fn int(number: usize) -> Arg {
     Arg::Int(number as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_chains_are_cut_into_tiles_and_short_ones_are_left_as_they_are() {
+        let chain = |start: usize, from: usize, count: usize| (0..count).map(move |i| start..start + from + i);
+        // Two long chains, the tail of a chain, and a query by itself.
+        let spans: Vec<_> =
+            chain(0, 1, 70).chain(chain(70, 5, 64)).chain(chain(200, 9, 3)).chain(chain(300, 4, 1)).collect();
+        let (tiles, singles) = tiles(&spans);
+        assert_eq!(tiles, [0..64, 70..134]);
+        assert_eq!(singles, [64, 65, 66, 67, 68, 69, 134, 135, 136, 137]);
+    }
 }
