@@ -1,5 +1,7 @@
 //! What is particular to CUDA devices: opening one, and the kernels that `build.rs` has compiled.
 
+pub mod check;
+
 use candle_core::{CudaDevice, Device, Result};
 
 /// The kernels as PTX, a constant for each `.cu` file of this folder.
