@@ -368,13 +368,12 @@ impl Trainer {
     /// `A`, so a pair counts as reached if either half is. Only the `first` update of a step has to reach them: later,
     /// all ratios may be out of the clip range.
     fn checked_norm(&self, gradients: &[Tensor], first: bool) -> Result<f64, TrainError> {
-        let mut norms = Vec::with_capacity(gradients.len());
-        for (gradient, name) in gradients.iter().zip(&self.names) {
-            let norm = f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-            if !norm.is_finite() {
-                return Err(TrainError::NotFinite(name.clone()));
-            }
-            norms.push(norm);
+        let squares = gradients.iter().map(|gradient| gradient.sqr()?.sum_all()).collect::<Result<Vec<_>, _>>()?;
+        // One copy for all: each waits for the device.
+        let squares = Tensor::stack(&squares, 0)?.to_vec1::<f32>()?;
+        let norms: Vec<f64> = squares.into_iter().map(f64::from).collect();
+        if let Some((_, name)) = norms.iter().zip(&self.names).find(|(norm, _)| !norm.is_finite()) {
+            return Err(TrainError::NotFinite(name.clone()));
         }
         // Sorted names put the A and the B of a pair side by side.
         for (pair, name) in norms.chunks(2).zip(self.names.chunks(2)) {

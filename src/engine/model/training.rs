@@ -4,19 +4,36 @@
 //! each layer is computed again with its graph, so that memory holds one layer's activations and does not grow with
 //! depth. The output head is computed only at rows whose log-probability is asked for, a few rows at a time.
 
+mod distributions;
+
 use std::{collections::HashMap, sync::Arc};
 
-use candle_core::{Result, Tensor, Var, bail};
-use rayon::prelude::*;
+use candle_core::{Device, Result, Tensor, Var, bail};
 
+pub use self::distributions::Distributions;
 use super::{
     decoder::{Adapted, Decoder, WithinPass},
     lora::Lora,
-    ops::{self, Angles, Paths, kernels},
+    ops::{self, Angles, Paths},
 };
 
-/// Rows of the output head at a time: 128 rows of 49,152 logits are 25 MB.
+/// Rows of the output head at a time on a CPU: 128 rows of 49,152 logits are 25 MB.
 pub const HEAD_ROWS: usize = 128;
+
+/// What the logits of the rows at a time take on another device, in bytes, at most: enough rows that it is busy, and a part
+/// of its memory that the few copies of them (`memory.rs` counts five) do not fill.
+const HEAD_BYTES: usize = 512 << 20;
+
+/// More rows than this do not make a product faster.
+const MAX_HEAD_ROWS: usize = 2048;
+
+/// Rows of the output head that are computed at a time on a device, with a vocabulary of so many tokens.
+pub fn head_rows(device: &Device, vocab: usize) -> usize {
+    match device.is_cpu() {
+        true => HEAD_ROWS,
+        false => (HEAD_BYTES / (size_of::<f32>() * vocab)).clamp(HEAD_ROWS, MAX_HEAD_ROWS),
+    }
+}
 
 /// Token positions of a training pass. Sequences that begin alike share rows.
 #[derive(Clone, Debug, Default)]
@@ -49,16 +66,58 @@ impl TokenForest {
         self.tokens.is_empty()
     }
 
-    /// For each row, the rows from the start of its sequence to itself.
-    fn paths(&self) -> Paths {
+    /// A place for each row, so that what descends from a row follows it at once, in the order in which it came.
+    fn preorder(&self) -> Vec<u32> {
+        let mut sizes = vec![1u32; self.len()];
+        // Parents come before their children.
+        for row in (0..self.len()).rev() {
+            if let Some(parent) = self.parents[row] {
+                sizes[parent as usize] += sizes[row];
+            }
+        }
+        let (mut places, mut next_root) = (Vec::with_capacity(self.len()), 0);
+        // After each row, where its next child goes.
+        let mut next = vec![0u32; self.len()];
+        for (row, size) in sizes.into_iter().enumerate() {
+            let free = self.parents[row].map_or(&mut next_root, |parent| &mut next[parent as usize]);
+            let place = *free;
+            *free += size;
+            places.push(place);
+            next[row] = place + 1;
+        }
+        places
+    }
+
+    /// The rows as a pass has them, each at its place.
+    fn at(&self, places: Vec<u32>) -> Rows {
+        let mut order = vec![0u32; self.len()];
+        places.iter().zip(0..).for_each(|(&place, row)| order[place as usize] = row);
+        let place = |row: u32| places[row as usize];
         let mut paths = Paths::default();
-        for row in 0..self.len() as u32 {
-            let mut path: Vec<u32> = std::iter::successors(Some(row), |&row| self.parents[row as usize]).collect();
+        for (index, &row) in order.iter().enumerate() {
+            let parent = self.parents[row as usize].map(place);
+            if parent == (index as u32).checked_sub(1) {
+                paths.push_next(index as u32);
+                continue;
+            }
+            let ancestors = std::iter::successors(Some(row), |&row| self.parents[row as usize]);
+            let mut path: Vec<u32> = ancestors.map(place).collect();
             path.reverse();
             paths.push(path);
         }
-        paths
+        let of_rows = |values: &[u32]| order.iter().map(|&row| values[row as usize]).collect();
+        Rows { tokens: of_rows(&self.tokens), positions: of_rows(&self.positions), paths, places }
     }
+}
+
+/// The rows of a forest in the order of a pass.
+struct Rows {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    /// For each row, the rows from the start of its sequence to itself.
+    paths: Paths,
+    /// Of each row of the forest, where it is.
+    places: Vec<u32>,
 }
 
 /// A token whose log-probability is asked for, at the row that it follows.
@@ -90,7 +149,9 @@ pub struct Pass<'a> {
     lora: Option<&'a Lora>,
     /// The same, for what needs no gradient.
     fixed: Option<Lora>,
-    forest: &'a TokenForest,
+    tokens: Vec<u32>,
+    /// Of each row of the forest, where it is among the rows of the pass.
+    places: Vec<u32>,
     targets: &'a [Target],
     temperature: f32,
     attend: WithinPass,
@@ -98,6 +159,21 @@ pub struct Pass<'a> {
     angles: Vec<Angles>,
     /// Called around every piece of work (a layer, or some rows of the head), so that others can compute in between.
     pace: &'a Pace<'a>,
+}
+
+/// Some rows of the output head.
+struct HeadChunk<'a> {
+    /// The index of their first target.
+    first: usize,
+    /// Where the rows are in the pass.
+    rows: &'a [u32],
+    /// The targets of each row, and the scores of all of them.
+    targets: &'a [&'a [Target]],
+    scores: &'a [Score],
+    distributions: &'a Distributions,
+    /// The rows, and their logits, which have a graph.
+    hidden: &'a Tensor,
+    logits: &'a Tensor,
 }
 
 /// Runs one piece of work, as soon as it may.
@@ -121,21 +197,38 @@ impl<'a> Pass<'a> {
         if targets.last().is_some_and(|target| target.row as usize >= forest.len()) {
             bail!("a target is beyond the {} rows of the forest", forest.len());
         }
-        let attend = WithinPass { paths: Arc::new(forest.paths()) };
-        let angles = decoder.angles(&forest.positions)?;
+        // A device's kernels need the queries that see a row to follow each other. A CPU's do not, and sums over rows keep
+        // the order in which rollouts came.
+        let places = match decoder.device().is_cpu() {
+            true => (0..forest.len() as u32).collect(),
+            false => forest.preorder(),
+        };
+        Self::over(decoder, lora, (forest.at(places), targets), temperature, pace)
+    }
+
+    fn over(
+        decoder: &'a Decoder,
+        lora: Option<&'a Lora>,
+        (rows, targets): (Rows, &'a [Target]),
+        temperature: f32,
+        pace: &'a Pace<'a>,
+    ) -> Result<Self> {
+        let Rows { tokens, positions, paths, places } = rows;
+        let attend = WithinPass { paths: Arc::new(paths) };
+        let angles = decoder.angles(&positions)?;
         let fixed = lora.map(|lora| lora.to_device(decoder.device())).transpose()?;
-        Ok(Self { decoder, lora, fixed, forest, targets, temperature, attend, angles, pace })
+        Ok(Self { decoder, lora, fixed, tokens, places, targets, temperature, attend, angles, pace })
     }
 
     /// The score of every target, without gradients.
     pub fn score(mut self) -> Result<Vec<Score>> {
-        let mut x = self.decoder.embed(&self.forest.tokens)?;
+        let mut x = self.decoder.embed(&self.tokens)?;
         for layer in 0..self.decoder.config().layers.len() {
             x = self.paced_layer(layer, &x)?;
         }
         let mut scores = Vec::with_capacity(self.targets.len());
-        self.head(&x, |_, _, chunk, _, _| {
-            scores.extend_from_slice(chunk);
+        self.head(&x, |chunk| {
+            scores.extend_from_slice(chunk.scores);
             Ok(())
         })?;
         Ok(scores)
@@ -152,21 +245,18 @@ impl<'a> Pass<'a> {
     ) -> Result<Vec<Tensor>> {
         let layers = self.decoder.config().layers.len();
         let mut inputs = Vec::with_capacity(layers);
-        let mut x = self.decoder.embed(&self.forest.tokens)?;
+        let mut x = self.decoder.embed(&self.tokens)?;
         for layer in 0..layers {
             let output = self.paced_layer(layer, &x)?.detach();
             inputs.push(std::mem::replace(&mut x, output));
         }
         let mut gradient = Tensor::zeros_like(&x)?;
-        let (temperature, targets) = (self.temperature, self.targets);
-        self.head(&x, |first, rows, scores, probabilities, (hidden, logits)| {
-            let derivatives = loss(first, scores);
-            let chunk = &targets[first..first + scores.len()];
-            let d_logits = logit_gradients(probabilities, rows, chunk, &derivatives, temperature);
-            let d_logits = Tensor::from_vec(d_logits, logits.shape(), x.device())?;
-            let gradients = ops::seed_gradient(logits, d_logits)?.backward()?;
-            let Some(d_hidden) = gradients.get(hidden) else { bail!("the output head gave no gradient") };
-            gradient = gradient.index_add(&Tensor::new(rows, x.device())?, d_hidden, 0)?;
+        self.head(&x, |chunk| {
+            let derivatives = loss(chunk.first, chunk.scores);
+            let d_logits = chunk.distributions.logit_gradients(chunk.logits, chunk.targets, &derivatives)?;
+            let gradients = ops::seed_gradient(chunk.logits, d_logits)?.backward()?;
+            let Some(d_hidden) = gradients.get(chunk.hidden) else { bail!("the output head gave no gradient") };
+            gradient = gradient.index_add(&Tensor::new(chunk.rows, x.device())?, d_hidden, 0)?;
             Ok(())
         })?;
         drop(x);
@@ -181,7 +271,7 @@ impl<'a> Pass<'a> {
     fn paced_layer(&mut self, layer: usize, x: &Tensor) -> Result<Tensor> {
         let mut output = None;
         let Self { decoder, fixed, angles, attend, pace, .. } = self;
-        pace(&mut || {
+        paced(pace, decoder.device(), || {
             output = Some(decoder.layer(layer, x, angles, adapted(fixed.as_ref(), x)?.as_slice(), attend)?.detach());
             Ok(())
         })?;
@@ -199,7 +289,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Tensor> {
         let mut passed_on = None;
         let Self { decoder, lora, angles, attend, pace, .. } = self;
-        pace(&mut || {
+        paced(pace, decoder.device(), || {
             let input = Var::from_tensor(input)?;
             let output = decoder.layer(layer, input.as_tensor(), angles, adapted(*lora, &input)?.as_slice(), attend)?;
             let mut gradients = ops::seed_gradient(&output, gradient.clone())?.backward()?;
@@ -217,34 +307,40 @@ impl<'a> Pass<'a> {
         passed_on.ok_or_else(|| candle_core::Error::msg(format!("layer {layer} passed on no gradient")))
     }
 
-    /// Computes the head a few rows at a time. `each` gets the index of the chunk's first target, the chunk's rows, the
-    /// scores of its targets, the rows' probabilities one after another, and the rows with their logits, which have a graph.
-    fn head(
-        &self,
-        x: &Tensor,
-        mut each: impl FnMut(usize, &[u32], &[Score], &[f32], (&Tensor, &Tensor)) -> Result<()> + Send,
-    ) -> Result<()> {
+    /// Computes the head a few rows at a time.
+    fn head(&self, x: &Tensor, mut each: impl FnMut(HeadChunk) -> Result<()> + Send) -> Result<()> {
         let mut first = 0;
         let (decoder, temperature) = (self.decoder, self.temperature);
-        let rows: Vec<&[Target]> = self.targets.chunk_by(|a, b| a.row == b.row).collect();
-        for chunk in rows.chunks(HEAD_ROWS) {
-            let row_ids: Vec<u32> = chunk.iter().map(|targets| targets[0].row).collect();
-            (self.pace)(&mut || {
-                let hidden = Var::from_tensor(&x.index_select(&Tensor::new(row_ids.as_slice(), x.device())?, 0)?)?;
+        let by_row: Vec<&[Target]> = self.targets.chunk_by(|a, b| a.row == b.row).collect();
+        for targets in by_row.chunks(head_rows(x.device(), decoder.config().vocab_size)) {
+            let rows: Vec<u32> = targets.iter().map(|targets| self.places[targets[0].row as usize]).collect();
+            paced(self.pace, x.device(), || {
+                let hidden = Var::from_tensor(&x.index_select(&Tensor::new(rows.as_slice(), x.device())?, 0)?)?;
                 let logits = decoder.logits(&hidden)?;
-                let mut probabilities: Vec<f32> = logits.flatten_all()?.to_vec1()?;
-                let vocab = decoder.config().vocab_size;
-                let scores: Vec<Vec<Score>> = probabilities
-                    .par_chunks_mut(vocab)
-                    .zip(chunk)
-                    .map(|(logits, targets)| score_row(logits, targets, temperature))
-                    .collect();
-                each(first, &row_ids, &scores.concat(), &probabilities, (&hidden, &logits))
+                let (distributions, scores) = Distributions::of(&logits, targets, temperature)?;
+                let (hidden, logits) = (hidden.as_tensor(), &logits);
+                each(HeadChunk {
+                    first,
+                    rows: &rows,
+                    targets,
+                    scores: &scores,
+                    distributions: &distributions,
+                    hidden,
+                    logits,
+                })
             })?;
-            first += chunk.iter().map(|targets| targets.len()).sum::<usize>();
+            first += targets.iter().map(|targets| targets.len()).sum::<usize>();
         }
         Ok(())
     }
+}
+
+/// Does a piece of work at its time, and waits for the device: what it takes there is a part of the piece.
+fn paced(pace: &Pace, device: &Device, mut work: impl FnMut() -> Result<()> + Send) -> Result<()> {
+    pace(&mut || {
+        work()?;
+        device.synchronize()
+    })
 }
 
 /// An adapter for all rows of `x`.
@@ -253,83 +349,52 @@ fn adapted<'a>(lora: Option<&'a Lora>, x: &Tensor) -> Result<Option<Adapted<'a>>
     Ok(lora.map(|lora| Adapted { rows, lora }))
 }
 
-/// Turns one row's logits into probabilities and scores its targets.
-fn score_row(logits: &mut [f32], targets: &[Target], temperature: f32) -> Vec<Score> {
-    let chosen: Vec<f32> = targets.iter().map(|target| logits[target.token as usize] / temperature).collect();
-    let kernels::Normalised { normaliser, entropy } = kernels::softmax_in_place(logits, temperature);
-    chosen.into_iter().map(|logit| Score { log_prob: logit - normaliser, entropy }).collect()
-}
-
-/// d loss / d logits, from the derivatives for each target: `(1[j = token] - p_j) / temperature` times that of the
-/// log-probability, and `-p_j (ln p_j + entropy) / temperature` times that of the entropy.
-fn logit_gradients(
-    probabilities: &[f32],
-    rows: &[u32],
-    targets: &[Target],
-    derivatives: &[ScoreGradient],
-    temperature: f32,
-) -> Vec<f32> {
-    let vocab = probabilities.len() / rows.len();
-    let mut gradient = probabilities.to_vec();
-    let mut rest = targets.iter().zip(derivatives).peekable();
-    for (gradient, &row) in gradient.chunks_exact_mut(vocab).zip(rows) {
-        let (mut at_row, mut of_entropy) = (Vec::new(), 0.0);
-        while let Some((target, derivative)) = rest.next_if(|(target, _)| target.row == row) {
-            at_row.push((target.token as usize, derivative.log_prob / temperature));
-            of_entropy += derivative.entropy / temperature;
-        }
-        let total: f32 = at_row.iter().map(|(_, derivative)| derivative).sum();
-        if of_entropy == 0.0 {
-            gradient.iter_mut().for_each(|value| *value *= -total);
-        } else {
-            let entropy = entropy(gradient);
-            // What has no probability left has no gradient, and no logarithm.
-            for value in gradient.iter_mut().filter(|value| **value > 0.0) {
-                *value *= -(total + of_entropy * (value.ln() + entropy));
-            }
-        }
-        at_row.into_iter().for_each(|(token, derivative)| gradient[token] += derivative);
-    }
-    gradient
-}
-
-/// Of a distribution, in nats.
-fn entropy(probabilities: &[f32]) -> f32 {
-    let terms = probabilities.iter().filter(|p| **p > 0.0).map(|p| f64::from(p * p.ln()));
-    -terms.sum::<f64>() as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn gradients_of_logits_are_those_of_finite_differences() {
-        let temperature = 0.8;
-        let targets = [(0, 1), (0, 3), (1, 0)].map(|(row, token)| Target { row, token });
-        let derivatives =
-            [(0.7, 0.3), (-0.4, -0.9), (1.1, 0.5)].map(|(log_prob, entropy)| ScoreGradient { log_prob, entropy });
-        let logits = [[0.5f32, -1.0, 2.0, 0.1], [1.5, 0.3, -0.7, 0.0]];
-        let (at, of) = targets.split_at(2);
-        let rows = [at, of];
-        let loss = |logits: &[[f32; 4]; 2]| -> f64 {
-            let scores = logits.iter().zip(rows).flat_map(|(row, at)| score_row(&mut row.clone(), at, temperature));
-            let parts = scores.zip(derivatives).map(|(score, derivative)| {
-                f64::from(derivative.log_prob * score.log_prob) + f64::from(derivative.entropy * score.entropy)
+    /// A forest of sequences, and the rows of each.
+    fn forest(sequences: &[&[u32]]) -> (TokenForest, Vec<Vec<u32>>) {
+        let mut forest = TokenForest::default();
+        let rows = sequences.iter().map(|tokens| {
+            let mut parent = None;
+            let rows = tokens.iter().map(|&token| {
+                parent = Some(forest.insert(parent, token));
+                parent.unwrap()
             });
-            parts.sum()
-        };
-        let mut probabilities = logits;
-        probabilities.iter_mut().zip(rows).for_each(|(row, at)| drop(score_row(row, at, temperature)));
-        let found = logit_gradients(probabilities.as_flattened(), &[0, 1], &targets, &derivatives, temperature);
-        for (index, &found) in found.iter().enumerate() {
-            let moved = |by: f32| {
-                let mut logits = logits;
-                logits.as_flattened_mut()[index] += by;
-                loss(&logits)
-            };
-            let slope = (moved(0.01) - moved(-0.01)) / 0.02;
-            assert!((slope - f64::from(found)).abs() < 1e-3, "{index}: {slope} against {found}");
+            rows.collect()
+        });
+        let rows = rows.collect();
+        (forest, rows)
+    }
+
+    #[test]
+    fn in_preorder_the_rows_that_descend_from_a_row_follow_it() {
+        let (forest, sequences) = forest(&[&[1, 2, 3], &[7, 8], &[1, 2, 4, 5], &[1, 6], &[7, 9], &[1, 2, 3, 0]]);
+        // 1, 2, 3, 0, 4, 5, 6; 7, 8, 9.
+        let places = forest.preorder();
+        let rows = forest.at(places.clone());
+        assert_eq!(rows.tokens, [1, 2, 3, 0, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(rows.positions, [0, 1, 2, 3, 2, 3, 1, 0, 1, 1]);
+        for sequence in sequences {
+            let path: Vec<u32> = sequence.iter().map(|&row| places[row as usize]).collect();
+            assert_eq!(rows.paths.path(*path.last().unwrap() as usize), path);
+        }
+        let ends = rows.paths.seen(10).unwrap().into_iter().enumerate().map(|(row, seen)| {
+            assert_eq!(seen.queries.start, row);
+            seen.queries.end
+        });
+        assert_eq!(ends.collect::<Vec<_>>(), [7, 6, 4, 4, 6, 6, 7, 10, 9, 10]);
+        // A chain is one list of rows; a branch has its own.
+        assert_eq!(rows.paths.rows().len(), 4 + 4 + 2 + 2 + 2);
+    }
+
+    #[test]
+    fn rows_in_the_order_in_which_they_came_have_the_same_paths() {
+        let (forest, sequences) = forest(&[&[1, 2, 3], &[1, 4], &[1, 2, 5]]);
+        let rows = forest.at((0..forest.len() as u32).collect());
+        for sequence in sequences {
+            assert_eq!(rows.paths.path(*sequence.last().unwrap() as usize), sequence);
         }
     }
 }

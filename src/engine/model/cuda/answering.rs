@@ -349,9 +349,31 @@ impl Answering {
         };
         let partial_at = partial.as_ref().map_or(0, |partial| pointer::of_slice(partial, &self.device));
         let (rows, exact) = self.places(&output);
+        let (window, softcap) = (int(attention.window.unwrap_or(0)), Arg::Float(attention.softcap.unwrap_or(0.0)));
+        if let Some(kernel) = &self.kernels.attend_tile {
+            launch(
+                kernel,
+                Grid { x: step.tiles.1, y: config.heads, z: 1, threads: TILE_THREADS },
+                &[
+                    qkv.into(),
+                    int(stride),
+                    self.cache_of(index).into(),
+                    step.tiles.0.into(),
+                    step.path.into(),
+                    step.spans.into(),
+                    int(config.heads),
+                    int(config.kv_heads),
+                    Arg::Float(attention.scale),
+                    window,
+                    softcap,
+                    rows.into(),
+                    exact.into(),
+                ],
+            )?;
+        }
         launch(
             &self.kernels.attend,
-            Grid { x: step.count, y: config.kv_heads * self.heads.chunks, z: step.splits, threads: ATTEND_THREADS },
+            Grid { x: step.singles.1, y: config.kv_heads * self.heads.chunks, z: step.splits, threads: ATTEND_THREADS },
             &[
                 qkv.into(),
                 int(stride),

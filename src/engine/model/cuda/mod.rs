@@ -1,6 +1,7 @@
 //! What is particular to CUDA devices: opening one, and the kernels that `build.rs` has compiled.
 
 pub mod answering;
+pub mod check;
 mod launch;
 
 use candle_core::{CudaDevice, Device, Result};

@@ -2,14 +2,17 @@
 //!
 //! candle's own fused operations (`rms_norm`, `rope`, `softmax_last_dim`, CPU flash attention) cut the gradient in
 //! silence, and its matrix product also computes and keeps the gradients of frozen weights. These do neither: on a CPU
-//! each is one pass over memory with a hand-written backward pass; on other devices it is composed of candle's
-//! differentiable operations ([`composed`]), which the tests also use as the reference. One set of operations serves
-//! both answering and training, so the two cannot disagree.
+//! ([`kernels`]) and on CUDA devices (`cuda`) each is one pass over memory with a hand-written backward pass; on others it
+//! is composed of candle's differentiable operations ([`composed`]), which the tests also use as the reference. One set of
+//! operations serves both answering and training, so the two cannot disagree.
 
 pub mod composed;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod kernels;
+mod paths;
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
@@ -25,70 +28,11 @@ use super::{
 
 pub use composed::softcap;
 pub use kernels::{Activation, Attention, Heads, KvRows};
+pub use paths::{Paths, Seen};
 
-/// For each query of an attention, the rows of the keys and values that it sees, itself included.
-///
-/// One form for everything: a prompt is a chain, samples that share a beginning are branches of a tree, and a row is
-/// seen by whatever descends from it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Paths {
-    rows: Vec<u32>,
-    /// Where in `rows` each path is. One that goes on from the path before by a row lies over it: a chain is kept once.
-    spans: Vec<Range<usize>>,
-    /// Of each path, how many rows at its start are those of the path before.
-    shared: Vec<usize>,
-}
-
-impl Paths {
-    /// Adds the path of the next query.
-    pub fn push(&mut self, rows: impl IntoIterator<Item = u32>) {
-        let start = self.rows.len();
-        self.rows.extend(rows);
-        let before = self.len().checked_sub(1).map_or(&[][..], |query| self.path(query));
-        let shared = before.iter().zip(&self.rows[start..]).take_while(|(a, b)| a == b).count();
-        self.shared.push(shared);
-        self.spans.push(start..self.rows.len());
-    }
-
-    /// Adds the path that is the one before and this row behind it.
-    pub fn push_next(&mut self, row: u32) {
-        let before = self.spans.last().cloned().unwrap_or_default();
-        if before.end != self.rows.len() {
-            self.rows.extend_from_within(before.clone());
-        }
-        self.rows.push(row);
-        self.shared.push(before.len());
-        self.spans.push(self.rows.len() - before.len() - 1..self.rows.len());
-    }
-
-    /// The rows of all paths, each where [`Self::spans`] says.
-    pub fn rows(&self) -> &[u32] {
-        &self.rows
-    }
-
-    /// Where in [`Self::rows`] the path of each query is.
-    pub fn spans(&self) -> &[Range<usize>] {
-        &self.spans
-    }
-
-    /// How many rows at the start of a query's path are at the start of the path before, too.
-    pub fn shared(&self, query: usize) -> usize {
-        self.shared[query]
-    }
-
-    /// The rows that a query sees.
-    pub fn path(&self, query: usize) -> &[u32] {
-        &self.rows[self.spans[query].clone()]
-    }
-
-    /// How many queries there are.
-    pub fn len(&self) -> usize {
-        self.spans.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
+/// Whether operations have kernels of their own on a device.
+fn has_kernels(device: &Device) -> bool {
+    !device.is_metal()
 }
 
 /// The elements of a contiguous f32 tensor.
@@ -105,6 +49,8 @@ fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
     match w {
         Frozen::Packed(matrix) => x.contiguous()?.apply_op1(FrozenLinear(matrix.clone())),
+        #[cfg(feature = "cuda")]
+        Frozen::Dense(tensor) if tensor.device().is_cuda() => x.contiguous()?.apply_op1(DenseLinear(tensor.clone())),
         Frozen::Dense(tensor) => x.to_dtype(tensor.dtype())?.matmul(&tensor.detach().t()?)?.to_dtype(DType::F32),
     }
 }
@@ -232,18 +178,62 @@ impl CustomOp1 for FrozenLinear {
     }
 }
 
+/// [`frozen_linear`] on a CUDA device.
+#[cfg(feature = "cuda")]
+struct DenseLinear(Tensor);
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for DenseLinear {
+    fn name(&self) -> &'static str {
+        "dense-linear"
+    }
+
+    fn cpu_fwd(&self, _x: &CpuStorage, _layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("rows on a CPU cannot be multiplied with a matrix on another device")
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::frozen_linear(x, layout, &self.0)
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        cuda::frozen_linear_backward(&self.0, grad).map(Some)
+    }
+}
+
 /// `x w^T + scale * (x a^T) b^T` with frozen weights `w` `[out, in]` and an adapter's `a` `[r, in]` and `b` `[out, r]`:
 /// `[n, in] -> [n, out]`. The gradient goes to `x`, `a` and `b`.
 pub fn adapted_linear(x: &Tensor, w: &Frozen, [a, b]: [&Tensor; 2], scale: f64) -> Result<Tensor> {
     match w {
-        Frozen::Packed(matrix) => x.contiguous()?.apply_op3(a, b, AdaptedLinear { matrix: matrix.clone(), scale }),
+        Frozen::Packed(_) => x.contiguous()?.apply_op3(a, b, AdaptedLinear { w: w.clone(), scale }),
+        #[cfg(feature = "cuda")]
+        Frozen::Dense(tensor) if tensor.device().is_cuda() => {
+            x.contiguous()?.apply_op3(a, b, AdaptedLinear { w: w.clone(), scale })
+        }
         Frozen::Dense(_) => frozen_linear(x, w)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?,
     }
 }
 
 struct AdaptedLinear {
-    matrix: Arc<PackedMatrix>,
+    /// Packed, or dense on a CUDA device.
+    w: Frozen,
     scale: f64,
+}
+
+impl AdaptedLinear {
+    /// The gradient that comes through the matrix, plus `to_a a`.
+    fn backward(&self, grad: &Tensor, [to_a, a]: [&Tensor; 2]) -> Result<Tensor> {
+        match &self.w {
+            Frozen::Packed(matrix) => {
+                let d_x = on_cpu([grad, &to_a.matmul(a)?], |[grad, onto]| matrix.multiply_backward(grad, Some(onto)))?;
+                Tensor::from_vec(d_x, (grad.dim(0)?, matrix.inputs()), &Device::Cpu)
+            }
+            #[cfg(feature = "cuda")]
+            Frozen::Dense(w) => cuda::adapted_linear_backward(w, grad, [to_a, a]),
+            #[cfg(not(feature = "cuda"))]
+            Frozen::Dense(_) => bail!("this program was built without kernels for dense matrices"),
+        }
+    }
 }
 
 impl CustomOp3 for AdaptedLinear {
@@ -260,17 +250,32 @@ impl CustomOp3 for AdaptedLinear {
         b: &CpuStorage,
         lb: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
+        let Frozen::Packed(matrix) = &self.w else { bail!("expected a packed matrix") };
         let (((rows, width), (rank, inputs)), outputs) = ((lx.shape().dims2()?, la.shape().dims2()?), lb.dim(0)?);
-        check_width(width, &self.matrix)?;
+        check_width(width, matrix)?;
         let shape = PairShape { rank, inputs, outputs };
-        if (inputs, outputs) != (width, self.matrix.outputs()) {
-            bail!("an adapter of {shape:?} does not fit {:?}", self.matrix);
+        if (inputs, outputs) != (width, matrix.outputs()) {
+            bail!("an adapter of {shape:?} does not fit {matrix:?}");
         }
         let b: Vec<f32> = slice(b, lb)?.iter().map(|value| value * self.scale as f32).collect();
         let pair = PackedPair::from_f32(shape, slice(a, la)?, &b);
         let rows_of_x = Rows::pack(slice(x, lx)?, width);
-        let [product] = packed::multiply(&rows_of_x, [&self.matrix], &[(0..rows, [Some(&pair)])], [None]);
+        let [product] = packed::multiply(&rows_of_x, [&**matrix], &[(0..rows, [Some(&pair)])], [None]);
         Ok((CpuStorage::F32(product), Shape::from((rows, outputs))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let Frozen::Dense(w) = &self.w else { bail!("expected a dense matrix") };
+        cuda::adapted_linear((x, lx), (a, la), (b, lb), w, self.scale as f32)
     }
 
     fn bwd(
@@ -285,16 +290,15 @@ impl CustomOp3 for AdaptedLinear {
         // Scaled where there are `r` numbers to a row.
         let to_b = (x.matmul(&a.t()?)? * self.scale)?;
         let to_a = (grad.matmul(&b)? * self.scale)?;
-        let low_rank = to_a.matmul(&a)?;
-        let d_x = on_cpu([&grad, &low_rank], |[grad, onto]| self.matrix.multiply_backward(grad, Some(onto)))?;
-        Ok((Some(tensor(d_x, &x)?), Some(to_a.t()?.matmul(&x)?), Some(grad.t()?.matmul(&to_b)?)))
+        let d_x = self.backward(&grad, [&to_a, &a])?;
+        Ok((Some(d_x), Some(to_a.t()?.matmul(&x)?), Some(grad.t()?.matmul(&to_b)?)))
     }
 }
 
 /// Root-mean-square normalisation of each `width` numbers of `x` `[n, k * width]`, times the frozen `weight` `[width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    if x.device().is_cpu() {
-        x.apply_op2(weight, RmsNorm { eps: eps as f32 })
+    if has_kernels(x.device()) {
+        x.contiguous()?.apply_op2(weight, RmsNorm { eps: eps as f32 })
     } else {
         composed::rms_norm(x, weight, eps)
     }
@@ -314,7 +318,16 @@ impl CustomOp2 for RmsNorm {
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::rms_norm((x, lx), (w, lw), self.eps)
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if x.device().is_cuda() {
+            return Ok((Some(cuda::rms_norm_backward(x, w, grad, self.eps)?), None));
+        }
         let d_x = on_cpu([x, w, grad], |[x, w, grad]| kernels::rms_norm_backward(x, w, grad, self.eps))?;
         Ok((Some(tensor(d_x, x)?), None))
     }
@@ -369,8 +382,8 @@ impl CustomOp2 for Add {
 
 /// `activation(gate) * up`, element by element.
 pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
-    if gate.device().is_cpu() {
-        gate.apply_op2(up, Gated { activation })
+    if has_kernels(gate.device()) {
+        gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { activation })
     } else {
         composed::gated(gate, up, activation)
     }
@@ -390,7 +403,17 @@ impl CustomOp2 for Gated {
         Ok((CpuStorage::F32(out), lg.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, gate: &CudaStorage, lg: &Layout, up: &CudaStorage, lu: &Layout) -> Result<(CudaStorage, Shape)> {
+        cuda::gated((gate, lg), (up, lu), self.activation)
+    }
+
     fn bwd(&self, gate: &Tensor, up: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if gate.device().is_cuda() {
+            let (d_gate, d_up) = cuda::gated_backward(gate, up, grad, self.activation)?;
+            return Ok((Some(d_gate), Some(d_up)));
+        }
         let backward = |[gate, up, grad]: [&[f32]; 3]| kernels::gated_backward(gate, up, grad, self.activation);
         let (d_gate, d_up) = on_cpu([gate, up, grad], backward)?;
         Ok((Some(tensor(d_gate, gate)?), Some(tensor(d_up, up)?)))
@@ -399,7 +422,7 @@ impl CustomOp2 for Gated {
 
 /// Rotary position embedding of `x` `[n, heads * head_dim]`, pairs `(i, i + head_dim / 2)`, by the angles of `angles`.
 pub fn rope(x: &Tensor, angles: &Angles) -> Result<Tensor> {
-    if x.device().is_cpu() {
+    if has_kernels(x.device()) {
         x.contiguous()?.apply_op3(&angles.cos, &angles.sin, Rope { half: angles.cos.dim(1)?, direction: 1.0 })
     } else {
         composed::rope(x, angles)
@@ -436,6 +459,19 @@ impl CustomOp3 for Rope {
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        cos: &CudaStorage,
+        lc: &Layout,
+        sin: &CudaStorage,
+        ls: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::rope((x, lx), (cos, lc), (sin, ls), self.direction)
+    }
+
     fn bwd(
         &self,
         _x: &Tensor,
@@ -458,8 +494,8 @@ pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attenti
     if paths.len() != q.dim(0)? {
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
-    if q.device().is_cpu() {
-        q.apply_op3(k, v, PathAttention { paths: paths.clone(), attention })
+    if PathAttention::is_possible(q.device(), attention) {
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, PathAttention::new(paths, attention))
     } else {
         composed::attention([q, k, v], paths, attention)
     }
@@ -491,6 +527,29 @@ pub fn on_cpu<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; 
 struct PathAttention {
     paths: Arc<Paths>,
     attention: Attention,
+    /// What the backward pass takes of the forward pass.
+    #[cfg(feature = "cuda")]
+    log_sums: cuda::LogSums,
+}
+
+impl PathAttention {
+    fn new(paths: &Arc<Paths>, attention: Attention) -> Self {
+        Self {
+            paths: paths.clone(),
+            attention,
+            #[cfg(feature = "cuda")]
+            log_sums: cuda::LogSums::default(),
+        }
+    }
+
+    /// Whether there are kernels for it.
+    fn is_possible(device: &Device, attention: Attention) -> bool {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            return cuda::can_attend(attention);
+        }
+        has_kernels(device)
+    }
 }
 
 impl CustomOp3 for PathAttention {
@@ -514,14 +573,34 @@ impl CustomOp3 for PathAttention {
         Ok((CpuStorage::F32(out), lq.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        lq: &Layout,
+        k: &CudaStorage,
+        lk: &Layout,
+        v: &CudaStorage,
+        lv: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        cuda::attention([(q, lq), (k, lk), (v, lv)], &self.paths, self.attention, &self.log_sums)
+    }
+
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU computes the result again"))]
     fn bwd(
         &self,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        _y: &Tensor,
+        y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if q.device().is_cuda() {
+            let (paths, attention) = (&self.paths, self.attention);
+            let [d_q, d_k, d_v] = cuda::attention_backward([q, k, v], [y, grad], paths, attention, &self.log_sums)?;
+            return Ok((Some(d_q), Some(d_k), Some(d_v)));
+        }
         let (d_q, d_k, d_v) = on_cpu([q, k, v, grad], |[q, k, v, grad]| {
             kernels::attention_backward([q, k, v], grad, &self.paths, self.attention)
         })?;
