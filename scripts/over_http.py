@@ -19,13 +19,13 @@ def sums(name):
 
 
 class Server:
-    def __init__(self, folder, ttrl=TTRL, model=None, log=None, **settings):
+    def __init__(self, folder, ttrl=TTRL, model=None, log=None, start=subprocess.Popen, **settings):
         """`settings` are variables without their `TTRL_`; what the server logs goes to the file `log`, if there is one."""
         command = [ttrl, "serve", "--bind", "127.0.0.1:0", "--data-dir", folder, "--prompt-template", "additions-8shot"]
         model = model or next((ROOT / "target/models").glob("SmolLM2-135M-Instruct*.gguf"), None)
         command += ["--model", model] if model else []
         env = {**os.environ, "TTRL_LOG__FILTER": "error", **{f"TTRL_{name}": value for name, value in settings.items()}}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+        self.process = start(command, stdout=subprocess.PIPE, stderr=log, text=True, env=env)
         found = (re.match(r"listening on\s+(\S+)", line) for line in self.process.stdout)
         self.url = next((match[1] for match in found if match), None)
         if self.url is None:

@@ -5,7 +5,7 @@ mod sequences;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use candle_core::{Device, Tensor, Var};
 use clap::Args;
 use serde_json::{Value, json};
@@ -68,9 +68,10 @@ const TINY_PARAMETERS: usize = 1_000_000;
 
 /// The largest differences that pass. In f32 the same sums are made in another order: what that does to a
 /// log-probability is some 1e-4 in a model of thirty layers. bf16 has eight bits, so each number that goes into a
-/// product is off by up to 0.4%: in a tiny model that stays below 0.02 of a log-probability. In a deep one improbable
-/// tokens, with log-probabilities of -15 and below, are off by much more than the mean, which is what counts there; the
-/// largest difference is bounded to find what is wrong at few places.
+/// product is off by up to 0.4%: in a tiny model that stays below 0.02 of a log-probability. In SmolLM2, products of such
+/// numbers, imitated with PyTorch, move log-probabilities by 0.034 in the root mean square and by 0.12 at most, and
+/// gradients by 2.4%; keys and values that are rounded in the cache do as much again (0.037 and 0.22). What passes is twice
+/// to four times that: what is wrong is off by more than 1.
 struct Allowed {
     /// Of log-probabilities, in nats.
     largest: f64,
@@ -89,7 +90,7 @@ impl Allowed {
         let (largest, root_mean_square, gradients, drawn_alike) = match (exact, parameters < TINY_PARAMETERS) {
             (true, _) => (1e-3, 3e-4, 1e-3, 0.9),
             (false, true) => (2e-2, 1e-2, 5e-2, 0.5),
-            (false, false) => (0.5, 5e-2, 0.1, 0.25),
+            (false, false) => (0.5, 0.1, 0.1, 0.25),
         };
         Self { largest, root_mean_square, gradients, operations: 1e-3, drawn_alike }
     }
@@ -237,10 +238,20 @@ impl Findings {
 pub(super) async fn run(args: CheckArgs, settings: Settings) -> anyhow::Result<()> {
     let exact = settings.dtype == Dtype::F32;
     let of_cpu = Settings { device: config::Device::Cpu, ..settings.clone() };
-    let reference = open(of_cpu, &args).await?;
-    let examined = open(settings, &args).await?;
+    let stand_ins = StandIns { tokenizer: args.tokenizer, ..StandIns::default() };
+    let reference = open(of_cpu, stand_ins.clone()).await?;
+    let examined = open(settings, stand_ins).await?;
+    let exact = exact || examined.decoder.device().is_cpu();
+    let (report, problems) = compare(reference, examined, exact).await?;
+    print(&report.to_string())?;
+    ensure!(problems.is_empty(), "the device does not compute what the CPU does: {}", problems.join("; "));
+    Ok(())
+}
+
+/// What there is to say of a model beside the one that it should equal, and what is wrong; `exact` if its matrices hold the
+/// same numbers.
+async fn compare(reference: OpenModel, examined: OpenModel, exact: bool) -> anyhow::Result<(Value, Vec<String>)> {
     let device = examined.decoder.device().clone();
-    let exact = exact || device.is_cpu();
     let info = examined.engine.info().clone();
     let allowed = Allowed::of(exact, info.parameters);
     let adapter = adapters::random(&reference.decoder, (RANK, LARGEST_ENTRY), Numbers(1))?;
@@ -272,17 +283,12 @@ pub(super) async fn run(args: CheckArgs, settings: Settings) -> anyhow::Result<(
         "allowed": allowed.json(),
         "version": env!("CARGO_PKG_VERSION"),
     });
-    print(&report.to_string())?;
-    if !findings.problems.is_empty() {
-        bail!("the device does not compute what the CPU does: {}", findings.problems.join("; "));
-    }
-    Ok(())
+    Ok((report, findings.problems))
 }
 
-async fn open(settings: Settings, args: &CheckArgs) -> anyhow::Result<OpenModel> {
+async fn open(settings: Settings, stand_ins: StandIns) -> anyhow::Result<OpenModel> {
     let bar = progress_bar();
     let shown = bar.clone();
-    let stand_ins = StandIns { tokenizer: args.tokenizer.clone(), ..StandIns::default() };
     let progress = move |stage, done, total| show(&shown, stage, done, total);
     let model = tokio::task::spawn_blocking(move || open_model(&settings, &stand_ins, &progress)).await??;
     bar.finish_and_clear();
@@ -290,12 +296,24 @@ async fn open(settings: Settings, args: &CheckArgs) -> anyhow::Result<OpenModel>
 }
 
 /// Each operation by itself, where the device has its own: its name and its relative error.
-fn operations(_device: &Device) -> anyhow::Result<Vec<(String, f32)>> {
+#[cfg(feature = "cuda")]
+fn operations(device: &Device) -> anyhow::Result<Vec<(String, f64)>> {
+    if !device.is_cuda() {
+        return Ok(vec![]);
+    }
+    let compared = crate::engine::model::cuda::check::check(device)?;
+    Ok(compared.into_iter().map(|compared| (compared.name, compared.error)).collect())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn operations(_device: &Device) -> anyhow::Result<Vec<(String, f64)>> {
     Ok(vec![])
 }
 
-fn of_operations(errors: &[(String, f32)], allowed: &Allowed) -> (Value, Vec<String>) {
-    let wrong = errors.iter().filter(|(_, error)| !(f64::from(*error) <= allowed.operations));
+fn of_operations(errors: &[(String, f64)], allowed: &Allowed) -> (Value, Vec<String>) {
+    // Matrices in bf16 are off by up to 0.4% in each number.
+    let allowed = |name: &str| if name.contains("BF16") { 10.0 * allowed.operations } else { allowed.operations };
+    let wrong = errors.iter().filter(|(name, error)| !(*error <= allowed(name)));
     let problems = wrong.map(|(name, error)| format!("{name} is off by {error:e}")).collect();
     let figures = errors.iter().map(|(name, error)| json!({"name": name, "relative_error": error})).collect();
     (Value::Array(figures), problems)
@@ -413,4 +431,36 @@ fn gradients(
         false => vec![format!("off by {relative:.2e} of their norm, most in {}", worst.1)],
     };
     Ok((json!({"relative_error": relative, "worst": {"tensor": worst.1, "relative_error": worst.0}}), problems))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fixture(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    async fn tiny(random_weights: Option<PathBuf>) -> OpenModel {
+        let model = fixture("tiny-llama").to_string_lossy().into_owned();
+        let settings = Settings { model, device: config::Device::Cpu, ..Settings::default() };
+        let stand_ins = StandIns { random_weights, tokenizer: Some(fixture("tiny-llama/tiny.gguf")) };
+        open(settings, stand_ins).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_model_equals_itself() {
+        let (report, problems) = compare(tiny(None).await, tiny(None).await, true).await.unwrap();
+        assert_eq!((problems, &report["passed"]), (vec![], &json!(true)));
+        assert_eq!(report["parts"]["drawing"]["drawn_alike"], json!(1.0));
+    }
+
+    #[tokio::test]
+    async fn other_weights_are_found_by_every_part() {
+        let other = tiny(Some(fixture("tiny-llama/config.json"))).await;
+        let (_, problems) = compare(tiny(None).await, other, false).await.unwrap();
+        for part in ["training", "training_adapted", "answering", "drawing", "greedy", "gradients"] {
+            assert!(problems.iter().any(|problem| problem.starts_with(&format!("{part}: "))), "{part}: {problems:?}");
+        }
+    }
 }

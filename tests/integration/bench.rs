@@ -38,6 +38,23 @@ fn training_is_measured() {
 }
 
 #[test]
+fn random_weights_of_a_shape_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let shape = folder.path().join("config.json");
+    let config = json!({
+        "model_type": "qwen2", "hidden_act": "silu", "max_position_embeddings": 256, "num_hidden_layers": 2,
+        "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 49280, "tie_word_embeddings": true,
+    });
+    std::fs::write(&shape, config.to_string()).unwrap();
+    let random = ["--random-weights", shape.to_str().unwrap()];
+    bench(&[&["decode", "--streams", "3", "--tokens", "4", "--runs", "1"], &random[..]].concat());
+    let of_group = ["--group", "4", "--prompt-tokens", "5", "--sequences", "8", "--tokens", "6", "--runs", "1"];
+    let inputs = bench(&[&["train"], &of_group[..], &random[..]].concat());
+    assert_eq!((&inputs["group"], &inputs["prompt_tokens"]), (&json!(4), &json!(5)));
+}
+
+#[test]
 fn a_round_is_measured_step_by_step() {
     let run = ttrl()
         .args(["bench", "round", "--steps", "2", "--questions", "3", "--model"])
