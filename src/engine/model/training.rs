@@ -20,9 +20,10 @@ use super::{
 /// Rows of the output head at a time on a CPU: 128 rows of 49,152 logits are 25 MB.
 pub const HEAD_ROWS: usize = 128;
 
-/// What the logits of the rows at a time take on another device, in bytes, at most: enough rows that it is busy, and a part
-/// of its memory that the few copies of them (`memory.rs` counts five) do not fill.
-const HEAD_BYTES: usize = 512 << 20;
+/// What the logits of the rows at a time take on another device, in bytes, at most: some hundreds of rows, which keep it
+/// busy. Backwards they are held up to four times and once in 16 bits: as they are, as their gradient, and twice as
+/// what candle sums gradients in.
+const HEAD_BYTES: usize = 256 << 20;
 
 /// More rows than this do not make a product faster.
 const MAX_HEAD_ROWS: usize = 2048;
