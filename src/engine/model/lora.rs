@@ -152,7 +152,7 @@ impl Pair {
     }
 
     fn to_device(&self, device: &Device) -> Result<Self> {
-        Ok(Self { a: self.a.to_device(device)?, b: self.b.to_device(device)?, scale: self.scale })
+        Ok(Self { a: self.a.detach().to_device(device)?, b: self.b.detach().to_device(device)?, scale: self.scale })
     }
 
     fn shape(&self) -> Result<PairShape> {

@@ -20,9 +20,10 @@ use super::{
 /// Rows of the output head at a time on a CPU: 128 rows of 49,152 logits are 25 MB.
 pub const HEAD_ROWS: usize = 128;
 
-/// What the logits of the rows at a time take on another device, in bytes, at most: enough rows that it is busy, and a part
-/// of its memory that the few copies of them (`memory.rs` counts five) do not fill.
-const HEAD_BYTES: usize = 512 << 20;
+/// What the logits of the rows at a time take on another device, in bytes, at most: some hundreds of rows, which keep it
+/// busy. Backwards they are held up to four times and once in 16 bits: as they are, as their gradient, and twice as
+/// what candle sums gradients in.
+const HEAD_BYTES: usize = 256 << 20;
 
 /// More rows than this do not make a product faster.
 const MAX_HEAD_ROWS: usize = 2048;
@@ -351,7 +352,13 @@ fn adapted<'a>(lora: Option<&'a Lora>, x: &Tensor) -> Result<Option<Adapted<'a>>
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeMap, path::Path};
+
     use super::*;
+    use crate::engine::model::{
+        lora::{LoraConfig, Projection, peft_name},
+        weights,
+    };
 
     /// A forest of sequences, and the rows of each.
     fn forest(sequences: &[&[u32]]) -> (TokenForest, Vec<Vec<u32>>) {
@@ -395,6 +402,55 @@ mod tests {
         let rows = forest.at((0..forest.len() as u32).collect());
         for sequence in sequences {
             assert_eq!(rows.paths.path(*sequence.last().unwrap() as usize), sequence);
+        }
+    }
+
+    /// Of a small model: an adapter that does something, as variables in the order of their names.
+    fn adapter(decoder: &Decoder) -> (Lora, Vec<Var>) {
+        let config = LoraConfig { r: 2, alpha: 4.0, targets: Projection::ALL.to_vec() };
+        let (layers, mut vars) = (decoder.config().layers.len(), BTreeMap::new());
+        for (layer, &projection) in (0..layers).flat_map(|layer| Projection::ALL.iter().map(move |of| (layer, of))) {
+            let (out, input) = decoder.projection_shape(projection);
+            for (half, shape) in [('A', (config.r, input)), ('B', (out, config.r))] {
+                let values = (0..shape.0 * shape.1).map(|i| ((i * 37 + layer) % 19) as f32 / 95.0 - 0.09);
+                let values = Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap();
+                vars.insert(peft_name(layer, projection, half), Var::from_tensor(&values).unwrap());
+            }
+        }
+        let tensors = vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
+        let lora = Lora::new(&config, &tensors, layers, |projection| decoder.projection_shape(projection)).unwrap();
+        (lora, vars.into_values().collect())
+    }
+
+    #[test]
+    fn a_pass_says_the_same_whatever_the_order_of_its_rows() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama");
+        let mut checkpoint = weights::load(&folder, &Device::Cpu).unwrap();
+        let decoder = Decoder::new(checkpoint.config, &mut checkpoint.tensors, &Device::Cpu).unwrap();
+        let (lora, vars) = adapter(&decoder);
+        let (forest, _) = forest(&[&[1, 2, 3, 9, 4], &[7, 8], &[1, 2, 4, 5], &[1, 6], &[7, 9, 3], &[1, 2, 3, 11]]);
+        let targets: Vec<Target> =
+            (0..forest.len() as u32).flat_map(|row| [2, 5].map(|token| Target { row, token })).collect();
+        let pace: &Pace = &|work| work();
+        let pass =
+            |places: Vec<u32>| Pass::over(&decoder, Some(&lora), (forest.at(places), &targets), 0.8, pace).unwrap();
+        let places = [(0..forest.len() as u32).collect(), forest.preorder()];
+        assert_ne!(places[0], places[1]);
+        let scores = places.clone().map(|places| {
+            let scores = pass(places).score().unwrap();
+            scores.into_iter().map(|score| (score.log_prob, score.entropy)).collect::<Vec<_>>()
+        });
+        assert_eq!(scores[0], scores[1]);
+        let gradients = places.map(|places| {
+            let loss = |first: usize, scores: &[Score]| {
+                let derivative = |index: usize| ScoreGradient { log_prob: (index as f32).sin(), entropy: 0.1 };
+                (first..first + scores.len()).map(derivative).collect()
+            };
+            pass(places).backward(&vars, loss).unwrap()
+        });
+        for (a, b) in gradients[0].iter().zip(&gradients[1]) {
+            let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+            assert!(norm(b) > 0.0 && norm(&(a - b).unwrap()) < 1e-5 * norm(b));
         }
     }
 }

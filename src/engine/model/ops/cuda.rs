@@ -169,7 +169,7 @@ fn multiply<T: Factor>(
     check_len(x.values.len(), x.rows * x.columns)?;
     check_len(w.values.len(), w.rows * w.columns)?;
     check_len(onto.len(), x.rows * outputs)?;
-    if onto.len() == 0 {
+    if onto.is_empty() {
         return Ok(());
     }
     let (m, n, k, w_columns) = (int(outputs)?, int(x.rows)?, int(inputs)?, int(w.columns)?);

@@ -494,7 +494,10 @@ pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attenti
     if paths.len() != q.dim(0)? {
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
-    if PathAttention::is_possible(q.device(), attention) {
+    let fused = has_kernels(q.device());
+    #[cfg(feature = "cuda")]
+    let fused = fused && (q.device().is_cpu() || cuda::can_attend(attention));
+    if fused {
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, PathAttention::new(paths, attention))
     } else {
         composed::attention([q, k, v], paths, attention)
@@ -540,15 +543,6 @@ impl PathAttention {
             #[cfg(feature = "cuda")]
             log_sums: cuda::LogSums::default(),
         }
-    }
-
-    /// Whether there are kernels for it.
-    fn is_possible(device: &Device, attention: Attention) -> bool {
-        #[cfg(feature = "cuda")]
-        if device.is_cuda() {
-            return cuda::can_attend(attention);
-        }
-        has_kernels(device)
     }
 }
 

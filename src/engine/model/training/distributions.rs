@@ -14,7 +14,7 @@ pub enum Distributions {
     Host { probabilities: Vec<f32>, temperature: f32 },
     /// What is needed to make them of the logits again.
     #[cfg(feature = "cuda")]
-    Cuda(ScoredRows),
+    Cuda(Box<ScoredRows>),
 }
 
 impl Distributions {
@@ -45,7 +45,7 @@ impl Distributions {
         let (rows, entropies, log_probs) = ScoredRows::score(logits, (&starts, &tokens), temperature)?;
         let of_row = targets.iter().zip(entropies).flat_map(|(targets, entropy)| targets.iter().map(move |_| entropy));
         let scores = log_probs.into_iter().zip(of_row).map(|(log_prob, entropy)| Score { log_prob, entropy });
-        Ok((Self::Cuda(rows), scores.collect()))
+        Ok((Self::Cuda(Box::new(rows)), scores.collect()))
     }
 
     /// d loss / d logits, on the device of the logits that these are the distributions of, from the derivatives for each of
