@@ -88,7 +88,7 @@ impl LocalEngine {
         turnstile: Arc<Turnstile>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let cache = KvCache::new(&decoder, options.cache_tokens)
+        let cache = device::with_memory(decoder.device(), || KvCache::new(&decoder, options.cache_tokens))
             .map_err(|error| cache_error(error, &decoder, options.cache_tokens))?;
         let (sender, receiver) = mpsc::channel();
         let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
