@@ -85,7 +85,7 @@ impl LocalEngine {
         turnstile: Arc<Turnstile>,
         options: EngineOptions,
     ) -> Result<Self, EngineError> {
-        let runner = Runner::new(decoder.clone(), options.cache_tokens)
+        let runner = device::with_memory(decoder.device(), || Runner::new(decoder.clone(), options.cache_tokens))
             .map_err(|error| cache_error(error, &decoder, options.cache_tokens))?;
         let (sender, receiver) = mpsc::channel();
         let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
