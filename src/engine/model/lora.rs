@@ -1,6 +1,13 @@
 //! Low-rank adapters (LoRA, arXiv 2106.09685) on the seven projections of a layer.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
@@ -199,7 +206,15 @@ impl LayerLora {
 /// An adapter on the engine's device, layer by layer.
 #[derive(Clone, Debug)]
 pub struct Lora {
+    /// No two that were laid out have the same.
+    number: u64,
     layers: Vec<LayerLora>,
+}
+
+/// A number that was not given before.
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Lora {
@@ -239,7 +254,22 @@ impl Lora {
         if tensors.len() != expected {
             return Err(format!("it has {} tensors, the model with these targets needs {expected}", tensors.len()));
         }
-        Ok(Self { layers: laid_out })
+        Ok(Self { number: next_number(), layers: laid_out })
+    }
+
+    /// What tells it from every other that was laid out in this process, those of the same version included.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The largest rank of its pairs; 0 if there are none, or they are packed.
+    pub fn rank(&self) -> usize {
+        let of_pair = |pair: &Option<Pair>| pair.as_ref().map_or(0, |pair| pair.b.dims()[1]);
+        let of_layer = |layer: &LayerLora| match layer {
+            LayerLora::Pairs(pairs) => pairs.iter().map(of_pair).max().unwrap_or(0),
+            LayerLora::Packed(_) => 0,
+        };
+        self.layers.iter().map(of_layer).max().unwrap_or(0)
     }
 
     /// The adapted projections of a layer.
@@ -260,7 +290,7 @@ impl Lora {
             }
             layers.push(LayerLora::Pairs(pairs));
         }
-        Ok(Self { layers })
+        Ok(Self { number: next_number(), layers })
     }
 
     /// The same adapter as the CPU's kernels read it, all of it in one piece of memory.
@@ -286,7 +316,8 @@ impl Lora {
         let packed = |place: Option<(&Pair, PairShape, Range<usize>)>| {
             place.map(|(_, shape, place)| PackedPair::new(shape, Words::new(&memory, place)))
         };
-        Ok(Self { layers: places.into_iter().map(|places| LayerLora::Packed(places.map(packed))).collect() })
+        let layers = places.into_iter().map(|places| LayerLora::Packed(places.map(packed))).collect();
+        Ok(Self { number: next_number(), layers })
     }
 }
 

@@ -28,3 +28,13 @@ pub enum Output {
     /// A token for each draw, with its log-probability at the temperature (at 1 for temperature 0).
     Drawn(Vec<(u32, f32)>),
 }
+
+impl Output {
+    /// How many draws were made of the row.
+    pub fn draws(&self) -> usize {
+        match self {
+            Self::Logits(_) => 0,
+            Self::Drawn(drawn) => drawn.len(),
+        }
+    }
+}

@@ -465,17 +465,17 @@ constexpr int DRAW_THREADS = 1024;
 // Draws from softmax(logits / temperature) of row `blockIdx.x`, once for each of its uniform numbers: the first token, in the
 // order of the vocabulary, at which the running sum of the probabilities exceeds the number. At temperature 0 it is the
 // likeliest token, the first of several. `log_probs` are at the temperature, at 1 for temperature 0. A row's draws are
-// `ends[row - 1]..ends[row]`.
+// `ends[row - 1]..ends[row]`; the first row's begin at 0 unless other rows come before it (`continues`).
 extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
     draw(const float *logits, int vocab, const float *temperatures, const double *uniforms, const uint32_t *ends,
-         uint32_t *tokens, float *log_probs) {
+         int continues, uint32_t *tokens, float *log_probs) {
     constexpr int WARPS = DRAW_THREADS / WARP;
     __shared__ float maxima[WARPS];
     __shared__ int places[WARPS];
     __shared__ double sums[WARPS];
     const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const float *row = logits + (int64_t)blockIdx.x * vocab;
-    const uint32_t begin = blockIdx.x == 0 ? 0 : ends[blockIdx.x - 1], end = ends[blockIdx.x];
+    const uint32_t begin = blockIdx.x == 0 && !continues ? 0 : ends[(int)blockIdx.x - 1], end = ends[blockIdx.x];
     if (begin == end) return;
     const float temperature = temperatures[blockIdx.x];
     // Each warp has a part of the vocabulary to itself, so that sums can be searched part by part.

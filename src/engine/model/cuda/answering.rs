@@ -5,44 +5,34 @@
 //! keys and values are one product, and so are gate and up; a bias, the norm of a head, the rotation and the way into the cache
 //! are one kernel; what a part of a layer makes is added to the residual by the product itself; tokens are drawn where the
 //! logits are. Rows are f32 between the products; what goes into a product, and the cache, is of the type of the matrices.
+//!
+//! Small steps are recorded as CUDA graphs and replayed ([`replays`]): otherwise the CPU would launch more slowly than the
+//! device computes.
+
+mod replays;
 
 use std::{ops::Range, sync::Arc};
 
-use candle_core::{
-    CudaDevice, DType, Result, Tensor, bail,
-    cuda_backend::{
-        WrapErr,
-        cudarc::{cublas::CudaBlas, driver::CudaSlice},
-    },
-};
+use candle_core::{CudaDevice, DType, Result, Tensor, bail, cuda_backend::cudarc::driver::CudaSlice};
 
+use self::replays::Replays;
 use super::{
-    launch::{Arg, Grid, Kernel, Operand, Product, launch, pointer, product},
+    launch::{Kernel, Operand, Queue, pointer},
+    pass::{Pass, operand},
     ptx,
+    room::{Form, Places, Room, Size, splits},
 };
 use crate::engine::model::{
-    config::Norm,
     decoder::{Adapted, Decoder, Layer},
     frozen::Frozen,
-    lora::{LayerLora, Lora, Projection},
-    ops::{Activation, Paths},
-    outputs::{Draws, Output, Wanted},
+    lora::Projection,
+    ops::Paths,
+    outputs::{Output, Wanted},
 };
 
 /// What the logits of the rows that are computed at a time may take.
 const LOGIT_BYTES: usize = 512 << 20;
 
-/// Threads of a block that goes over a row.
-const ROW_THREADS: u32 = 256;
-const ATTEND_THREADS: u32 = 128;
-const TILE_THREADS: u32 = 128;
-const DRAW_THREADS: u32 = 1024;
-
-/// Blocks of attention that keep the multiprocessors of a large card busy, four on each.
-const ATTEND_BLOCKS: usize = 528;
-/// Keys that are worth a block of their own, and how many blocks a path is divided between at most.
-const SPLIT_KEYS: usize = 128;
-const MAX_SPLITS: usize = 32;
 /// Neighbours in a chain that a block computes together, and how many are worth it.
 const TILE: usize = 64;
 const MIN_TILE: usize = 8;
@@ -59,41 +49,6 @@ pub struct Rows<'a> {
     pub adapters: &'a [Adapted<'a>],
 }
 
-/// The type of matrices, of what goes into a product, and of the cache.
-#[derive(Clone, Copy, PartialEq)]
-enum Number {
-    F32,
-    Bf16,
-}
-
-impl Number {
-    fn of(dtype: DType) -> Result<Self> {
-        match dtype {
-            DType::F32 => Ok(Self::F32),
-            DType::BF16 => Ok(Self::Bf16),
-            other => bail!("matrices of {other:?} cannot be computed with"),
-        }
-    }
-
-    fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-        }
-    }
-
-    fn bytes(self) -> usize {
-        self.dtype().size_in_bytes()
-    }
-
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
 /// How threads are put to the heads of an attention.
 struct HeadShape {
     /// Of queries that are neighbours in a chain, where there is one for heads of this size.
@@ -104,7 +59,7 @@ struct HeadShape {
 }
 
 impl HeadShape {
-    fn of(heads: usize, kv_heads: usize, head_dim: usize, number: Number) -> Result<Self> {
+    fn of(heads: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> Result<Self> {
         let shared_by = heads / kv_heads;
         let together = shared_by.next_power_of_two().min(8);
         let (lanes, numbers) = match head_dim {
@@ -112,78 +67,77 @@ impl HeadShape {
             17..=256 if head_dim.is_multiple_of(8) => (head_dim.div_ceil(8).next_power_of_two(), 8),
             _ => bail!("heads of {head_dim} numbers are not computed on CUDA devices: use `device = \"cpu\"`"),
         };
-        let kernel = format!("attend_{lanes}x{numbers}_{together}_{}", number.suffix());
-        let tiled = number == Number::Bf16 && matches!(head_dim, 64 | 128);
+        let kernel = format!("attend_{lanes}x{numbers}_{together}_{}", suffix(dtype)?);
+        let tiled = dtype == DType::BF16 && matches!(head_dim, 64 | 128);
         let tile_kernel = tiled.then(|| format!("attend_tile_{head_dim}"));
         Ok(Self { tile_kernel, chunks: shared_by.div_ceil(together), kernel })
     }
 }
 
-struct Kernels {
-    embed: Kernel,
-    rms_norm: Kernel,
-    place_qkv: Kernel,
-    attend: Kernel,
-    attend_tile: Option<Kernel>,
-    combine: Kernel,
-    gate: Kernel,
-    add_to_residual: Kernel,
-    softcap: Kernel,
-    draw: Kernel,
+pub(super) struct Kernels {
+    pub embed: Kernel,
+    pub rms_norm: Kernel,
+    pub place_qkv: Kernel,
+    pub attend: Kernel,
+    pub attend_tile: Option<Kernel>,
+    pub combine: Kernel,
+    pub gate: Kernel,
+    pub add_to_residual: Kernel,
+    pub softcap: Kernel,
+    pub draw: Kernel,
 }
 
 /// Where the weights of a layer are.
-struct LayerWeights {
+pub(super) struct LayerWeights {
     /// Queries, keys and values one after another, and gate and up.
-    qkv: Operand,
-    o: Operand,
-    gate_up: Operand,
-    down: Operand,
-    qkv_bias: Option<Tensor>,
-    gate_up_bias: Option<Tensor>,
+    pub qkv: Operand,
+    pub o: Operand,
+    pub gate_up: Operand,
+    pub down: Operand,
+    pub qkv_bias: Option<Tensor>,
+    pub gate_up_bias: Option<Tensor>,
 }
 
 /// The answering pass over a decoder, and the cache of its keys and values.
 pub struct Answering {
+    model: Model,
+    queue: Queue,
+    replays: Replays,
+}
+
+/// What does not change from step to step.
+struct Model {
     decoder: Arc<Decoder>,
     device: CudaDevice,
-    blas: Arc<CudaBlas>,
-    number: Number,
-    heads: HeadShape,
     kernels: Kernels,
     layers: Vec<LayerWeights>,
+    chunks: usize,
     /// Of each of the decoder's ropes.
     frequencies: Vec<CudaSlice<f32>>,
-    /// Of each layer, rows of a key and then a value.
+    /// Of each layer, rows of a key and then a value. One row more than there are nodes: the rows that only fill a step up to a
+    /// form that was recorded are written there.
     cache: Vec<CudaSlice<u8>>,
+    spare_node: u32,
 }
 
-/// Rows on the device, as they go through the layers.
+/// A step before it is uploaded.
 struct Step<'a> {
-    count: usize,
-    /// `[count, hidden]`, f32.
-    x: CudaSlice<f32>,
-    /// All that is uploaded; the rest says where in it is what.
-    _words: CudaSlice<u32>,
-    spans: u64,
-    positions: u64,
-    nodes: u64,
-    outputs: u64,
-    path: u64,
-    /// The queries that attend in tiles, each tile's first and how many it has.
-    tiles: (u64, usize),
-    /// The others, and the parts that each of their paths is divided into.
-    singles: (u64, usize),
-    splits: usize,
-    adapters: &'a [Adapted<'a>],
-}
-
-/// Rows that go into a product.
-struct Input {
-    /// In the type of the matrices.
-    rows: CudaSlice<u8>,
-    /// The same in f32, where an adapter reads them.
-    exact: Option<CudaSlice<f32>>,
+    form: Form,
+    spans: Vec<[u32; 2]>,
+    tiles: Vec<Range<usize>>,
+    singles: Vec<u32>,
+    temperatures: Vec<f32>,
+    uniforms: Vec<f64>,
+    /// Where the draws of each output end.
+    ends: Vec<u32>,
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    nodes: Vec<u32>,
+    outputs: Vec<u32>,
+    path: Vec<u32>,
+    adapters: Vec<Adapted<'a>>,
+    /// Of the adapters.
+    rank: usize,
 }
 
 impl Answering {
@@ -193,11 +147,11 @@ impl Answering {
     /// If the cache cannot be allocated, or the model has heads of an odd size.
     pub fn new(decoder: Arc<Decoder>, rows: usize) -> Result<Self> {
         let device = decoder.device().as_cuda_device()?.clone();
-        let config = decoder.config();
-        let number = Number::of(decoder.dtype())?;
-        let heads = HeadShape::of(config.heads, config.kv_heads, config.head_dim, number)?;
+        let (config, dtype) = (decoder.config(), decoder.dtype());
+        let heads = HeadShape::of(config.heads, config.kv_heads, config.head_dim, dtype)?;
         let load = |name: &str| Kernel::load(&device, name, "answering", ptx::ANSWERING);
-        let typed = |name: &str| load(&format!("{name}_{}", number.suffix()));
+        let suffix = suffix(dtype)?;
+        let typed = |name: &str| load(&format!("{name}_{suffix}"));
         let kernels = Kernels {
             embed: typed("embed")?,
             rms_norm: typed("rms_norm")?,
@@ -212,11 +166,22 @@ impl Answering {
         };
         let layers = decoder.layers.iter().map(LayerWeights::of).collect::<Result<_>>()?;
         let frequencies = decoder.frequencies.iter().map(|frequencies| device.clone_htod(frequencies));
-        let frequencies = frequencies.collect::<Result<_>>()?;
-        let bytes = rows * 2 * config.kv_width() * number.bytes();
-        let cache = config.layers.iter().map(|_| device.alloc_zeros::<u8>(bytes)).collect::<Result<_>>()?;
-        let blas = device.cublas_handle();
-        Ok(Self { device, blas, number, heads, kernels, layers, frequencies, cache, decoder })
+        let frequencies = frequencies.collect::<Result<Vec<_>>>()?;
+        let bytes = (rows + 1) * 2 * config.kv_width() * dtype.size_in_bytes();
+        let cache = config.layers.iter().map(|_| device.alloc_zeros::<u8>(bytes)).collect::<Result<Vec<_>>>()?;
+        let model = Model {
+            spare_node: rows as u32,
+            chunks: heads.chunks,
+            kernels,
+            layers,
+            frequencies,
+            cache,
+            decoder,
+            device,
+        };
+        let queue = Queue { stream: model.device.cuda_stream(), blas: model.device.cublas_handle() };
+        let replays = Replays::new(&model)?;
+        Ok(Self { model, queue, replays })
     }
 
     /// Computes rows and returns what is wanted of some of them, whose indices are `outputs`.
@@ -224,20 +189,20 @@ impl Answering {
     /// # Errors
     /// If the device fails or its memory is full; the cache rows of these nodes are then undefined, all others as before.
     pub fn step(&mut self, rows: Rows, outputs: &[u32], wanted: &[Wanted]) -> Result<Vec<Output>> {
-        let step = self.upload(rows, outputs)?;
-        for layer in 0..self.layers.len() {
-            self.attention(layer, &step)?;
-            self.mlp(layer, &step)?;
+        let Self { model, queue, replays } = self;
+        let step = model.step(rows, outputs, wanted)?;
+        match replays.fitted(model, &step) {
+            Some(fitted) => {
+                let room = replays.run(model, queue, &fitted)?;
+                model.collect(room, &fitted.form, wanted, 0)
+            }
+            None => model.run(queue, &step, wanted),
         }
-        let at_a_time = (LOGIT_BYTES / (4 * self.decoder.config().vocab_size)).max(1);
-        let mut made = Vec::with_capacity(wanted.len());
-        for (chunk, wanted) in wanted.chunks(at_a_time).enumerate() {
-            made.extend(self.outputs(&step, chunk * at_a_time, wanted)?);
-        }
-        Ok(made)
     }
+}
 
-    fn upload<'a>(&self, rows: Rows<'a>, outputs: &[u32]) -> Result<Step<'a>> {
+impl Model {
+    fn step<'a>(&self, rows: Rows<'a>, outputs: &[u32], wanted: &[Wanted]) -> Result<Step<'a>> {
         let Rows { tokens, positions, nodes, paths, adapters } = rows;
         let (count, config) = (tokens.len(), self.decoder.config());
         if positions.len() != count || nodes.len() != count || paths.len() != count {
@@ -247,401 +212,131 @@ impl Answering {
             Some(_) => tiles(paths.spans()),
             None => (vec![], (0..count as u32).collect()),
         };
-        // What is read in pairs comes first.
-        let mut words: Vec<u32> = Vec::with_capacity(7 * count + outputs.len() + paths.rows().len());
-        let mut add = |more: &mut dyn Iterator<Item = u32>| {
-            let start = words.len();
-            words.extend(more);
-            start
-        };
-        add(&mut paths.spans().iter().flat_map(|span| [span.start as u32, span.len() as u32]));
-        let places = [
-            add(&mut tiles.iter().flat_map(|tile| [tile.start as u32, tile.len() as u32])),
-            add(&mut tokens.iter().copied()),
-            add(&mut positions.iter().copied()),
-            add(&mut nodes.iter().copied()),
-            add(&mut outputs.iter().copied()),
-            add(&mut singles.iter().copied()),
-            add(&mut paths.rows().iter().copied()),
-        ];
-        let words = self.device.clone_htod(&words)?;
-        let base = pointer::of_slice(&words, &self.device);
-        let [tiles_at, tokens_at, positions, nodes, outputs, singles_at, path] =
-            places.map(|word| base + 4 * word as u64);
-
         let longest = singles.iter().map(|&query| paths.spans()[query as usize].len()).max().unwrap_or(0);
-        let blocks = singles.len() * config.kv_heads * self.heads.chunks;
-        let splits = ATTEND_BLOCKS.div_ceil(blocks.max(1)).min(longest.div_ceil(SPLIT_KEYS)).clamp(1, MAX_SPLITS);
-        let x = self.floats(count * config.hidden_size)?;
-        let embedding = operand(&self.decoder.embedding)?;
-        let scale = config.embedding_scale.unwrap_or(1.0);
-        let x_at = pointer::of_slice(&x, &self.device);
-        launch(
-            &self.kernels.embed,
-            Grid::rows(count, ROW_THREADS),
-            &[embedding.arg(), tokens_at.into(), Arg::Float(scale), int(config.hidden_size), x_at.into()],
-        )?;
+        let (mut temperatures, mut uniforms, mut ends) = (vec![], vec![], vec![]);
+        for wanted in wanted {
+            let temperature = match wanted {
+                Wanted::Logits => 0.0,
+                Wanted::Draws(draws) => {
+                    uniforms.extend_from_slice(&draws.uniforms);
+                    draws.temperature
+                }
+            };
+            temperatures.push(temperature);
+            ends.push(uniforms.len() as u32);
+        }
+        let form = Form {
+            rows: count,
+            outputs: outputs.len(),
+            draws: uniforms.len(),
+            tiles: tiles.len(),
+            singles: singles.len(),
+            splits: splits(singles.len(), config.kv_heads * self.chunks, longest),
+            adapters: adapters.iter().map(|adapted| (adapted.lora.number(), adapted.rows.clone())).collect(),
+        };
         Ok(Step {
-            count,
-            x,
-            _words: words,
-            spans: base,
-            positions,
-            nodes,
-            outputs,
-            path,
-            tiles: (tiles_at, tiles.len()),
-            singles: (singles_at, singles.len()),
-            splits,
-            adapters,
+            form,
+            spans: paths.spans().iter().map(|span| [span.start as u32, span.len() as u32]).collect(),
+            tiles,
+            singles,
+            temperatures,
+            uniforms,
+            ends,
+            tokens: tokens.to_vec(),
+            positions: positions.to_vec(),
+            nodes: nodes.to_vec(),
+            outputs: outputs.to_vec(),
+            path: paths.rows().to_vec(),
+            adapters: adapters
+                .iter()
+                .map(|adapted| Adapted { rows: adapted.rows.clone(), lora: adapted.lora })
+                .collect(),
+            rank: adapters.iter().map(|adapted| adapted.lora.rank()).max().unwrap_or(0),
         })
     }
 
-    /// Queries, keys and values, attention, and its output added to the residual.
-    fn attention(&self, index: usize, step: &Step) -> Result<()> {
-        let (config, weights, layer) = (self.decoder.config(), &self.layers[index], &self.decoder.layers[index]);
-        let (query, kv) = (config.query_width(), config.kv_width());
-        let adapted = step.adapted(index, &Projection::ALL[..3]);
-        let input = self.norm(step, layer, Norm::BeforeAttention, adapted)?;
-        let width = query + 2 * kv;
-        let qkv = self.floats(step.count * width)?;
-        let qkv_at = pointer::of_slice(&qkv, &self.device);
-        self.multiply(&input, step.count, &weights.qkv, (qkv_at, width), 0.0)?;
-        for (projection, column) in
-            [(Projection::QProj, 0), (Projection::KProj, query), (Projection::VProj, query + kv)]
-        {
-            self.add_adapters(step, index, projection, &input, (qkv_at + 4 * column as u64, width))?;
-        }
-        let norm_of = |norm: Norm| optional(layer.norms[norm as usize].as_ref());
-        let heads = config.heads + 2 * config.kv_heads;
-        const HEADS_OF_BLOCK: usize = 4;
-        launch(
-            &self.kernels.place_qkv,
-            Grid { x: step.count, y: heads.div_ceil(HEADS_OF_BLOCK), z: 1, threads: 32 * HEADS_OF_BLOCK as u32 },
-            &[
-                qkv_at.into(),
-                optional(weights.qkv_bias.as_ref())?,
-                norm_of(Norm::Queries)?,
-                norm_of(Norm::Keys)?,
-                Arg::Float(config.rms_norm_eps as f32),
-                pointer::of_slice(&self.frequencies[layer.rope], &self.device).into(),
-                step.positions.into(),
-                step.nodes.into(),
-                int(config.heads),
-                int(config.kv_heads),
-                int(config.head_dim),
-                self.cache_of(index).into(),
-            ],
-        )?;
-        let adapted = step.adapted(index, &[Projection::OProj]);
-        let attended = self.attend(index, step, (qkv_at, width), adapted)?;
-        self.add_part(step, layer, (&attended, Projection::OProj, &weights.o), index, Norm::AfterAttention)
-    }
-
-    /// What the queries make of the values.
-    fn attend(&self, index: usize, step: &Step, (qkv, stride): (u64, usize), adapted: bool) -> Result<Input> {
-        let config = self.decoder.config();
-        let attention = config.attention(index);
-        let output = self.input(step.count, config.query_width(), adapted)?;
-        let partial = match step.splits {
-            1 => None,
-            splits => Some(self.floats(step.singles.1 * config.heads * splits * (config.head_dim + 2))?),
+    /// Computes a step in room of its own.
+    fn run(&self, queue: &Queue, step: &Step, wanted: &[Wanted]) -> Result<Vec<Output>> {
+        let (config, form) = (self.decoder.config(), &step.form);
+        let at_a_time = (LOGIT_BYTES / (4 * config.vocab_size)).max(1);
+        let words = step.words();
+        let size = Size {
+            rows: form.rows,
+            outputs: form.outputs.min(at_a_time),
+            draws: form.draws,
+            parts: if form.splits > 1 { form.singles * form.splits } else { 0 },
+            words: words.len(),
+            rank: step.rank,
         };
-        let partial_at = partial.as_ref().map_or(0, |partial| pointer::of_slice(partial, &self.device));
-        let (rows, exact) = self.places(&output);
-        let (window, softcap) = (int(attention.window.unwrap_or(0)), Arg::Float(attention.softcap.unwrap_or(0.0)));
-        if let Some(kernel) = &self.kernels.attend_tile {
-            launch(
-                kernel,
-                Grid { x: step.tiles.1, y: config.heads, z: 1, threads: TILE_THREADS },
-                &[
-                    qkv.into(),
-                    int(stride),
-                    self.cache_of(index).into(),
-                    step.tiles.0.into(),
-                    step.path.into(),
-                    step.spans.into(),
-                    int(config.heads),
-                    int(config.kv_heads),
-                    Arg::Float(attention.scale),
-                    window,
-                    softcap,
-                    rows.into(),
-                    exact.into(),
-                ],
-            )?;
+        let mut room = Room::new(&self.device, config, size, self.decoder.dtype().size_in_bytes())?;
+        self.device.memcpy_htod(&words, &mut room.words)?;
+        let pass = self.pass(queue, step, &room);
+        pass.layers()?;
+        let mut outputs = Vec::with_capacity(wanted.len());
+        for (chunk, wanted) in wanted.chunks(at_a_time).enumerate() {
+            let first = chunk * at_a_time;
+            pass.outputs(first, wanted.len())?;
+            let drawn: usize = outputs.iter().map(Output::draws).sum();
+            outputs.extend(self.collect(&room, form, wanted, drawn)?);
         }
-        launch(
-            &self.kernels.attend,
-            Grid { x: step.singles.1, y: config.kv_heads * self.heads.chunks, z: step.splits, threads: ATTEND_THREADS },
-            &[
-                qkv.into(),
-                int(stride),
-                self.cache_of(index).into(),
-                step.singles.0.into(),
-                step.path.into(),
-                step.spans.into(),
-                int(config.heads),
-                int(config.kv_heads),
-                int(config.head_dim),
-                Arg::Float(attention.scale),
-                window,
-                softcap,
-                int(step.splits),
-                partial_at.into(),
-                rows.into(),
-                exact.into(),
-            ],
-        )?;
-        if partial.is_some() {
-            launch(
-                &self.kernels.combine,
-                Grid { x: step.singles.1, y: config.heads, z: 1, threads: 64 },
-                &[
-                    partial_at.into(),
-                    step.singles.0.into(),
-                    int(config.heads),
-                    int(config.head_dim),
-                    int(step.splits),
-                    rows.into(),
-                    exact.into(),
-                ],
-            )?;
-        }
-        Ok(output)
+        Ok(outputs)
     }
 
-    fn mlp(&self, index: usize, step: &Step) -> Result<()> {
-        let (config, weights, layer) = (self.decoder.config(), &self.layers[index], &self.decoder.layers[index]);
-        let inner = config.intermediate_size;
-        let adapted = step.adapted(index, &[Projection::GateProj, Projection::UpProj]);
-        let input = self.norm(step, layer, Norm::BeforeMlp, adapted)?;
-        let gate_up = self.floats(step.count * 2 * inner)?;
-        let gate_up_at = pointer::of_slice(&gate_up, &self.device);
-        self.multiply(&input, step.count, &weights.gate_up, (gate_up_at, 2 * inner), 0.0)?;
-        for (projection, column) in [(Projection::GateProj, 0), (Projection::UpProj, inner)] {
-            self.add_adapters(step, index, projection, &input, (gate_up_at + 4 * column as u64, 2 * inner))?;
+    fn pass<'a>(&'a self, queue: &'a Queue, step: &'a Step, room: &'a Room) -> Pass<'a> {
+        Pass {
+            device: &self.device,
+            queue,
+            kernels: &self.kernels,
+            decoder: &self.decoder,
+            layers: &self.layers,
+            frequencies: &self.frequencies,
+            cache: &self.cache,
+            dtype: self.decoder.dtype(),
+            chunks: self.chunks,
+            form: &step.form,
+            places: Places::of(&step.form, pointer::of_slice(&room.words, &self.device)),
+            room,
+            adapters: &step.adapters,
         }
-        let gated = self.input(step.count, inner, step.adapted(index, &[Projection::DownProj]))?;
-        let (rows, exact) = self.places(&gated);
-        launch(
-            &self.kernels.gate,
-            Grid { x: step.count, y: inner.div_ceil(8 * ROW_THREADS as usize), z: 1, threads: ROW_THREADS },
-            &[
-                gate_up_at.into(),
-                optional(weights.gate_up_bias.as_ref())?,
-                int(inner),
-                int(usize::from(config.activation == Activation::GeluTanh)),
-                rows.into(),
-                exact.into(),
-            ],
-        )?;
-        self.add_part(step, layer, (&gated, Projection::DownProj, &weights.down), index, Norm::AfterMlp)
     }
 
-    /// Adds what the last projection of a part of a layer makes to the residual: at once where nothing comes in between.
-    fn add_part(
-        &self,
-        step: &Step,
-        layer: &Layer,
-        (input, projection, weight): (&Input, Projection, &Operand),
-        index: usize,
-        after: Norm,
-    ) -> Result<()> {
-        let hidden = self.decoder.config().hidden_size;
-        let x = pointer::of_slice(&step.x, &self.device);
-        let bias = layer.biases[projection as usize].as_ref();
-        let norm = layer.norms[after as usize].as_ref();
-        if bias.is_none() && norm.is_none() {
-            self.multiply(input, step.count, weight, (x, hidden), 1.0)?;
-            return self.add_adapters(step, index, projection, input, (x, hidden));
-        }
-        let made = self.floats(step.count * hidden)?;
-        let made_at = pointer::of_slice(&made, &self.device);
-        self.multiply(input, step.count, weight, (made_at, hidden), 0.0)?;
-        self.add_adapters(step, index, projection, input, (made_at, hidden))?;
-        launch(
-            &self.kernels.add_to_residual,
-            Grid::rows(step.count, ROW_THREADS),
-            &[
-                x.into(),
-                made_at.into(),
-                optional(bias)?,
-                optional(norm)?,
-                Arg::Float(self.decoder.config().rms_norm_eps as f32),
-                int(hidden),
-            ],
-        )
-    }
-
-    /// The residual, normalised, as a part of a layer takes it.
-    fn norm(&self, step: &Step, layer: &Layer, norm: Norm, exact: bool) -> Result<Input> {
-        let Some(weight) = &layer.norms[norm as usize] else { bail!("a layer has no {norm:?}") };
-        self.normalised(step, (0, step.count), weight, exact)
-    }
-
-    /// Rows of the residual, normalised: `count` of those that the list at `rows` names, or all.
-    fn normalised(&self, step: &Step, (rows, count): (u64, usize), weight: &Tensor, exact: bool) -> Result<Input> {
-        let config = self.decoder.config();
-        let input = self.input(count, config.hidden_size, exact)?;
-        let (to, to_exact) = self.places(&input);
-        launch(
-            &self.kernels.rms_norm,
-            Grid::rows(count, ROW_THREADS),
-            &[
-                pointer::of_slice(&step.x, &self.device).into(),
-                rows.into(),
-                pointer::of_tensor(weight)?.into(),
-                Arg::Float(config.rms_norm_eps as f32),
-                int(config.hidden_size),
-                to.into(),
-                to_exact.into(),
-            ],
-        )?;
-        Ok(input)
-    }
-
-    /// What is wanted of some rows, of which the first is number `first` of those that anything is wanted of.
-    fn outputs(&self, step: &Step, first: usize, wanted: &[Wanted]) -> Result<Vec<Output>> {
-        let (config, count) = (self.decoder.config(), wanted.len());
-        let rows = step.outputs + 4 * first as u64;
-        let input = self.normalised(step, (rows, count), &self.decoder.norm, false)?;
-        let logits = self.floats(count * config.vocab_size)?;
-        let logits_at = pointer::of_slice(&logits, &self.device);
-        let head = operand(&self.decoder.head)?;
-        self.multiply(&input, count, &head, (logits_at, config.vocab_size), 0.0)?;
-        if let Some(cap) = config.logit_softcap {
-            let elements = count * config.vocab_size;
-            launch(
-                &self.kernels.softcap,
-                Grid::rows(elements.div_ceil(4 * ROW_THREADS as usize).min(65_535), ROW_THREADS),
-                &[logits_at.into(), Arg::Float(cap), Arg::Long(elements as i64)],
-            )?;
-        }
-        let mut drawn = self.draw(logits_at, wanted)?.into_iter();
+    /// Brings what is wanted of the outputs in a room to the host; `drawn` draws were of outputs before them.
+    fn collect(&self, room: &Room, form: &Form, wanted: &[Wanted], drawn: usize) -> Result<Vec<Output>> {
+        let vocab = self.decoder.config().vocab_size;
+        let words = match wanted.iter().any(|wanted| matches!(wanted, Wanted::Draws(_))) {
+            true => self.device.clone_dtoh(&room.drawn.slice(..2 * form.draws))?,
+            false => vec![],
+        };
+        let (tokens, log_probs) = words.split_at(words.len() / 2);
+        let draws = tokens.iter().zip(log_probs).map(|(&token, &bits)| (token, f32::from_bits(bits)));
+        let mut draws = draws.skip(drawn);
         let outputs = wanted.iter().enumerate().map(|(row, wanted)| match wanted {
             Wanted::Logits => {
-                let row = logits.slice(row * config.vocab_size..(row + 1) * config.vocab_size);
+                let row = room.logits.slice(row * vocab..(row + 1) * vocab);
                 Ok(Output::Logits(self.device.clone_dtoh(&row)?))
             }
-            Wanted::Draws(draws) => Ok(Output::Drawn(drawn.by_ref().take(draws.uniforms.len()).collect())),
+            Wanted::Draws(wanted) => Ok(Output::Drawn(draws.by_ref().take(wanted.uniforms.len()).collect())),
         });
         outputs.collect()
-    }
-
-    /// All draws that are wanted of rows of logits, one after another.
-    fn draw(&self, logits: u64, wanted: &[Wanted]) -> Result<Vec<(u32, f32)>> {
-        let none = Draws { temperature: 0.0, uniforms: vec![] };
-        let of_row = |wanted: &Wanted| match wanted {
-            Wanted::Logits => none.clone(),
-            Wanted::Draws(draws) => draws.clone(),
-        };
-        let draws: Vec<Draws> = wanted.iter().map(of_row).collect();
-        let uniforms: Vec<f64> = draws.iter().flat_map(|draws| draws.uniforms.iter().copied()).collect();
-        if uniforms.is_empty() {
-            return Ok(vec![]);
-        }
-        let temperatures: Vec<f32> = draws.iter().map(|draws| draws.temperature).collect();
-        let ends = draws.iter().scan(0, |end, draws| {
-            *end += draws.uniforms.len() as u32;
-            Some(*end)
-        });
-        let ends: Vec<u32> = ends.collect();
-        let count = uniforms.len();
-        let (uniforms, temperatures) = (self.device.clone_htod(&uniforms)?, self.device.clone_htod(&temperatures)?);
-        let ends = self.device.clone_htod(&ends)?;
-        // Tokens, then the bits of their log-probabilities: one copy brings both.
-        let words = self.uninitialised::<u32>(2 * count)?;
-        let words_at = pointer::of_slice(&words, &self.device);
-        launch(
-            &self.kernels.draw,
-            Grid::rows(wanted.len(), DRAW_THREADS),
-            &[
-                logits.into(),
-                int(self.decoder.config().vocab_size),
-                pointer::of_slice(&temperatures, &self.device).into(),
-                pointer::of_slice(&uniforms, &self.device).into(),
-                pointer::of_slice(&ends, &self.device).into(),
-                words_at.into(),
-                (words_at + 4 * count as u64).into(),
-            ],
-        )?;
-        let words = self.device.clone_dtoh(&words)?;
-        let (tokens, log_probs) = words.split_at(count);
-        Ok(tokens.iter().zip(log_probs).map(|(&token, &bits)| (token, f32::from_bits(bits))).collect())
-    }
-
-    /// `y = x w^T + beta y`, of rows `[count, inputs]`; `y` is f32 and has rows of a stride.
-    fn multiply(&self, x: &Input, count: usize, w: &Operand, y: (u64, usize), beta: f32) -> Result<()> {
-        let x = Operand { at: pointer::of_slice(&x.rows, &self.device), dtype: self.number.dtype(), ..*w };
-        product(&self.blas, Product { x, w: *w, rows: count, y, alpha: 1.0, beta })
-    }
-
-    /// `y += scale * (x a^T) b^T` for the rows of each adapter that has this projection, in f32.
-    fn add_adapters(
-        &self,
-        step: &Step,
-        index: usize,
-        projection: Projection,
-        input: &Input,
-        (y, stride): (u64, usize),
-    ) -> Result<()> {
-        for Adapted { rows, lora } in step.adapters {
-            let Some(pair) = lora.layer(index).pair(projection)? else { continue };
-            let Some(exact) = &input.exact else { bail!("the rows of an adapter are not there in f32") };
-            let ((rank, inputs), outputs) = (pair.a.dims2()?, pair.b.dim(0)?);
-            let matrix = |tensor: &Tensor, outputs, inputs| -> Result<Operand> {
-                Ok(Operand { at: pointer::of_tensor(tensor)?, dtype: DType::F32, outputs, inputs })
-            };
-            let (a, b) = (matrix(&pair.a, rank, inputs)?, matrix(&pair.b, outputs, rank)?);
-            let low = self.floats(rows.len() * rank)?;
-            let low_at = pointer::of_slice(&low, &self.device);
-            let x_at = pointer::of_slice(exact, &self.device) + (4 * rows.start * inputs) as u64;
-            let count = rows.len();
-            let x = Operand { at: x_at, ..a };
-            product(&self.blas, Product { x, w: a, rows: count, y: (low_at, rank), alpha: 1.0, beta: 0.0 })?;
-            let x = Operand { at: low_at, ..b };
-            let y = (y + (4 * rows.start * stride) as u64, stride);
-            product(&self.blas, Product { x, w: b, rows: count, y, alpha: pair.scale as f32, beta: 1.0 })?;
-        }
-        Ok(())
-    }
-
-    fn cache_of(&self, layer: usize) -> u64 {
-        pointer::of_slice(&self.cache[layer], &self.device)
-    }
-
-    /// Room for rows on their way into a product.
-    fn input(&self, rows: usize, width: usize, exact: bool) -> Result<Input> {
-        let exact = exact.then(|| self.floats(rows * width)).transpose()?;
-        Ok(Input { rows: self.uninitialised(rows * width * self.number.bytes())?, exact })
-    }
-
-    fn places(&self, input: &Input) -> (u64, u64) {
-        let exact = input.exact.as_ref().map_or(0, |exact| pointer::of_slice(exact, &self.device));
-        (pointer::of_slice(&input.rows, &self.device), exact)
-    }
-
-    fn floats(&self, count: usize) -> Result<CudaSlice<f32>> {
-        self.uninitialised(count)
-    }
-
-    #[expect(unsafe_code, reason = "what is allocated here is written as a whole before it is read")]
-    fn uninitialised<T: candle_core::cuda_backend::cudarc::driver::DeviceRepr>(
-        &self,
-        count: usize,
-    ) -> Result<CudaSlice<T>> {
-        // SAFETY: every buffer is the whole result of the product or kernel that follows its allocation.
-        unsafe { self.device.cuda_stream().alloc(count) }.w()
     }
 }
 
 impl Step<'_> {
-    /// Whether an adapter of this step has one of these projections.
-    fn adapted(&self, layer: usize, projections: &[Projection]) -> bool {
-        let has = |lora: &LayerLora, projection| lora.pair(projection).is_ok_and(|pair| pair.is_some());
-        let of = |lora: &Lora| projections.iter().any(|&projection| has(lora.layer(layer), projection));
-        self.adapters.iter().any(|adapted| of(adapted.lora))
+    /// What is uploaded, in the order of [`Places`].
+    fn words(&self) -> Vec<u32> {
+        let mut words =
+            Vec::with_capacity(2 * self.uniforms.len() + 8 * self.spans.len() + 4 * self.ends.len() + self.path.len());
+        words.extend(self.uniforms.iter().flat_map(|uniform| {
+            let bits = uniform.to_bits();
+            [bits as u32, (bits >> 32) as u32]
+        }));
+        words.extend(self.spans.iter().flatten());
+        words.extend(self.tiles.iter().flat_map(|tile| [tile.start as u32, tile.len() as u32]));
+        words.extend(self.temperatures.iter().map(|temperature| temperature.to_bits()));
+        for part in [&self.ends, &self.tokens, &self.positions, &self.nodes, &self.outputs, &self.singles, &self.path] {
+            words.extend_from_slice(part);
+        }
+        words
     }
 }
 
@@ -702,20 +397,13 @@ fn tiles(spans: &[Range<usize>]) -> (Vec<Range<usize>>, Vec<u32>) {
     (tiles, singles)
 }
 
-/// Where a matrix is.
-fn operand(matrix: &Frozen) -> Result<Operand> {
-    let Frozen::Dense(tensor) = matrix else { bail!("the model was loaded for a CPU") };
-    let (outputs, inputs) = tensor.dims2()?;
-    Ok(Operand { at: pointer::of_tensor(tensor)?, dtype: tensor.dtype(), outputs, inputs })
-}
-
-/// Where a vector is, or nothing.
-fn optional(vector: Option<&Tensor>) -> Result<Arg> {
-    vector.map_or(Ok(Arg::Pointer(0)), |vector| pointer::of_tensor(vector).map(Arg::Pointer))
-}
-
-fn int(number: usize) -> Arg {
-    Arg::Int(number as i32)
+/// What the names of kernels for a type of number end with.
+fn suffix(dtype: DType) -> Result<&'static str> {
+    match dtype {
+        DType::F32 => Ok("f32"),
+        DType::BF16 => Ok("bf16"),
+        other => bail!("matrices of {other:?} cannot be computed with"),
+    }
 }
 
 #[cfg(test)]

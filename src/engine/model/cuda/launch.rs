@@ -16,20 +16,22 @@ use candle_core::{
     },
 };
 
-/// A kernel, and the stream that it is queued on.
-pub struct Kernel {
-    function: CudaFunction,
-    stream: Arc<CudaStream>,
+/// Where work is queued.
+pub struct Queue {
+    pub stream: Arc<CudaStream>,
+    pub blas: Arc<CudaBlas>,
 }
 
+/// A kernel of ours.
+pub struct Kernel(CudaFunction);
+
 impl Kernel {
-    /// A kernel of a module of ours, by name.
+    /// A kernel of a module, by name.
     ///
     /// # Errors
     /// If the module has none of this name, or cannot be loaded.
     pub fn load(device: &CudaDevice, name: &str, module: &str, ptx: &str) -> Result<Self> {
-        let function = device.get_or_load_custom_func(name, module, ptx)?.into_cuda_function();
-        Ok(Self { function, stream: device.cuda_stream() })
+        device.get_or_load_custom_func(name, module, ptx).map(|found| Self(found.into_cuda_function()))
     }
 }
 
@@ -70,11 +72,11 @@ impl Grid {
 /// # Errors
 /// If the launch is refused.
 #[expect(unsafe_code, reason = "a kernel trusts its arguments; each caller's are beside the kernel's parameters")]
-pub fn launch(kernel: &Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+pub fn launch(queue: &Queue, kernel: &Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
     if grid.x * grid.y * grid.z == 0 {
         return Ok(());
     }
-    let mut builder = kernel.stream.launch_builder(&kernel.function);
+    let mut builder = queue.stream.launch_builder(&kernel.0);
     for arg in args {
         match arg {
             Arg::Pointer(address) => builder.arg(address),
@@ -103,10 +105,6 @@ pub struct Operand {
 }
 
 impl Operand {
-    pub fn arg(&self) -> Arg {
-        Arg::Pointer(self.at)
-    }
-
     /// Where the memory behind it begins.
     pub fn end(&self) -> u64 {
         self.at + (self.outputs * self.inputs * self.dtype.size_in_bytes()) as u64

@@ -3,6 +3,8 @@
 pub mod answering;
 pub mod check;
 mod launch;
+mod pass;
+mod room;
 
 use candle_core::{CudaDevice, Device, Result};
 

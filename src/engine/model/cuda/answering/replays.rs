@@ -1,0 +1,271 @@
+//! Steps that are recorded as CUDA graphs and replayed.
+//!
+//! To queue a step takes the CPU some three hundred launches, which is longer than the device takes for one of few rows. A
+//! graph is queued at once. It is made for a form (how many rows, how many of them are outputs, ...) over memory that stays
+//! where it is; a step is filled up to one of a few forms with rows that nobody reads.
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::{
+    Result,
+    cuda_backend::{
+        WrapErr,
+        cudarc::{
+            cublas::{CudaBlas, sys as cublas},
+            driver::{CudaGraph, CudaSlice, result, sys},
+        },
+    },
+};
+use tracing::warn;
+
+use super::{Adapted, Model, Step};
+use crate::engine::model::cuda::{
+    launch::{Queue, pointer},
+    room::{Form, Room, Size, most_parts},
+};
+
+/// The most rows, outputs and draws of a step that is replayed: with more the device is busy for longer than the launches
+/// take.
+const MAX_ROWS: usize = 256;
+const MAX_DRAWS: usize = 1024;
+
+/// The most words that are uploaded for one: 256 paths of 8,192 rows. And the largest rank of an adapter.
+const MAX_WORDS: usize = 256 * 8192;
+const MAX_RANK: usize = 64;
+
+/// Graphs that are kept, some megabytes each. Where there are more forms, all are made anew.
+const MAX_GRAPHS: usize = 64;
+
+/// What cuBLAS works in, as NVIDIA advises for Hopper cards.
+const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// The forms that came up, and the memory that their graphs go through.
+pub struct Replays {
+    room: Room,
+    /// Records what is queued instead of running it. Other threads of the process go on with the device's own stream
+    /// meanwhile.
+    recorder: Queue,
+    _workspace: CudaSlice<u8>,
+    graphs: HashMap<Form, Known>,
+    /// Whether recording has failed, and is not tried again.
+    is_off: bool,
+}
+
+/// A form that came up before.
+enum Known {
+    /// Once: it is recorded if it comes up again.
+    Seen,
+    Recorded(CudaGraph),
+}
+
+#[expect(unsafe_code, reason = "a graph may be used by one thread at a time")]
+// SAFETY: graphs are reached through `&mut Replays` alone.
+unsafe impl Send for Replays {}
+
+impl Replays {
+    pub(super) fn new(model: &Model) -> Result<Self> {
+        let size = Size {
+            rows: MAX_ROWS,
+            outputs: MAX_ROWS,
+            draws: MAX_DRAWS,
+            parts: most_parts(MAX_ROWS),
+            words: MAX_WORDS,
+            rank: MAX_RANK,
+        };
+        let room = Room::new(&model.device, model.decoder.config(), size, model.decoder.dtype().size_in_bytes())?;
+        let stream = model.device.cuda_stream().context().new_stream().w()?;
+        let blas = Arc::new(CudaBlas::new(stream.clone()).w()?);
+        let workspace = model.device.alloc_zeros::<u8>(WORKSPACE_BYTES)?;
+        set_workspace(&blas, pointer::of_slice(&workspace, &model.device));
+        Ok(Self {
+            room,
+            recorder: Queue { stream, blas },
+            _workspace: workspace,
+            graphs: HashMap::new(),
+            is_off: false,
+        })
+    }
+
+    /// The step, filled up to a form that can be replayed; `None` if this one is better queued launch by launch.
+    pub(super) fn fitted<'a>(&mut self, model: &Model, step: &Step<'a>) -> Option<Step<'a>> {
+        let Form { rows, outputs, draws, tiles, .. } = step.form;
+        // Beside what fills them up, rows may belong to one adapter or to none.
+        let adapters = step.adapters.as_slice();
+        let of_all = adapters.is_empty() || (adapters.len() == 1 && adapters[0].rows == (0..rows));
+        let fits = rows <= MAX_ROWS && outputs <= MAX_ROWS && draws <= MAX_DRAWS && step.rank <= MAX_RANK;
+        if self.is_off || tiles > 0 || outputs == 0 || !of_all || !fits {
+            return None;
+        }
+        let fitted = step.filled_up(model.spare_node);
+        if fitted.word_count() > MAX_WORDS {
+            return None;
+        }
+        if self.graphs.len() >= MAX_GRAPHS && !self.graphs.contains_key(&fitted.form) {
+            self.graphs.clear();
+        }
+        match self.graphs.get(&fitted.form) {
+            Some(_) => Some(fitted),
+            None => {
+                self.graphs.insert(fitted.form, Known::Seen);
+                None
+            }
+        }
+    }
+
+    /// Computes a step that is filled up, and returns where its outputs are.
+    pub(super) fn run(&mut self, model: &Model, queue: &Queue, step: &Step) -> Result<&Room> {
+        if let Some(Known::Seen) = self.graphs.get(&step.form) {
+            match self.record(model, step) {
+                Ok(graph) => {
+                    self.graphs.insert(step.form.clone(), Known::Recorded(graph));
+                }
+                Err(error) => {
+                    warn!(%error, "a step could not be recorded; steps are queued launch by launch from now on");
+                    self.is_off = true;
+                }
+            }
+        }
+        model.device.memcpy_htod(&step.words(), &mut self.room.words)?;
+        match self.graphs.get(&step.form) {
+            Some(Known::Recorded(graph)) => replay(graph, queue)?,
+            _ => {
+                let pass = model.pass(queue, step, &self.room);
+                pass.layers()?;
+                pass.outputs(0, step.form.outputs)?;
+            }
+        }
+        Ok(&self.room)
+    }
+
+    fn record(&self, model: &Model, step: &Step) -> Result<CudaGraph> {
+        let stream = &self.recorder.stream;
+        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
+        let pass = model.pass(&self.recorder, step, &self.room);
+        let queued = pass.layers().and_then(|()| pass.outputs(0, step.form.outputs));
+        // Whatever came of the launches, the recording must end.
+        let graph = stream.end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
+        queued?;
+        match graph.w()? {
+            Some(graph) => Ok(graph),
+            None => candle_core::bail!("nothing was recorded"),
+        }
+    }
+}
+
+impl<'a> Step<'a> {
+    /// The same step with more rows, outputs and draws, up to the next number of each for which graphs are made.
+    fn filled_up(&self, spare_node: u32) -> Self {
+        let rows = up(self.form.rows);
+        let more = rows - self.form.rows;
+        let outputs = up(self.form.outputs).min(rows);
+        let draws = self.form.draws.next_power_of_two() * usize::from(self.form.draws > 0);
+        // A row that nobody reads is one token at the start, which sees itself.
+        let place = self.path.len() as u32;
+        let last = |row: usize| (row as u32).saturating_sub(1);
+        let extended = |part: &[u32], value: u32, length: usize| {
+            let mut part = part.to_vec();
+            part.resize(length, value);
+            part
+        };
+        let mut spans = self.spans.clone();
+        spans.resize(rows, [place, 1]);
+        let mut temperatures = self.temperatures.clone();
+        temperatures.resize(outputs, 0.0);
+        let mut uniforms = self.uniforms.clone();
+        uniforms.resize(draws, 0.0);
+        let mut path = self.path.clone();
+        path.push(spare_node);
+        let adapters: Vec<_> =
+            self.adapters.iter().map(|adapted| Adapted { rows: 0..rows, lora: adapted.lora }).collect();
+        let form = Form {
+            rows,
+            outputs,
+            draws,
+            tiles: 0,
+            singles: rows,
+            splits: self.form.splits,
+            adapters: adapters.iter().map(|adapted| (adapted.lora.number(), adapted.rows.clone())).collect(),
+        };
+        Self {
+            form,
+            spans,
+            tiles: vec![],
+            singles: (0..rows as u32).collect(),
+            temperatures,
+            uniforms,
+            ends: extended(&self.ends, self.ends.last().copied().unwrap_or(0), outputs),
+            tokens: extended(&self.tokens, 0, rows),
+            positions: extended(&self.positions, 0, rows),
+            nodes: extended(&self.nodes, spare_node, rows),
+            outputs: extended(&self.outputs, last(self.form.rows + more), outputs),
+            path,
+            adapters,
+            rank: self.rank,
+        }
+    }
+
+    fn word_count(&self) -> usize {
+        2 * self.uniforms.len() + 6 * self.spans.len() + 3 * self.ends.len() + self.path.len()
+    }
+}
+
+/// The next number of rows for which graphs are made: few enough that they are soon all recorded, and close enough that little
+/// is computed for nothing.
+fn up(count: usize) -> usize {
+    match count {
+        0..=8 => count.next_power_of_two(),
+        9..=64 => count.next_multiple_of(8),
+        65..=128 => count.next_multiple_of(16),
+        _ => count.next_multiple_of(32),
+    }
+}
+
+#[expect(unsafe_code, reason = "cudarc launches a graph only on the stream that has recorded it")]
+fn replay(graph: &CudaGraph, queue: &Queue) -> Result<()> {
+    queue.stream.context().bind_to_thread().w()?;
+    // SAFETY: the graph and the memory that it names belong to the same `Replays`, which is borrowed.
+    unsafe { result::graph::launch(graph.cu_graph_exec(), queue.stream.cu_stream()) }.w()
+}
+
+#[expect(unsafe_code, reason = "cudarc has no safe way to set a workspace")]
+fn set_workspace(blas: &CudaBlas, address: u64) {
+    // SAFETY: the workspace lives as long as the handle: both are in one `Replays`. Without it cuBLAS has one of its own.
+    let _ = unsafe { cublas::cublasSetWorkspace_v2(*blas.handle(), address as *mut _, WORKSPACE_BYTES) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_filled_up_to_one_of_few_forms_by_rows_that_see_only_themselves() {
+        let step = Step {
+            form: Form { rows: 11, outputs: 9, draws: 5, tiles: 0, singles: 11, splits: 2, adapters: vec![] },
+            spans: vec![[0, 3]; 11],
+            tiles: vec![],
+            singles: (0..11).collect(),
+            temperatures: vec![1.0; 9],
+            uniforms: vec![0.5; 5],
+            ends: vec![1, 2, 3, 4, 5, 5, 5, 5, 5],
+            tokens: vec![7; 11],
+            positions: vec![2; 11],
+            nodes: (0..11).collect(),
+            outputs: (0..9).collect(),
+            path: vec![0, 1, 2],
+            adapters: vec![],
+            rank: 0,
+        };
+        let filled = step.filled_up(99);
+        assert_eq!((filled.form.rows, filled.form.outputs, filled.form.draws, filled.form.singles), (16, 16, 8, 16));
+        assert_eq!((filled.spans[15], filled.path[3], filled.nodes[15]), ([3, 1], 99, 99));
+        assert!(filled.ends[8..].iter().all(|&end| end == 5));
+        assert_eq!(filled.words().len(), filled.word_count());
+    }
+
+    #[test]
+    fn few_forms_are_made_and_none_is_much_too_large() {
+        let forms: std::collections::HashSet<usize> = (1..=MAX_ROWS).map(up).collect();
+        assert!(forms.len() <= 20 && forms.iter().all(|&rows| rows <= MAX_ROWS));
+        assert!((1..=MAX_ROWS).all(|rows| up(rows) >= rows && up(rows) <= 2 * rows));
+    }
+}
