@@ -24,7 +24,7 @@ docs:
 CUDA_COMPUTE_CAP ?= 90
 cuda:
 	scripts/cuda-home target/cuda-home
-	CUDA_HOME="$(CURDIR)/target/cuda-home" CUDA_COMPUTE_CAP=$(CUDA_COMPUTE_CAP) \
+	CUDA_HOME="$(CURDIR)/target/cuda-home" CUDA_COMPUTE_CAP=$(CUDA_COMPUTE_CAP) NVCC_APPEND_FLAGS=--compress-mode=size \
 		PATH="$(CURDIR)/target/cuda-home/bin:$(PATH)" LIBRARY_PATH="$(CURDIR)/target/cuda-home/lib64" \
 		cargo build --release --features cuda --target-dir target/cuda
 	strip -o target/ttrl-cuda target/cuda/release/ttrl
