@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::{
-    gaps::{Gaps, agreed, norm},
+    gaps::{Gaps, agreed, norm, within},
     sequences::{Case, Laid, cases},
 };
 use super::{
@@ -301,7 +301,7 @@ fn operations(_device: &Device) -> anyhow::Result<Vec<(String, f32)>> {
 }
 
 fn of_operations(errors: &[(String, f32)], allowed: &Allowed) -> (Value, Vec<String>) {
-    let wrong = errors.iter().filter(|(_, error)| !(f64::from(*error) <= allowed.operations));
+    let wrong = errors.iter().filter(|(_, error)| !within(f64::from(*error), allowed.operations));
     let problems = wrong.map(|(name, error)| format!("{name} is off by {error:e}")).collect();
     let figures = errors.iter().map(|(name, error)| json!({"name": name, "relative_error": error})).collect();
     (Value::Array(figures), problems)
@@ -409,12 +409,12 @@ fn gradients(
         whole += size * size;
         let relative = of_tensor / size;
         // What is no number is the worst.
-        if !(relative <= worst.0) && !f64::is_nan(worst.0) {
+        if !(f64::is_nan(worst.0) || within(relative, worst.0)) {
             worst = (relative, name);
         }
     }
     let relative = (off / whole).sqrt();
-    let problems = match relative <= allowed.gradients {
+    let problems = match within(relative, allowed.gradients) {
         true => vec![],
         false => vec![format!("off by {relative:.2e} of their norm, most in {}", worst.1)],
     };
