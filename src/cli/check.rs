@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use self::{
-    gaps::{Gaps, agreed, norm},
+    gaps::{Gaps, agreed, norm, within},
     sequences::{Case, Laid, cases},
 };
 use super::{
@@ -313,7 +313,7 @@ fn operations(_device: &Device) -> anyhow::Result<Vec<(String, f64)>> {
 fn of_operations(errors: &[(String, f64)], allowed: &Allowed) -> (Value, Vec<String>) {
     // Matrices in bf16 are off by up to 0.4% in each number.
     let allowed = |name: &str| if name.contains("BF16") { 10.0 * allowed.operations } else { allowed.operations };
-    let wrong = errors.iter().filter(|(name, error)| !(*error <= allowed(name)));
+    let wrong = errors.iter().filter(|(name, error)| !within(*error, allowed(name)));
     let problems = wrong.map(|(name, error)| format!("{name} is off by {error:e}")).collect();
     let figures = errors.iter().map(|(name, error)| json!({"name": name, "relative_error": error})).collect();
     (Value::Array(figures), problems)
@@ -421,12 +421,12 @@ fn gradients(
         whole += size * size;
         let relative = of_tensor / size;
         // What is no number is the worst.
-        if !(relative <= worst.0) && !f64::is_nan(worst.0) {
+        if !(f64::is_nan(worst.0) || within(relative, worst.0)) {
             worst = (relative, name);
         }
     }
     let relative = (off / whole).sqrt();
-    let problems = match relative <= allowed.gradients {
+    let problems = match within(relative, allowed.gradients) {
         true => vec![],
         false => vec![format!("off by {relative:.2e} of their norm, most in {}", worst.1)],
     };

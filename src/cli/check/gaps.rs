@@ -35,10 +35,14 @@ impl Gaps {
             ("at most", self.largest, allowed.largest),
             ("in the root mean square", self.root_mean_square, allowed.root_mean_square),
         ];
-        // Written so that what is no number is beyond any bound.
-        let beyond = bounds.into_iter().filter(|(_, gap, bound)| !(gap <= bound));
+        let beyond = bounds.into_iter().filter(|(_, gap, bound)| !within(*gap, *bound));
         beyond.map(|(how, gap, bound)| format!("{name} are off by {gap:.2e} {how}, {bound:.0e} is allowed")).collect()
     }
+}
+
+/// Whether a gap is small enough; what is no number never is.
+pub fn within(gap: f64, bound: f64) -> bool {
+    gap <= bound
 }
 
 /// How many tokens are the same before the first that is not.
