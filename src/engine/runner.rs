@@ -48,6 +48,10 @@ impl Runner {
     ///
     /// # Errors
     /// If the device fails, or a lease is another engine's.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, reason = "the decoder's layers leave drawing to the caller")
+    )]
     pub fn compute(&mut self, tree: &PrefixTree, plan: &Plan, wanted: &[Wanted]) -> Result<Vec<Output>> {
         let tokens: Vec<u32> = plan.rows.iter().map(|&node| tree.token(node)).collect();
         let positions: Vec<u32> = plan.rows.iter().map(|&node| tree.position(node)).collect();

@@ -14,21 +14,55 @@ __device__ void embed(const T *embedding, const uint32_t *tokens, float scale, i
     for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = scale * to_float(from[i]);
 }
 
-// y[i] = x[rows[i]] / rms(x[rows[i]]) * weight, in T and, where a place is given, in f32; without `rows` all of them.
+// Four numbers of T in one store.
+template <typename T> struct alignas(sizeof(T) * 4) Four {
+    T values[4];
+};
+
+template <typename T> __device__ __forceinline__ void store(T *to, float4 from) {
+    *reinterpret_cast<Four<T> *>(to) =
+        Four<T>{{from_float<T>(from.x), from_float<T>(from.y), from_float<T>(from.z), from_float<T>(from.w)}};
+}
+
+// y[i] = x[rows[i]] / rms(x[rows[i]]) * weight, in T and, where a place is given, in f32; without `rows` all of them. The width
+// is a multiple of four. What a thread has of a row it holds, as far as that is 32 numbers.
 template <typename T>
 __device__ void rms_norm(const float *x, const uint32_t *rows, const float *weight, float eps, int width, T *y, float *y32) {
+    constexpr int HELD = 8;
     __shared__ float scratch[WARP];
     const int64_t row = rows ? rows[blockIdx.x] : blockIdx.x;
-    const float *from = x + row * width;
+    const float4 *from = reinterpret_cast<const float4 *>(x + row * width);
+    const float4 *scale = reinterpret_cast<const float4 *>(weight);
+    const int fours = width / 4;
+    float4 held[HELD];
     float squares = 0.0f;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) squares += from[i] * from[i];
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+        const int i = k * blockDim.x + threadIdx.x;
+        if (i < fours) {
+            held[k] = from[i];
+            squares += held[k].x * held[k].x + held[k].y * held[k].y + held[k].z * held[k].z + held[k].w * held[k].w;
+        }
+    }
+    for (int i = HELD * blockDim.x + threadIdx.x; i < fours; i += blockDim.x) {
+        const float4 more = from[i];
+        squares += more.x * more.x + more.y * more.y + more.z * more.z + more.w * more.w;
+    }
     const float inverse = rsqrtf(block_sum(squares, scratch) / width + eps);
     const int64_t to = (int64_t)blockIdx.x * width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        const float value = from[i] * inverse * weight[i];
-        y[to + i] = from_float<T>(value);
-        if (y32) y32[to + i] = value;
+    auto write = [&](int i, float4 value) {
+        const float4 by = scale[i];
+        value = make_float4(value.x * inverse * by.x, value.y * inverse * by.y, value.z * inverse * by.z,
+                            value.w * inverse * by.w);
+        store<T>(y + to + 4 * i, value);
+        if (y32) store<float>(y32 + to + 4 * i, value);
+    };
+#pragma unroll
+    for (int k = 0; k < HELD; k++) {
+        const int i = k * blockDim.x + threadIdx.x;
+        if (i < fours) write(i, held[k]);
     }
+    for (int i = HELD * blockDim.x + threadIdx.x; i < fours; i += blockDim.x) write(i, from[i]);
 }
 
 // x[row] += y[row] + bias, normalised where there is a weight. A bias may be missing, too.
@@ -50,17 +84,22 @@ extern "C" __global__ void add_to_residual(float *x, const float *y, const float
     }
 }
 
-// activation(gate) * up, of rows [gate | up]; biases likewise, if there are any.
+// activation(gate) * up, of rows [gate | up] of a width that is a multiple of four; biases likewise, if there are any.
 template <typename T>
 __device__ void gate(const float *gate_up, const float *bias, int inner, int gelu, T *y, float *y32) {
     const float *row = gate_up + (int64_t)blockIdx.x * 2 * inner;
     const int64_t to = (int64_t)blockIdx.x * inner;
-    for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < inner; i += gridDim.y * blockDim.x) {
-        const float gate = row[i] + (bias ? bias[i] : 0.0f);
-        const float up = row[inner + i] + (bias ? bias[inner + i] : 0.0f);
-        const float value = activate(gate, gelu) * up;
-        y[to + i] = from_float<T>(value);
-        if (y32) y32[to + i] = value;
+    const float4 none = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    auto four = [](const float *from) { return *reinterpret_cast<const float4 *>(from); };
+    for (int i = 4 * (blockIdx.y * blockDim.x + threadIdx.x); i < inner; i += 4 * gridDim.y * blockDim.x) {
+        const float4 gate = four(row + i), up = four(row + inner + i);
+        const float4 to_gate = bias ? four(bias + i) : none, to_up = bias ? four(bias + inner + i) : none;
+        const float4 value = make_float4(activate(gate.x + to_gate.x, gelu) * (up.x + to_up.x),
+                                         activate(gate.y + to_gate.y, gelu) * (up.y + to_up.y),
+                                         activate(gate.z + to_gate.z, gelu) * (up.z + to_up.z),
+                                         activate(gate.w + to_gate.w, gelu) * (up.w + to_up.w));
+        store<T>(y + to + i, value);
+        if (y32) store<float>(y32 + to + i, value);
     }
 }
 
@@ -456,6 +495,180 @@ __device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *c
 
 ATTEND_TILE(64)
 ATTEND_TILE(128)
+
+// Query `queries[blockIdx.x]` over part `blockIdx.z` of `splits` of its path, for up to 16 heads that share keys: to the matrix
+// units the heads are what queries are in a tile. Each warp takes 16 keys at a time, and what the warps have is brought
+// together at the end. Results go where `attend` puts them.
+constexpr int GROUP = 16, GROUP_KEYS = 16, GROUP_WARPS = 4;
+
+template <int HEAD_DIM>
+__device__ void attend_group(const float *q, int q_stride, const __nv_bfloat16 *cache, const uint32_t *queries,
+                             const uint32_t *path, const uint2 *spans, int heads, int kv_heads, float scale, int window,
+                             float cap, int splits, float *partial, __nv_bfloat16 *out, float *out32) {
+    constexpr int STRIDE = HEAD_DIM + 8, PARTS = HEAD_DIM / 16, VECTORS = HEAD_DIM / 8;
+    constexpr int OF_WARP = 2 * GROUP_KEYS * STRIDE;
+    // Keys and values of each warp; at the end, what each warp has summed up.
+    __shared__ __align__(16) __nv_bfloat16 rows[GROUP_WARPS * OF_WARP];
+    __shared__ float maxima[GROUP_WARPS][GROUP], weights[GROUP_WARPS][GROUP];
+    static_assert(sizeof(rows) >= sizeof(float) * GROUP_WARPS * GROUP * HEAD_DIM, "sums take the place of keys and values");
+
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane / 4, pair = lane % 4 * 2;
+    const int shared_by = heads / kv_heads, chunks = (shared_by + GROUP - 1) / GROUP;
+    const int kv_head = blockIdx.y / chunks, first = (blockIdx.y % chunks) * GROUP;
+    const int head = kv_head * shared_by + first, count = min(GROUP, shared_by - first);
+    const int kv_width = kv_heads * HEAD_DIM;
+    const int64_t query = queries[blockIdx.x];
+    int start = spans[query].x, length = spans[query].y;
+    if (window > 0 && length > window) {
+        start += length - window;
+        length = window;
+    }
+    const int of_split = (length + splits - 1) / splits;
+    const int from = min(length, (int)blockIdx.z * of_split), to = min(length, from + of_split);
+    __nv_bfloat16 *keys = rows + warp * OF_WARP, *values = keys + GROUP_KEYS * STRIDE;
+
+    uint32_t a[PARTS][4];
+#pragma unroll
+    for (int part = 0; part < PARTS; part++) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int of = quad + half * 8;
+            const float *numbers = q + query * q_stride + (head + of) * HEAD_DIM + part * 16 + pair;
+            a[part][half] = of < count ? pack(numbers[0], numbers[1]) : 0;
+            a[part][half + 2] = of < count ? pack(numbers[8], numbers[9]) : 0;
+        }
+    }
+    float sum[VECTORS][4], maximum[2] = {LOWEST, LOWEST}, weight[2] = {0.0f, 0.0f};
+#pragma unroll
+    for (int part = 0; part < VECTORS; part++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum[part][i] = 0.0f;
+    }
+
+    for (int base = from + warp * GROUP_KEYS; base < to; base += GROUP_WARPS * GROUP_KEYS) {
+        __syncwarp();
+#pragma unroll
+        for (int i = 0; i < GROUP_KEYS * VECTORS / WARP; i++) {
+            const int key = (i * WARP + lane) / VECTORS, part = (i * WARP + lane) % VECTORS;
+            uint4 k = make_uint4(0, 0, 0, 0), v = k;
+            if (base + key < to) {
+                const __nv_bfloat16 *row =
+                    cache + (int64_t)path[start + base + key] * 2 * kv_width + kv_head * HEAD_DIM + part * 8;
+                k = *reinterpret_cast<const uint4 *>(row);
+                v = *reinterpret_cast<const uint4 *>(row + kv_width);
+            }
+            *reinterpret_cast<uint4 *>(keys + key * STRIDE + part * 8) = k;
+            *reinterpret_cast<uint4 *>(values + key * STRIDE + part * 8) = v;
+        }
+        __syncwarp();
+
+        float scores[2][4];
+        float highest[2] = {maximum[0], maximum[1]};
+#pragma unroll
+        for (int column = 0; column < 2; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) scores[column][i] = 0.0f;
+            const __nv_bfloat16 *key = keys + (column * 8 + quad) * STRIDE + pair;
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                const uint32_t b[2] = {*reinterpret_cast<const uint32_t *>(key + part * 16),
+                                       *reinterpret_cast<const uint32_t *>(key + part * 16 + 8)};
+                multiply_add(scores[column], a[part], b);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                float score = scores[column][i] * scale;
+                if (cap > 0.0f) score = cap * tanhf(score / cap);
+                if (base + column * 8 + pair + i % 2 >= to) score = -INFINITY;
+                scores[column][i] = score;
+                highest[i / 2] = fmaxf(highest[i / 2], score);
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            highest[half] = fmaxf(highest[half], __shfl_xor_sync(ALL, highest[half], 1));
+            highest[half] = fmaxf(highest[half], __shfl_xor_sync(ALL, highest[half], 2));
+            const float kept = __expf(maximum[half] - highest[half]);
+            maximum[half] = highest[half];
+            weight[half] *= kept;
+#pragma unroll
+            for (int part = 0; part < VECTORS; part++) {
+                sum[part][2 * half] *= kept;
+                sum[part][2 * half + 1] *= kept;
+            }
+        }
+#pragma unroll
+        for (int column = 0; column < 2; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                scores[column][i] = __expf(scores[column][i] - maximum[i / 2]);
+                weight[i / 2] += scores[column][i];
+            }
+        }
+        const uint32_t of_keys[4] = {pack(scores[0][0], scores[0][1]), pack(scores[0][2], scores[0][3]),
+                                     pack(scores[1][0], scores[1][1]), pack(scores[1][2], scores[1][3])};
+#pragma unroll
+        for (int part = 0; part < VECTORS; part++) {
+            uint32_t b[2];
+            load_transposed(b, values + lane % 16 * STRIDE + part * 8);
+            multiply_add(sum[part], of_keys, b);
+        }
+    }
+
+    __syncthreads();
+    float *sums = reinterpret_cast<float *>(rows);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int of = quad + half * 8;
+        weight[half] += __shfl_xor_sync(ALL, weight[half], 1);
+        weight[half] += __shfl_xor_sync(ALL, weight[half], 2);
+        if (pair == 0) {
+            maxima[warp][of] = maximum[half];
+            weights[warp][of] = weight[half];
+        }
+        float *row = sums + (warp * GROUP + of) * HEAD_DIM + pair;
+#pragma unroll
+        for (int part = 0; part < VECTORS; part++) {
+            row[part * 8] = sum[part][2 * half];
+            row[part * 8 + 1] = sum[part][2 * half + 1];
+        }
+    }
+    __syncthreads();
+    for (int number = threadIdx.x; number < count * HEAD_DIM; number += GROUP_WARPS * WARP) {
+        const int of = number / HEAD_DIM, i = number % HEAD_DIM;
+        float highest = LOWEST, total = 0.0f, value = 0.0f;
+        for (int other = 0; other < GROUP_WARPS; other++) highest = fmaxf(highest, maxima[other][of]);
+        for (int other = 0; other < GROUP_WARPS; other++) {
+            const float factor = __expf(maxima[other][of] - highest);
+            total += weights[other][of] * factor;
+            value += sums[(other * GROUP + of) * HEAD_DIM + i] * factor;
+        }
+        if (splits == 1) {
+            const int64_t at = (query * heads + head + of) * HEAD_DIM + i;
+            out[at] = from_float<__nv_bfloat16>(value / total);
+            if (out32) out32[at] = value / total;
+        } else {
+            float *part = partial + (((int64_t)blockIdx.x * heads + head + of) * splits + blockIdx.z) * (HEAD_DIM + 2);
+            part[i] = value;
+            if (i == 0) {
+                part[HEAD_DIM] = highest;
+                part[HEAD_DIM + 1] = total;
+            }
+        }
+    }
+}
+
+#define ATTEND_GROUP(HEAD_DIM)                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(GROUP_WARPS *WARP) attend_group_##HEAD_DIM(                                   \
+        const float *q, int q_stride, const __nv_bfloat16 *cache, const uint32_t *queries, const uint32_t *path,               \
+        const uint2 *spans, int heads, int kv_heads, int head_dim, float scale, int window, float cap, int splits,             \
+        float *partial, __nv_bfloat16 *out, float *out32) {                                                                    \
+        attend_group<HEAD_DIM>(q, q_stride, cache, queries, path, spans, heads, kv_heads, scale, window, cap, splits,          \
+                               partial, out, out32);                                                                           \
+    }
+
+ATTEND_GROUP(64)
+ATTEND_GROUP(128)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Drawing.

@@ -17,9 +17,9 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail, cuda_backend::cudarc:
 
 use self::replays::Replays;
 use super::{
+    Module,
     launch::{Kernel, Operand, Queue, pointer},
     pass::{Pass, operand},
-    ptx,
     room::{Form, Places, Room, Size, splits},
 };
 use crate::engine::model::{
@@ -53,7 +53,7 @@ pub struct Rows<'a> {
 struct HeadShape {
     /// Of queries that are neighbours in a chain, where there is one for heads of this size.
     tile_kernel: Option<String>,
-    /// Blocks for each key head: what shares it is computed together, up to eight heads.
+    /// Blocks for each key head: what shares it is computed together, up to eight heads, or sixteen on matrix units.
     chunks: usize,
     kernel: String,
 }
@@ -67,10 +67,16 @@ impl HeadShape {
             17..=256 if head_dim.is_multiple_of(8) => (head_dim.div_ceil(8).next_power_of_two(), 8),
             _ => bail!("heads of {head_dim} numbers are not computed on CUDA devices: use `device = \"cpu\"`"),
         };
+        if dtype == DType::BF16 && matches!(head_dim, 64 | 128) {
+            let tile_kernel = Some(format!("attend_tile_{head_dim}"));
+            return Ok(Self {
+                tile_kernel,
+                chunks: shared_by.div_ceil(16),
+                kernel: format!("attend_group_{head_dim}"),
+            });
+        }
         let kernel = format!("attend_{lanes}x{numbers}_{together}_{}", suffix(dtype)?);
-        let tiled = dtype == DType::BF16 && matches!(head_dim, 64 | 128);
-        let tile_kernel = tiled.then(|| format!("attend_tile_{head_dim}"));
-        Ok(Self { tile_kernel, chunks: shared_by.div_ceil(together), kernel })
+        Ok(Self { tile_kernel: None, chunks: shared_by.div_ceil(together), kernel })
     }
 }
 
@@ -149,7 +155,7 @@ impl Answering {
         let device = decoder.device().as_cuda_device()?.clone();
         let (config, dtype) = (decoder.config(), decoder.dtype());
         let heads = HeadShape::of(config.heads, config.kv_heads, config.head_dim, dtype)?;
-        let load = |name: &str| Kernel::load(&device, name, "answering", ptx::ANSWERING);
+        let load = |name: &str| Kernel::load(&device, Module::Answering, name);
         let suffix = suffix(dtype)?;
         let typed = |name: &str| load(&format!("{name}_{suffix}"));
         let kernels = Kernels {

@@ -16,6 +16,8 @@ use candle_core::{
     },
 };
 
+use super::Module;
+
 /// Where work is queued.
 pub struct Queue {
     pub stream: Arc<CudaStream>,
@@ -30,8 +32,8 @@ impl Kernel {
     ///
     /// # Errors
     /// If the module has none of this name, or cannot be loaded.
-    pub fn load(device: &CudaDevice, name: &str, module: &str, ptx: &str) -> Result<Self> {
-        device.get_or_load_custom_func(name, module, ptx).map(|found| Self(found.into_cuda_function()))
+    pub fn load(device: &CudaDevice, module: Module, name: &str) -> Result<Self> {
+        module.function(device, name).map(Self)
     }
 }
 

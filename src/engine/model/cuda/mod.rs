@@ -6,13 +6,54 @@ mod launch;
 mod pass;
 mod room;
 
-use candle_core::{CudaDevice, Device, Result};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use candle_core::{
+    CudaDevice, Device, Result,
+    cuda_backend::{
+        WrapErr,
+        cudarc::{
+            driver::{CudaFunction, CudaModule},
+            nvrtc::Ptx,
+        },
+    },
+};
 
 pub mod memory;
 
-/// The kernels as PTX, a constant for each `.cu` file of this folder.
-pub mod ptx {
-    include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
+/// Kernels that `build.rs` has compiled together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Module {
+    Answering,
+    Training,
+}
+
+impl Module {
+    fn code(self) -> &'static [u8] {
+        match self {
+            Self::Answering => include_bytes!(concat!(env!("OUT_DIR"), "/answering.fatbin")),
+            Self::Training => include_bytes!(concat!(env!("OUT_DIR"), "/training.fatbin")),
+        }
+    }
+
+    /// A kernel by its name. The module is loaded once for each device.
+    ///
+    /// # Errors
+    /// If the module has none of this name, or the driver has no code in it for this device.
+    pub fn function(self, device: &CudaDevice, name: &str) -> Result<CudaFunction> {
+        static LOADED: Mutex<BTreeMap<(usize, Module), Arc<CudaModule>>> = Mutex::new(BTreeMap::new());
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let module = match loaded.entry((context.ordinal(), self)) {
+            Entry::Occupied(module) => module.into_mut(),
+            Entry::Vacant(place) => place.insert(context.load_module(Ptx::from_binary(self.code().to_vec())).w()?),
+        };
+        module.load_function(name).w()
+    }
 }
 
 /// Opens the CUDA device of this number.

@@ -230,7 +230,7 @@ impl Pass<'_> {
         let (gated, exact) = self.room.gated.places(self.device);
         self.launch(
             &self.kernels.gate,
-            Grid { x: rows, y: inner.div_ceil(8 * ROW_THREADS as usize), z: 1, threads: ROW_THREADS },
+            Grid { x: rows, y: inner.div_ceil(4 * ROW_THREADS as usize), z: 1, threads: ROW_THREADS },
             &[
                 gate_up.into(),
                 optional(weights.gate_up_bias.as_ref())?,

@@ -13,8 +13,8 @@ use candle_core::{
 use super::launch::pointer;
 use crate::engine::model::config::DecoderConfig;
 
-/// Blocks of attention that keep the multiprocessors of a large card busy, four on each.
-const ATTEND_BLOCKS: usize = 528;
+/// Blocks of attention that keep the multiprocessors of a large card busy: one on each of 132.
+const ATTEND_BLOCKS: usize = 132;
 /// Keys that are worth a block of their own, and how many blocks a path is divided between at most.
 const SPLIT_KEYS: usize = 128;
 const MAX_SPLITS: usize = 32;
@@ -37,7 +37,7 @@ pub struct Form {
 
 /// The parts that paths of at most `longest` rows are divided into, where `singles` queries have `blocks` blocks each.
 pub fn splits(singles: usize, blocks: usize, longest: usize) -> usize {
-    let idle = ATTEND_BLOCKS.div_ceil((singles * blocks).max(1));
+    let idle = ATTEND_BLOCKS / (singles * blocks).max(1);
     idle.min(longest.div_ceil(SPLIT_KEYS)).clamp(1, MAX_SPLITS)
 }
 
@@ -189,7 +189,8 @@ mod tests {
         assert_eq!(splits(1, 2, 100), 1);
         assert_eq!(splits(1, 2, 1000), 8);
         assert_eq!(splits(1, 2, 100_000), 32);
-        assert_eq!(splits(64, 2, 4096), 5);
+        assert_eq!(splits(16, 2, 4096), 4);
+        assert_eq!(splits(64, 2, 4096), 1);
         assert_eq!(splits(1000, 2, 4096), 1);
         assert_eq!(splits(0, 2, 0), 1);
         for rows in [1, 7, 64, 256] {

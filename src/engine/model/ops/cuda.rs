@@ -23,7 +23,7 @@ use candle_core::{
 use half::bf16;
 
 use super::{Activation, Attention, Paths};
-use crate::engine::model::cuda::ptx;
+use crate::engine::model::cuda::Module;
 
 /// Elements that a thread block of an elementwise kernel begins with; from [`MAX_BLOCKS`] blocks on each takes more.
 const BLOCK: usize = 256;
@@ -94,7 +94,7 @@ impl Kernel {
 }
 
 fn kernel(device: &CudaDevice, name: &str) -> Result<Kernel> {
-    let function = device.get_or_load_custom_func(name, "training", ptx::TRAINING)?.into_cuda_function();
+    let function = Module::Training.function(device, name)?;
     Ok(Kernel { function, stream: device.cuda_stream() })
 }
 
