@@ -21,7 +21,7 @@ use crate::{
     adapters::{
         format,
         gate::{self, Figures},
-        probe::MAX_LOG_PROB_GAP,
+        probe::max_log_prob_gap,
     },
     engine::{
         handle::{Engine, Lease},
@@ -166,7 +166,7 @@ pub async fn learn(
         let metrics = learner::update(&mut trainer, &voted, step, &recipe, cancel).await?;
         progress.step += 1;
         if let Some(metrics) = &metrics {
-            check_gap(metrics.log_prob_gap)?;
+            check_gap(bench, metrics.log_prob_gap)?;
             progress.updates += 1;
             lease = load(bench, &trainer).await?;
         }
@@ -298,8 +298,9 @@ async fn load(bench: &Workbench, trainer: &Option<Trainer>) -> Result<Lease, Lea
     Ok(bench.engine.load_adapter(Arc::new(Adapter { version, config, tensors })).await?)
 }
 
-fn check_gap(gap: f64) -> Result<(), LearnError> {
-    if gap <= MAX_LOG_PROB_GAP { Ok(()) } else { Err(LearnError::OtherWeights { gap, limit: MAX_LOG_PROB_GAP }) }
+fn check_gap(bench: &Workbench, gap: f64) -> Result<(), LearnError> {
+    let limit = max_log_prob_gap(bench.decoder.dtype());
+    if gap <= limit { Ok(()) } else { Err(LearnError::OtherWeights { gap, limit }) }
 }
 
 /// What the gate asks: the questions, and whether they were kept out of training.
@@ -333,7 +334,7 @@ pub async fn examine(
     let candidate = cancel.run_until_cancelled(sample(candidate)).await.ok_or(LearnError::Cancelled)??;
     let assessment = learner::assess(trainer, &candidate, recipe, cancel).await?;
     let Assessment { kl, log_prob_gap } = assessment;
-    check_gap(log_prob_gap)?;
+    check_gap(bench, log_prob_gap)?;
     let (live_figures, candidate_figures) = (figures(&live), figures(&candidate));
     let shown =
         gate::Shown { questions: questions.len(), held_back, live: live_figures, candidate: candidate_figures, kl };

@@ -10,23 +10,31 @@ pub struct Gaps {
     count: usize,
     largest: f64,
     root_mean_square: f64,
+    /// `|a - b| / |a|`.
+    relative: f64,
 }
 
 impl Gaps {
     pub fn of(expected: impl Iterator<Item = f32>, found: impl Iterator<Item = f32>) -> Self {
-        let (mut count, mut largest, mut squares) = (0, 0f64, 0.0);
+        let (mut count, mut largest, mut squares, mut of_expected) = (0, 0f64, 0.0, 0.0);
         for (expected, found) in expected.zip(found) {
             let gap = f64::from(expected - found).abs();
             count += 1;
             squares += gap * gap;
+            of_expected += f64::from(expected) * f64::from(expected);
             // `max` would pass over what is no number.
             largest = if largest.is_nan() || gap <= largest { largest } else { gap };
         }
-        Self { count, largest, root_mean_square: (squares / count as f64).sqrt() }
+        // Numbers that are all 0 have no size to compare with.
+        let relative = if squares == 0.0 { 0.0 } else { (squares / of_expected).sqrt() };
+        Self { count, largest, root_mean_square: (squares / count as f64).sqrt(), relative }
     }
 
     pub fn json(&self) -> Value {
-        json!({"count": self.count, "largest": self.largest, "root_mean_square": self.root_mean_square})
+        json!({
+            "count": self.count, "largest": self.largest, "root_mean_square": self.root_mean_square,
+            "relative": self.relative,
+        })
     }
 
     /// What is beyond the bounds, in words.
@@ -34,6 +42,7 @@ impl Gaps {
         let bounds = [
             ("at most", self.largest, allowed.largest),
             ("in the root mean square", self.root_mean_square, allowed.root_mean_square),
+            ("relative to their size", self.relative, allowed.relative),
         ];
         let beyond = bounds.into_iter().filter(|(_, gap, bound)| !within(*gap, *bound));
         beyond.map(|(how, gap, bound)| format!("{name} are off by {gap:.2e} {how}, {bound:.0e} is allowed")).collect()
@@ -70,7 +79,7 @@ mod tests {
         for at in 0..3 {
             let mut found = [1.0, 2.0, 3.0];
             found[at] = f32::NAN;
-            assert_eq!(gaps(found).problems("numbers", &allowed).len(), 2, "{at}");
+            assert_eq!(gaps(found).problems("numbers", &allowed).len(), 3, "{at}");
         }
     }
 
