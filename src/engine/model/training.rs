@@ -214,7 +214,7 @@ impl<'a> Pass<'a> {
         pace: &'a Pace<'a>,
     ) -> Result<Self> {
         let Rows { tokens, positions, paths, places } = rows;
-        let attend = WithinPass { paths: Arc::new(paths) };
+        let attend = WithinPass { paths: Arc::new(paths), products: decoder.dtype() };
         let angles = decoder.angles(&positions)?;
         let fixed = lora.map(|lora| lora.to_device(decoder.device())).transpose()?;
         Ok(Self { decoder, lora, fixed, tokens, places, targets, temperature, attend, angles, pace })

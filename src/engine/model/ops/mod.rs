@@ -13,6 +13,8 @@ pub mod kernels;
 mod paths;
 
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
@@ -486,16 +488,17 @@ impl CustomOp3 for Rope {
 }
 
 /// Scaled dot-product attention of `q` `[n, heads * head_dim]`, query `i` over the rows `paths.path(i)` of `k` and `v`
-/// `[rows, kv_heads * head_dim]`, as far as they are inside the window.
+/// `[rows, kv_heads * head_dim]`, as far as they are inside the window. What is multiplied may be rounded to `products` (f32
+/// or bf16) where a device has units for that.
 ///
 /// # Errors
 /// If there is not one path for each query. A path that names a row beyond `k` is a defect of the caller and panics.
-pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attention) -> Result<Tensor> {
+pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attention, products: DType) -> Result<Tensor> {
     if paths.len() != q.dim(0)? {
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
     if PathAttention::is_possible(q.device(), attention) {
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, PathAttention::new(paths, attention))
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, PathAttention::new(paths, attention, products))
     } else {
         composed::attention([q, k, v], paths, attention)
     }
@@ -527,18 +530,23 @@ pub fn on_cpu<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; 
 struct PathAttention {
     paths: Arc<Paths>,
     attention: Attention,
+    #[cfg(feature = "cuda")]
+    products: DType,
     /// What the backward pass takes of the forward pass.
     #[cfg(feature = "cuda")]
-    log_sums: cuda::LogSums,
+    attended: OnceLock<cuda::Attended>,
 }
 
 impl PathAttention {
-    fn new(paths: &Arc<Paths>, attention: Attention) -> Self {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU multiplies in f32"))]
+    fn new(paths: &Arc<Paths>, attention: Attention, products: DType) -> Self {
         Self {
             paths: paths.clone(),
             attention,
             #[cfg(feature = "cuda")]
-            log_sums: cuda::LogSums::default(),
+            products,
+            #[cfg(feature = "cuda")]
+            attended: OnceLock::new(),
         }
     }
 
@@ -583,7 +591,8 @@ impl CustomOp3 for PathAttention {
         v: &CudaStorage,
         lv: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        cuda::attention([(q, lq), (k, lk), (v, lv)], &self.paths, self.attention, &self.log_sums)
+        let attention = (self.attention, self.products);
+        cuda::attention([(q, lq), (k, lk), (v, lv)], &self.paths, attention, &self.attended)
     }
 
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU computes the result again"))]
@@ -598,7 +607,7 @@ impl CustomOp3 for PathAttention {
         #[cfg(feature = "cuda")]
         if q.device().is_cuda() {
             let (paths, attention) = (&self.paths, self.attention);
-            let [d_q, d_k, d_v] = cuda::attention_backward([q, k, v], [y, grad], paths, attention, &self.log_sums)?;
+            let [d_q, d_k, d_v] = cuda::attention_backward([q, k, v], [y, grad], paths, attention, &self.attended)?;
             return Ok((Some(d_q), Some(d_k), Some(d_v)));
         }
         let (d_q, d_k, d_v) = on_cpu([q, k, v, grad], |[q, k, v, grad]| {
