@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use ttrl::engine::model::{
     frozen::Frozen,
@@ -195,7 +195,7 @@ proptest! {
                 tensor((rows, kv_heads * 8), seed + 2),
             ],
             |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &last, attention, DType::F32),
-            |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &last, attention, DType::F32),
+            |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
         );
     }
 }
@@ -298,7 +298,7 @@ proptest! {
         check(
             &inputs(&paths, branches.rows(), attention.heads),
             |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention, DType::F32),
-            |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention, DType::F32),
+            |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention),
         );
     }
 }

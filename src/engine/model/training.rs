@@ -1,7 +1,7 @@
 //! The differentiable forward pass: log-probabilities of chosen tokens and their gradients with respect to an adapter.
 //!
 //! It is the decoder's own forward pass, rematerialised: the input of every layer is kept, and in the backward pass
-//! each layer is computed again with its graph, so that memory holds one layer's activations and does not grow with
+//! each layer is computed again on a tape, so that memory holds one layer's activations and does not grow with
 //! depth. The output head is computed only at rows whose log-probability is asked for, a few rows at a time.
 
 mod distributions;
@@ -14,7 +14,10 @@ pub use self::distributions::Distributions;
 use super::{
     decoder::{Adapted, Decoder, WithinPass},
     lora::Lora,
-    ops::{self, Angles, Paths},
+    ops::{
+        Angles, Paths,
+        tape::{self, Tape},
+    },
 };
 
 /// Rows of the output head at a time on a CPU: 128 rows of 49,152 logits are 25 MB.
@@ -171,9 +174,10 @@ struct HeadChunk<'a> {
     targets: &'a [&'a [Target]],
     scores: &'a [Score],
     distributions: &'a Distributions,
-    /// The rows, and their logits, which have a graph.
+    /// The rows, their logits, and how the one came of the other.
     hidden: &'a Tensor,
     logits: &'a Tensor,
+    tape: Tape,
 }
 
 /// Runs one piece of work, as soon as it may.
@@ -254,9 +258,9 @@ impl<'a> Pass<'a> {
         self.head(&x, |chunk| {
             let derivatives = loss(chunk.first, chunk.scores);
             let d_logits = chunk.distributions.logit_gradients(chunk.logits, chunk.targets, &derivatives)?;
-            let gradients = ops::seed_gradient(chunk.logits, d_logits)?.backward()?;
-            let Some(d_hidden) = gradients.get(chunk.hidden) else { bail!("the output head gave no gradient") };
-            gradient = gradient.index_add(&Tensor::new(chunk.rows, x.device())?, d_hidden, 0)?;
+            let mut gradients = chunk.tape.backward(chunk.logits, d_logits)?;
+            let Some(d_hidden) = gradients.take(chunk.hidden) else { bail!("the output head gave no gradient") };
+            gradient = gradient.index_add(&Tensor::new(chunk.rows, x.device())?, &d_hidden, 0)?;
             Ok(())
         })?;
         drop(x);
@@ -278,7 +282,7 @@ impl<'a> Pass<'a> {
         output.ok_or_else(|| candle_core::Error::msg("the work was not done"))
     }
 
-    /// Computes a layer again with its graph, adds to the gradients of the variables and returns that of its input.
+    /// Computes a layer again on a tape, adds to the gradients of the variables and returns that of its input.
     fn layer_backward(
         &mut self,
         layer: usize,
@@ -291,17 +295,18 @@ impl<'a> Pass<'a> {
         let Self { decoder, lora, angles, attend, pace, .. } = self;
         paced(pace, decoder.device(), || {
             let input = Var::from_tensor(input)?;
-            let output = decoder.layer(layer, input.as_tensor(), angles, adapted(*lora, &input)?.as_slice(), attend)?;
-            let mut gradients = ops::seed_gradient(&output, gradient.clone())?.backward()?;
+            let compute = || decoder.layer(layer, &input, angles, adapted(*lora, &input)?.as_slice(), attend);
+            let (output, tape) = tape::record(compute)?;
+            let mut gradients = tape.backward(&output, gradient.clone())?;
             for (total, var) in totals.iter_mut().zip(vars) {
-                if let Some(gradient) = gradients.remove(var) {
+                if let Some(gradient) = gradients.take(var) {
                     *total = Some(match total.take() {
                         Some(total) => (total + gradient)?,
                         None => gradient,
                     });
                 }
             }
-            passed_on = gradients.remove(&input);
+            passed_on = gradients.take(&input);
             Ok(())
         })?;
         passed_on.ok_or_else(|| candle_core::Error::msg(format!("layer {layer} passed on no gradient")))
@@ -316,7 +321,7 @@ impl<'a> Pass<'a> {
             let rows: Vec<u32> = targets.iter().map(|targets| self.places[targets[0].row as usize]).collect();
             paced(self.pace, x.device(), || {
                 let hidden = Var::from_tensor(&x.index_select(&Tensor::new(rows.as_slice(), x.device())?, 0)?)?;
-                let logits = decoder.logits(&hidden)?;
+                let (logits, tape) = tape::record(|| decoder.logits(&hidden))?;
                 let (distributions, scores) = Distributions::of(&logits, targets, temperature)?;
                 let (hidden, logits) = (hidden.as_tensor(), &logits);
                 each(HeadChunk {
@@ -327,6 +332,7 @@ impl<'a> Pass<'a> {
                     distributions: &distributions,
                     hidden,
                     logits,
+                    tape,
                 })
             })?;
             first += targets.iter().map(|targets| targets.len()).sum::<usize>();

@@ -11,6 +11,7 @@ pub mod composed;
 pub mod cuda;
 pub mod kernels;
 mod paths;
+pub mod tape;
 
 use std::sync::Arc;
 #[cfg(feature = "cuda")]
@@ -20,7 +21,7 @@ use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
     Storage, Tensor,
     backend::{BackendDevice, BackendStorage},
-    bail,
+    bail, op,
 };
 
 use super::{
@@ -28,7 +29,6 @@ use super::{
     packed::{self, Adapters, PackedMatrix, PackedPair, PairShape, Rows},
 };
 
-pub use composed::softcap;
 pub use kernels::{Activation, Attention, Heads, KvRows};
 pub use paths::{Paths, Seen};
 
@@ -50,9 +50,11 @@ fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// `x w^T` with frozen weights `w` of shape `[out, in]`: `[n, in] -> [n, out]`. The gradient goes to `x` alone.
 pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
     match w {
-        Frozen::Packed(matrix) => x.contiguous()?.apply_op1(FrozenLinear(matrix.clone())),
+        Frozen::Packed(matrix) => tape::apply1(&x.contiguous()?, FrozenLinear(matrix.clone())),
         #[cfg(feature = "cuda")]
-        Frozen::Dense(tensor) if tensor.device().is_cuda() => x.contiguous()?.apply_op1(DenseLinear(tensor.clone())),
+        Frozen::Dense(tensor) if tensor.device().is_cuda() => {
+            tape::apply1(&x.contiguous()?, DenseLinear(tensor.clone()))
+        }
         Frozen::Dense(tensor) => x.to_dtype(tensor.dtype())?.matmul(&tensor.detach().t()?)?.to_dtype(DType::F32),
     }
 }
@@ -207,10 +209,10 @@ impl CustomOp1 for DenseLinear {
 /// `[n, in] -> [n, out]`. The gradient goes to `x`, `a` and `b`.
 pub fn adapted_linear(x: &Tensor, w: &Frozen, [a, b]: [&Tensor; 2], scale: f64) -> Result<Tensor> {
     match w {
-        Frozen::Packed(_) => x.contiguous()?.apply_op3(a, b, AdaptedLinear { w: w.clone(), scale }),
+        Frozen::Packed(_) => tape::apply3([&x.contiguous()?, a, b], AdaptedLinear { w: w.clone(), scale }),
         #[cfg(feature = "cuda")]
         Frozen::Dense(tensor) if tensor.device().is_cuda() => {
-            x.contiguous()?.apply_op3(a, b, AdaptedLinear { w: w.clone(), scale })
+            tape::apply3([&x.contiguous()?, a, b], AdaptedLinear { w: w.clone(), scale })
         }
         Frozen::Dense(_) => frozen_linear(x, w)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?,
     }
@@ -300,7 +302,7 @@ impl CustomOp3 for AdaptedLinear {
 /// Root-mean-square normalisation of each `width` numbers of `x` `[n, k * width]`, times the frozen `weight` `[width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if has_kernels(x.device()) {
-        x.contiguous()?.apply_op2(weight, RmsNorm { eps: eps as f32 })
+        tape::apply2(&x.contiguous()?, weight, RmsNorm { eps: eps as f32 })
     } else {
         composed::rms_norm(x, weight, eps)
     }
@@ -337,7 +339,7 @@ impl CustomOp2 for RmsNorm {
 
 /// `x` `[n, width]` plus the frozen `bias` `[width]` in each row. The gradient goes to `x` alone.
 pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op2(bias, AddBias) } else { composed::add_bias(x, bias) }
+    if has_kernels(x.device()) { tape::apply2(x, bias, AddBias) } else { composed::add_bias(x, bias) }
 }
 
 struct AddBias;
@@ -353,6 +355,10 @@ impl CustomOp2 for AddBias {
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((x.binary_impl::<op::Add>(b, lx, &lb.broadcast_as(lx.shape())?)?, lx.shape().clone()))
+    }
+
     fn bwd(&self, _x: &Tensor, _b: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(grad.clone()), None))
     }
@@ -360,7 +366,7 @@ impl CustomOp2 for AddBias {
 
 /// `a + b`, of the same shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.device().is_cpu() { a.apply_op2(b, Add) } else { a + b }
+    if has_kernels(a.device()) { tape::apply2(a, b, Add) } else { a + b }
 }
 
 struct Add;
@@ -377,15 +383,59 @@ impl CustomOp2 for Add {
         Ok((CpuStorage::F32(kernels::add(slice(a, la)?, slice(b, lb)?)), la.shape().clone()))
     }
 
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        if la.shape() != lb.shape() {
+            bail!("rows of {:?} and of {:?} cannot be added", la.shape(), lb.shape());
+        }
+        Ok((a.binary_impl::<op::Add>(b, la, lb)?, la.shape().clone()))
+    }
+
     fn bwd(&self, _a: &Tensor, _b: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(grad.clone()), Some(grad.clone())))
+    }
+}
+
+/// `cap * tanh(x / cap)`: keeps values inside `(-cap, cap)`.
+pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    if has_kernels(x.device()) { tape::apply1(x, Softcap { cap }) } else { composed::softcap(x, cap) }
+}
+
+struct Softcap {
+    cap: f32,
+}
+
+impl Softcap {
+    fn forward<S: BackendStorage>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
+        let (shape, cap) = (layout.shape().clone(), f64::from(self.cap));
+        let whole = Layout::contiguous(&shape);
+        let y = x.affine(layout, cap.recip(), 0.0)?.unary_impl::<op::Tanh>(&whole)?.affine(&whole, cap, 0.0)?;
+        Ok((y, shape))
+    }
+}
+
+impl CustomOp1 for Softcap {
+    fn name(&self) -> &'static str {
+        "softcap"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(x, layout)
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.forward(x, layout)
+    }
+
+    fn bwd(&self, _x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let share = y.detach().affine(f64::from(self.cap).recip(), 0.0)?;
+        (share.sqr()?.affine(-1.0, 1.0)? * grad).map(Some)
     }
 }
 
 /// `activation(gate) * up`, element by element.
 pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
     if has_kernels(gate.device()) {
-        gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { activation })
+        tape::apply2(&gate.contiguous()?, &up.contiguous()?, Gated { activation })
     } else {
         composed::gated(gate, up, activation)
     }
@@ -425,7 +475,8 @@ impl CustomOp2 for Gated {
 /// Rotary position embedding of `x` `[n, heads * head_dim]`, pairs `(i, i + head_dim / 2)`, by the angles of `angles`.
 pub fn rope(x: &Tensor, angles: &Angles) -> Result<Tensor> {
     if has_kernels(x.device()) {
-        x.contiguous()?.apply_op3(&angles.cos, &angles.sin, Rope { half: angles.cos.dim(1)?, direction: 1.0 })
+        let rope = Rope { half: angles.cos.dim(1)?, direction: 1.0 };
+        tape::apply3([&x.contiguous()?, &angles.cos, &angles.sin], rope)
     } else {
         composed::rope(x, angles)
     }
@@ -498,7 +549,8 @@ pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attenti
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
     if PathAttention::is_possible(q.device(), attention) {
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, PathAttention::new(paths, attention, products))
+        let op = PathAttention::new(paths, attention, products);
+        tape::apply3([&q.contiguous()?, &k.contiguous()?, &v.contiguous()?], op)
     } else {
         composed::attention([q, k, v], paths, attention)
     }
