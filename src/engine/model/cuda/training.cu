@@ -8,6 +8,68 @@ extern "C" __global__ void cast_to_bf16(const float *x, __nv_bfloat16 *y, int64_
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) y[i] = __float2bfloat16(x[i]);
 }
 
+// ---- Gradients of low-rank adapters: sums over all rows of the products of `rank` numbers with `width` others.
+
+constexpr int OUTER_THREADS = 128;
+// Numbers of the first kind that a thread multiplies its one of the second with.
+constexpr int OUTER_RANK = 16;
+// Rows whose numbers of the first kind are in shared memory, and those whose numbers of the second are read together.
+constexpr int OUTER_ROWS = 32;
+constexpr int OUTER_TOGETHER = 8;
+
+// The sums over each `rows_of_part` rows: parts [part, rank, width]. A block has OUTER_RANK by OUTER_THREADS of them (x) of
+// one part (y).
+extern "C" __global__ __launch_bounds__(OUTER_THREADS) void outer_parts(
+    const float *low, const float *x, float *parts, int rows, int rank, int width, int rows_of_part) {
+    __shared__ __align__(16) float staged[OUTER_ROWS][OUTER_RANK];
+    const int blocks = (width + OUTER_THREADS - 1) / OUTER_THREADS;
+    const int column = blockIdx.x % blocks * OUTER_THREADS + threadIdx.x;
+    const int first_rank = blockIdx.x / blocks * OUTER_RANK;
+    const int begin = blockIdx.y * rows_of_part, end = min(rows, begin + rows_of_part);
+    float sums[OUTER_RANK];
+#pragma unroll
+    for (int r = 0; r < OUTER_RANK; r++) sums[r] = 0.0f;
+    for (int first = begin; first < end; first += OUTER_ROWS) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < OUTER_ROWS * OUTER_RANK; i += OUTER_THREADS) {
+            const int row = first + i / OUTER_RANK, r = first_rank + i % OUTER_RANK;
+            staged[i / OUTER_RANK][i % OUTER_RANK] = row < end && r < rank ? low[(int64_t)row * rank + r] : 0.0f;
+        }
+        __syncthreads();
+        if (column >= width) continue;
+#pragma unroll
+        for (int some = 0; some < OUTER_ROWS; some += OUTER_TOGETHER) {
+            float values[OUTER_TOGETHER];
+#pragma unroll
+            for (int i = 0; i < OUTER_TOGETHER; i++) {
+                const int row = first + some + i;
+                values[i] = row < end ? x[(int64_t)row * width + column] : 0.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < OUTER_TOGETHER; i++) {
+#pragma unroll
+                for (int r = 0; r < OUTER_RANK; r++) sums[r] = fmaf(staged[some + i][r], values[i], sums[r]);
+            }
+        }
+    }
+    if (column >= width) return;
+#pragma unroll
+    for (int r = 0; r < OUTER_RANK; r++) {
+        if (first_rank + r >= rank) break;
+        parts[((int64_t)blockIdx.y * rank + first_rank + r) * width + column] = sums[r];
+    }
+}
+
+// Adds the parts: [rank, width], or [width, rank] where `transposed`. A thread for each number.
+extern "C" __global__ void add_outer_parts(
+    const float *parts, float *to, int part_count, int rank, int width, int transposed) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, size = rank * width;
+    if (i >= size) return;
+    float sum = 0.0f;
+    for (int part = 0; part < part_count; part++) sum += parts[(int64_t)part * size + i];
+    to[transposed ? i % width * rank + i / width : i] = sum;
+}
+
 // ---- Norms, gates, rotations. `y` and `x` may not be the same memory.
 
 // A block for each part of `width` numbers: y = x * weight / sqrt(mean(x^2) + eps).

@@ -46,6 +46,14 @@ const TILE_THREADS: usize = 128;
 const PIECE: usize = 2048;
 const PIECES: usize = 512;
 
+/// What a block sums of the gradients of an adapter: constants of the kernel.
+const OUTER_THREADS: usize = 128;
+const OUTER_RANK: usize = 16;
+
+/// Parts that rows are summed in at most, and the rows of each at least.
+const MAX_OUTER_PARTS: usize = 64;
+const MIN_OUTER_ROWS: usize = 128;
+
 /// Threads for a row of logits.
 const ROW_THREADS: usize = 512;
 
@@ -274,14 +282,14 @@ pub fn frozen_linear_backward(w: &Tensor, grad: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// `x w^T + scale * (x a^T) b^T`.
+/// `x w^T + scale * (x a^T) b^T`, and `scale * x a^T`, which the backward pass takes.
 pub fn adapted_linear(
     (x, lx): (&CudaStorage, &Layout),
     (a, la): (&CudaStorage, &Layout),
     (b, lb): (&CudaStorage, &Layout),
     w: &Tensor,
     scale: f32,
-) -> Result<(CudaStorage, Shape)> {
+) -> Result<((CudaStorage, Shape), Tensor)> {
     let ((rows, inputs), (outputs, rank)) = (lx.shape().dims2()?, lb.shape().dims2()?);
     if w.dims() != [outputs, inputs] || la.dims() != [rank, inputs] {
         bail!("an adapter of {:?} and {:?} does not fit a matrix of {:?}", la.shape(), lb.shape(), w.shape());
@@ -291,20 +299,65 @@ pub fn adapted_linear(
     let mut low = alloc::<f32>(device, rows * rank)?;
     let x = Matrix { values: &x, rows, columns: inputs };
     multiply(device, x, (Matrix { values: &a, rows: rank, columns: inputs }, true), scale, (&mut low, false))?;
-    let low = Matrix { values: &low.as_view(), rows, columns: rank };
-    multiply(device, low, (Matrix { values: &b, rows: outputs, columns: rank }, true), 1.0, (&mut out, true))?;
-    Ok(result(out, (rows, outputs), device))
+    let of_low = Matrix { values: &low.as_view(), rows, columns: rank };
+    multiply(device, of_low, (Matrix { values: &b, rows: outputs, columns: rank }, true), 1.0, (&mut out, true))?;
+    Ok((result(out, (rows, outputs), device), tensor(low, (rows, rank), device)))
 }
 
-/// `grad w + to_a a`: the gradient of [`adapted_linear`] for `x`, where `to_a` is `scale * grad b`.
-pub fn adapted_linear_backward(w: &Tensor, grad: &Tensor, [to_a, a]: [&Tensor; 2]) -> Result<Tensor> {
-    let ((rows, rank), inputs) = (to_a.dims2()?, w.dim(1)?);
-    on_cuda([grad, to_a, a], |device, [grad, to_a, a]| {
-        let mut out = frozen_product(device, (&grad, rows), w, true)?;
-        let to_a = Matrix { values: &to_a, rows, columns: rank };
-        multiply(device, to_a, (Matrix { values: &a, rows: rank, columns: inputs }, false), 1.0, (&mut out, true))?;
-        Ok(tensor(out, (rows, inputs), device))
+/// The gradients of [`adapted_linear`] for `x`, `a` and `b`, from that of its result and what else it gave.
+pub fn adapted_linear_backward(
+    [x, a, b]: [&Tensor; 3],
+    w: &Tensor,
+    scale: f32,
+    [low, grad]: [&Tensor; 2],
+) -> Result<[Tensor; 3]> {
+    let ((rows, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+    on_cuda([x, a, b, low, grad], |device, [x, a, b, low, grad]| {
+        let mut to_a = alloc::<f32>(device, rows * rank)?;
+        let of_grad = Matrix { values: &grad, rows, columns: outputs };
+        let b = Matrix { values: &b, rows: outputs, columns: rank };
+        multiply(device, of_grad, (b, false), scale, (&mut to_a, false))?;
+        let to_a = to_a.as_view();
+        let mut d_x = frozen_product(device, (&grad, rows), w, true)?;
+        let of_low = Matrix { values: &to_a, rows, columns: rank };
+        multiply(device, of_low, (Matrix { values: &a, rows: rank, columns: inputs }, false), 1.0, (&mut d_x, true))?;
+        let d_a = sum_outer(device, (&to_a, rank), (&x, inputs), rows, false)?;
+        let d_b = sum_outer(device, (&low, rank), (&grad, outputs), rows, true)?;
+        let d_b = tensor(d_b, (outputs, rank), device);
+        Ok([tensor(d_x, (rows, inputs), device), tensor(d_a, (rank, inputs), device), d_b])
     })
+}
+
+/// `low^T x` `[rank, width]` of `rows` rows each, or `x^T low` where `transposed`. cuBLAS would give so small a result to few
+/// blocks, each of which goes through all rows.
+fn sum_outer(
+    device: &CudaDevice,
+    (low, rank): (&CudaView<f32>, usize),
+    (x, width): (&CudaView<f32>, usize),
+    rows: usize,
+    transposed: bool,
+) -> Result<CudaSlice<f32>> {
+    check_len(low.len(), rows * rank)?;
+    check_len(x.len(), rows * width)?;
+    let rows_of_part = rows.div_ceil(MAX_OUTER_PARTS).max(MIN_OUTER_ROWS);
+    let part_count = rows.div_ceil(rows_of_part);
+    let mut parts = alloc::<f32>(device, (part_count * rank * width).max(1))?;
+    let mut out = alloc::<f32>(device, rank * width)?;
+    let func = kernel(device, "outer_parts")?;
+    let grid = (width.div_ceil(OUTER_THREADS) * rank.div_ceil(OUTER_RANK), part_count);
+    let (count, of_part) = (int(rows)?, int(rows_of_part)?);
+    let (parts_i32, rank_i32, width_i32) = (int(part_count)?, int(rank)?, int(width)?);
+    let mut args = func.builder();
+    args.arg(low).arg(x).arg(&mut parts).arg(&count).arg(&rank_i32).arg(&width_i32).arg(&of_part);
+    launch(&mut args, grid, OUTER_THREADS, 0)?;
+    drop(args);
+
+    let (func, transposed) = (kernel(device, "add_outer_parts")?, i32::from(transposed));
+    let mut args = func.builder();
+    args.arg(&parts).arg(&mut out).arg(&parts_i32).arg(&rank_i32).arg(&width_i32).arg(&transposed);
+    launch(&mut args, ((int(rank * width)? as usize).div_ceil(BLOCK), 1), BLOCK, 0)?;
+    drop(args);
+    Ok(out)
 }
 
 // ---- Norms, gates, rotations.

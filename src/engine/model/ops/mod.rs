@@ -209,10 +209,10 @@ impl CustomOp1 for DenseLinear {
 /// `[n, in] -> [n, out]`. The gradient goes to `x`, `a` and `b`.
 pub fn adapted_linear(x: &Tensor, w: &Frozen, [a, b]: [&Tensor; 2], scale: f64) -> Result<Tensor> {
     match w {
-        Frozen::Packed(_) => tape::apply3([&x.contiguous()?, a, b], AdaptedLinear { w: w.clone(), scale }),
+        Frozen::Packed(_) => tape::apply3([&x.contiguous()?, a, b], AdaptedLinear::new(w, scale)),
         #[cfg(feature = "cuda")]
         Frozen::Dense(tensor) if tensor.device().is_cuda() => {
-            tape::apply3([&x.contiguous()?, a, b], AdaptedLinear { w: w.clone(), scale })
+            tape::apply3([&x.contiguous()?, a, b], AdaptedLinear::new(w, scale))
         }
         Frozen::Dense(_) => frozen_linear(x, w)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?,
     }
@@ -222,20 +222,18 @@ struct AdaptedLinear {
     /// Packed, or dense on a CUDA device.
     w: Frozen,
     scale: f64,
+    /// `scale * x a^T` of the forward pass.
+    #[cfg(feature = "cuda")]
+    low: OnceLock<Tensor>,
 }
 
 impl AdaptedLinear {
-    /// The gradient that comes through the matrix, plus `to_a a`.
-    fn backward(&self, grad: &Tensor, [to_a, a]: [&Tensor; 2]) -> Result<Tensor> {
-        match &self.w {
-            Frozen::Packed(matrix) => {
-                let d_x = on_cpu([grad, &to_a.matmul(a)?], |[grad, onto]| matrix.multiply_backward(grad, Some(onto)))?;
-                Tensor::from_vec(d_x, (grad.dim(0)?, matrix.inputs()), &Device::Cpu)
-            }
+    fn new(w: &Frozen, scale: f64) -> Self {
+        Self {
+            w: w.clone(),
+            scale,
             #[cfg(feature = "cuda")]
-            Frozen::Dense(w) => cuda::adapted_linear_backward(w, grad, [to_a, a]),
-            #[cfg(not(feature = "cuda"))]
-            Frozen::Dense(_) => bail!("this program was built without kernels for dense matrices"),
+            low: OnceLock::new(),
         }
     }
 }
@@ -279,7 +277,10 @@ impl CustomOp3 for AdaptedLinear {
         lb: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let Frozen::Dense(w) = &self.w else { bail!("expected a dense matrix") };
-        cuda::adapted_linear((x, lx), (a, la), (b, lb), w, self.scale as f32)
+        let (output, low) = cuda::adapted_linear((x, lx), (a, la), (b, lb), w, self.scale as f32)?;
+        // An operation is computed once.
+        let _ = self.low.set(low);
+        Ok(output)
     }
 
     fn bwd(
@@ -290,11 +291,18 @@ impl CustomOp3 for AdaptedLinear {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let (Frozen::Dense(w), Some(low)) = (&self.w, self.low.get()) {
+            let [d_x, d_a, d_b] = cuda::adapted_linear_backward([x, a, b], w, self.scale as f32, [low, grad])?;
+            return Ok((Some(d_x), Some(d_a), Some(d_b)));
+        }
+        let Frozen::Packed(matrix) = &self.w else { bail!("expected a packed matrix") };
         let (x, a, b, grad) = (x.detach(), a.detach(), b.detach(), grad.contiguous()?);
         // Scaled where there are `r` numbers to a row.
         let to_b = (x.matmul(&a.t()?)? * self.scale)?;
         let to_a = (grad.matmul(&b)? * self.scale)?;
-        let d_x = self.backward(&grad, [&to_a, &a])?;
+        let d_x = on_cpu([&grad, &to_a.matmul(&a)?], |[grad, onto]| matrix.multiply_backward(grad, Some(onto)))?;
+        let d_x = tensor(d_x, &x)?;
         Ok((Some(d_x), Some(to_a.t()?.matmul(&x)?), Some(grad.t()?.matmul(&to_b)?)))
     }
 }
