@@ -2,7 +2,7 @@
 //!
 //! It is the decoder's own forward pass, rematerialised: the input of every layer is kept, and in the backward pass
 //! each layer is computed again on a tape, so that memory holds one layer's activations and does not grow with
-//! depth. The output head is computed only at rows whose log-probability is asked for, a few rows at a time.
+//! depth. A device with memory to spare keeps the tapes of the first layers instead. The output head is computed only at rows whose log-probability is asked for, a few rows at a time.
 
 mod distributions;
 
@@ -13,6 +13,7 @@ use candle_core::{Device, Result, Tensor, Var, bail};
 pub use self::distributions::Distributions;
 use super::{
     decoder::{Adapted, Decoder, WithinPass},
+    device,
     lora::Lora,
     ops::{
         Angles, Paths,
@@ -180,6 +181,17 @@ struct HeadChunk<'a> {
     tape: Tape,
 }
 
+/// A layer on the way to the backward pass.
+enum PassedLayer {
+    /// Its input: it is computed again.
+    Input(Tensor),
+    Recorded {
+        input: Var,
+        output: Tensor,
+        tape: Tape,
+    },
+}
+
 /// Runs one piece of work, as soon as it may.
 pub type Pace<'a> = dyn Fn(&mut (dyn FnMut() -> Result<()> + Send)) -> Result<()> + 'a;
 
@@ -248,11 +260,18 @@ impl<'a> Pass<'a> {
         mut loss: impl FnMut(usize, &[Score]) -> Vec<ScoreGradient> + Send,
     ) -> Result<Vec<Tensor>> {
         let layers = self.decoder.config().layers.len();
-        let mut inputs = Vec::with_capacity(layers);
+        let mut passed = Vec::with_capacity(layers);
         let mut x = self.decoder.embed(&self.tokens)?;
+        let reserve = memory_to_leave(x.device())?;
         for layer in 0..layers {
-            let output = self.paced_layer(layer, &x)?.detach();
-            inputs.push(std::mem::replace(&mut x, output));
+            if has_more_than(x.device(), reserve)? {
+                let (input, output, tape) = self.recorded_layer(layer, &x)?;
+                x = output.clone();
+                passed.push(PassedLayer::Recorded { input, output, tape });
+            } else {
+                let output = self.paced_layer(layer, &x)?;
+                passed.push(PassedLayer::Input(std::mem::replace(&mut x, output)));
+            }
         }
         let mut gradient = Tensor::zeros_like(&x)?;
         self.head(&x, |chunk| {
@@ -265,8 +284,8 @@ impl<'a> Pass<'a> {
         })?;
         drop(x);
         let mut totals: Vec<Option<Tensor>> = vec![None; vars.len()];
-        for (layer, input) in inputs.into_iter().enumerate().rev() {
-            gradient = self.layer_backward(layer, &input, gradient, vars, &mut totals)?;
+        for (layer, passed) in passed.into_iter().enumerate().rev() {
+            gradient = self.layer_backward(layer, passed, gradient, vars, &mut totals)?;
         }
         let zero = |(total, var): (Option<Tensor>, &Var)| total.map_or_else(|| var.zeros_like(), Ok);
         totals.into_iter().zip(vars).map(zero).collect()
@@ -282,21 +301,34 @@ impl<'a> Pass<'a> {
         output.ok_or_else(|| candle_core::Error::msg("the work was not done"))
     }
 
-    /// Computes a layer again on a tape, adds to the gradients of the variables and returns that of its input.
+    /// Computes a layer on a tape, from a variable to its output.
+    fn recorded_layer(&mut self, layer: usize, x: &Tensor) -> Result<(Var, Tensor, Tape)> {
+        let mut recorded = None;
+        let Self { decoder, lora, angles, attend, pace, .. } = self;
+        paced(pace, decoder.device(), || {
+            recorded = Some(record_layer(decoder, layer, x, (*lora, angles, attend))?);
+            Ok(())
+        })?;
+        recorded.ok_or_else(|| candle_core::Error::msg("the work was not done"))
+    }
+
+    /// Goes backward through a layer: adds to the gradients of the variables and returns that of its input.
     fn layer_backward(
         &mut self,
         layer: usize,
-        input: &Tensor,
+        passed: PassedLayer,
         gradient: Tensor,
         vars: &[Var],
         totals: &mut [Option<Tensor>],
     ) -> Result<Tensor> {
-        let mut passed_on = None;
+        let (mut passed, mut passed_on) = (Some(passed), None);
         let Self { decoder, lora, angles, attend, pace, .. } = self;
         paced(pace, decoder.device(), || {
-            let input = Var::from_tensor(input)?;
-            let compute = || decoder.layer(layer, &input, angles, adapted(*lora, &input)?.as_slice(), attend);
-            let (output, tape) = tape::record(compute)?;
+            let (input, output, tape) = match passed.take() {
+                Some(PassedLayer::Recorded { input, output, tape }) => (input, output, tape),
+                Some(PassedLayer::Input(x)) => record_layer(decoder, layer, &x, (*lora, angles, attend))?,
+                None => bail!("layer {layer} was gone through already"),
+            };
             let mut gradients = tape.backward(&output, gradient.clone())?;
             for (total, var) in totals.iter_mut().zip(vars) {
                 if let Some(gradient) = gradients.take(var) {
@@ -339,6 +371,31 @@ impl<'a> Pass<'a> {
         }
         Ok(())
     }
+}
+
+/// Computes a layer on a tape, from a variable to its output.
+fn record_layer(
+    decoder: &Decoder,
+    layer: usize,
+    x: &Tensor,
+    (lora, angles, attend): (Option<&Lora>, &[Angles], &mut WithinPass),
+) -> Result<(Var, Tensor, Tape)> {
+    let input = Var::from_tensor(x)?;
+    let compute = || decoder.layer(layer, &input, angles, adapted(lora, &input)?.as_slice(), attend);
+    let (output, tape) = tape::record(compute)?;
+    Ok((input, output, tape))
+}
+
+/// What a device's memory has to have left for tapes to be kept, in bytes: half of what is free now, and room for the head
+/// in any case. `None` where layers are computed again.
+fn memory_to_leave(device: &Device) -> Result<Option<u64>> {
+    Ok(device::memory(device)?.map(|memory| (memory.free / 2).max(8 * HEAD_BYTES as u64)))
+}
+
+/// Whether a device has more memory than this.
+fn has_more_than(device: &Device, reserve: Option<u64>) -> Result<bool> {
+    let Some(reserve) = reserve else { return Ok(false) };
+    Ok(device::memory(device)?.is_some_and(|memory| memory.free > reserve))
 }
 
 /// Does a piece of work at its time, and waits for the device: what it takes there is a part of the piece.
