@@ -95,7 +95,7 @@ impl Attend for CachedPass<'_> {
                 let rows = Tensor::from_vec(rows, (self.nodes.len(), width), q.device())?;
                 keys.scatter_set(&rows, &k, 0)?;
                 values.scatter_set(&rows, &v, 0)?;
-                ops::attention([&q, keys, values], &self.paths, attention)
+                ops::attention([&q, keys, values], &self.paths, attention, DType::F32)
             }
         }
     }

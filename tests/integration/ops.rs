@@ -2,7 +2,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use proptest::prelude::*;
 use ttrl::engine::model::{
     frozen::Frozen,
@@ -148,7 +148,7 @@ fn attention_needs_a_path_for_each_query() {
     let (q, k) = (tensor((2, 8), 1), tensor((2, 4), 2));
     let mut paths = Paths::default();
     paths.push([0]);
-    let error = ops::attention([&q, &k, &k], &Arc::new(paths), plain(2, 1, 4)).unwrap_err();
+    let error = ops::attention([&q, &k, &k], &Arc::new(paths), plain(2, 1, 4), DType::F32).unwrap_err();
     assert!(error.to_string().contains("2 queries but 1 paths"));
 }
 
@@ -158,7 +158,8 @@ fn a_window_shows_the_end_of_a_path() {
     let attend = |path: &[u32], window| {
         let mut paths = Paths::default();
         paths.push(path.iter().copied());
-        let out = ops::attention([&q, &k, &v], &Arc::new(paths), Attention { window, ..plain(2, 1, 4) }).unwrap();
+        let out =
+            ops::attention([&q, &k, &v], &Arc::new(paths), Attention { window, ..plain(2, 1, 4) }, DType::F32).unwrap();
         out.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     assert_eq!(attend(&[8, 1, 5, 2], Some(3)), attend(&[1, 5, 2], None));
@@ -193,7 +194,7 @@ proptest! {
                 tensor((rows, kv_heads * 8), seed + 1),
                 tensor((rows, kv_heads * 8), seed + 2),
             ],
-            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
+            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &last, attention, DType::F32),
             |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &last, attention),
         );
     }
@@ -277,7 +278,7 @@ proptest! {
         let [q, k, v] = inputs(&paths, branches.rows(), attention.heads);
         let bits = |queries: Range<usize>| {
             let q = q.narrow(0, queries.start, queries.len()).unwrap().contiguous().unwrap();
-            let rows = ops::attention([&q, &k, &v], &collect(&paths[queries]), attention).unwrap().to_vec2::<f32>();
+            let rows = ops::attention([&q, &k, &v], &collect(&paths[queries]), attention, DType::F32).unwrap().to_vec2::<f32>();
             rows.unwrap().iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect::<Vec<Vec<u32>>>()
         };
         let together = bits(0..paths.len());
@@ -296,7 +297,7 @@ proptest! {
         let of_queries = collect(&paths);
         check(
             &inputs(&paths, branches.rows(), attention.heads),
-            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention),
+            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention, DType::F32),
             |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &of_queries, attention),
         );
     }

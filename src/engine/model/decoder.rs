@@ -341,10 +341,12 @@ impl Decoder {
 /// Attention among the rows of one pass, without a cache: each row sees the rows of its path.
 pub struct WithinPass {
     pub paths: Arc<ops::Paths>,
+    /// The numbers that may be multiplied, as [`Decoder::dtype`] says.
+    pub products: DType,
 }
 
 impl Attend for WithinPass {
     fn attend(&mut self, _layer: usize, attention: ops::Attention, [q, k, v]: [Tensor; 3]) -> Result<Tensor> {
-        ops::attention([&q, &k, &v], &self.paths, attention)
+        ops::attention([&q, &k, &v], &self.paths, attention, self.products)
     }
 }

@@ -1,8 +1,8 @@
 //! The differentiable forward pass: log-probabilities of chosen tokens and their gradients with respect to an adapter.
 //!
 //! It is the decoder's own forward pass, rematerialised: the input of every layer is kept, and in the backward pass
-//! each layer is computed again with its graph, so that memory holds one layer's activations and does not grow with
-//! depth. The output head is computed only at rows whose log-probability is asked for, a few rows at a time.
+//! each layer is computed again on a tape, so that memory holds one layer's activations and does not grow with
+//! depth. A device with memory to spare keeps the tapes of the first layers instead. The output head is computed only at rows whose log-probability is asked for, a few rows at a time.
 
 mod distributions;
 
@@ -13,8 +13,12 @@ use candle_core::{Device, Result, Tensor, Var, bail};
 pub use self::distributions::Distributions;
 use super::{
     decoder::{Adapted, Decoder, WithinPass},
+    device,
     lora::Lora,
-    ops::{self, Angles, Paths},
+    ops::{
+        Angles, Paths,
+        tape::{self, Tape},
+    },
 };
 
 /// Rows of the output head at a time on a CPU: 128 rows of 49,152 logits are 25 MB.
@@ -172,9 +176,21 @@ struct HeadChunk<'a> {
     targets: &'a [&'a [Target]],
     scores: &'a [Score],
     distributions: &'a Distributions,
-    /// The rows, and their logits, which have a graph.
+    /// The rows, their logits, and how the one came of the other.
     hidden: &'a Tensor,
     logits: &'a Tensor,
+    tape: Tape,
+}
+
+/// A layer on the way to the backward pass.
+enum PassedLayer {
+    /// Its input: it is computed again.
+    Input(Tensor),
+    Recorded {
+        input: Var,
+        output: Tensor,
+        tape: Tape,
+    },
 }
 
 /// Runs one piece of work, as soon as it may.
@@ -215,7 +231,7 @@ impl<'a> Pass<'a> {
         pace: &'a Pace<'a>,
     ) -> Result<Self> {
         let Rows { tokens, positions, paths, places } = rows;
-        let attend = WithinPass { paths: Arc::new(paths) };
+        let attend = WithinPass { paths: Arc::new(paths), products: decoder.dtype() };
         let angles = decoder.angles(&positions)?;
         let fixed = lora.map(|lora| lora.to_device(decoder.device())).transpose()?;
         Ok(Self { decoder, lora, fixed, tokens, places, targets, temperature, attend, angles, pace })
@@ -245,25 +261,32 @@ impl<'a> Pass<'a> {
         mut loss: impl FnMut(usize, &[Score]) -> Vec<ScoreGradient> + Send,
     ) -> Result<Vec<Tensor>> {
         let layers = self.decoder.config().layers.len();
-        let mut inputs = Vec::with_capacity(layers);
+        let mut passed = Vec::with_capacity(layers);
         let mut x = self.decoder.embed(&self.tokens)?;
+        let reserve = memory_to_leave(x.device())?;
         for layer in 0..layers {
-            let output = self.paced_layer(layer, &x)?.detach();
-            inputs.push(std::mem::replace(&mut x, output));
+            if has_more_than(x.device(), reserve)? {
+                let (input, output, tape) = self.recorded_layer(layer, &x)?;
+                x = output.clone();
+                passed.push(PassedLayer::Recorded { input, output, tape });
+            } else {
+                let output = self.paced_layer(layer, &x)?;
+                passed.push(PassedLayer::Input(std::mem::replace(&mut x, output)));
+            }
         }
         let mut gradient = Tensor::zeros_like(&x)?;
         self.head(&x, |chunk| {
             let derivatives = loss(chunk.first, chunk.scores);
             let d_logits = chunk.distributions.logit_gradients(chunk.logits, chunk.targets, &derivatives)?;
-            let gradients = ops::seed_gradient(chunk.logits, d_logits)?.backward()?;
-            let Some(d_hidden) = gradients.get(chunk.hidden) else { bail!("the output head gave no gradient") };
-            gradient = gradient.index_add(&Tensor::new(chunk.rows, x.device())?, d_hidden, 0)?;
+            let mut gradients = chunk.tape.backward(chunk.logits, d_logits)?;
+            let Some(d_hidden) = gradients.take(chunk.hidden) else { bail!("the output head gave no gradient") };
+            gradient = gradient.index_add(&Tensor::new(chunk.rows, x.device())?, &d_hidden, 0)?;
             Ok(())
         })?;
         drop(x);
         let mut totals: Vec<Option<Tensor>> = vec![None; vars.len()];
-        for (layer, input) in inputs.into_iter().enumerate().rev() {
-            gradient = self.layer_backward(layer, &input, gradient, vars, &mut totals)?;
+        for (layer, passed) in passed.into_iter().enumerate().rev() {
+            gradient = self.layer_backward(layer, passed, gradient, vars, &mut totals)?;
         }
         let zero = |(total, var): (Option<Tensor>, &Var)| total.map_or_else(|| var.zeros_like(), Ok);
         totals.into_iter().zip(vars).map(zero).collect()
@@ -279,30 +302,44 @@ impl<'a> Pass<'a> {
         output.ok_or_else(|| candle_core::Error::msg("the work was not done"))
     }
 
-    /// Computes a layer again with its graph, adds to the gradients of the variables and returns that of its input.
+    /// Computes a layer on a tape, from a variable to its output.
+    fn recorded_layer(&mut self, layer: usize, x: &Tensor) -> Result<(Var, Tensor, Tape)> {
+        let mut recorded = None;
+        let Self { decoder, lora, angles, attend, pace, .. } = self;
+        paced(pace, decoder.device(), || {
+            recorded = Some(record_layer(decoder, layer, x, (*lora, angles, attend))?);
+            Ok(())
+        })?;
+        recorded.ok_or_else(|| candle_core::Error::msg("the work was not done"))
+    }
+
+    /// Goes backward through a layer: adds to the gradients of the variables and returns that of its input.
     fn layer_backward(
         &mut self,
         layer: usize,
-        input: &Tensor,
+        passed: PassedLayer,
         gradient: Tensor,
         vars: &[Var],
         totals: &mut [Option<Tensor>],
     ) -> Result<Tensor> {
-        let mut passed_on = None;
+        let (mut passed, mut passed_on) = (Some(passed), None);
         let Self { decoder, lora, angles, attend, pace, .. } = self;
         paced(pace, decoder.device(), || {
-            let input = Var::from_tensor(input)?;
-            let output = decoder.layer(layer, input.as_tensor(), angles, adapted(*lora, &input)?.as_slice(), attend)?;
-            let mut gradients = ops::seed_gradient(&output, gradient.clone())?.backward()?;
+            let (input, output, tape) = match passed.take() {
+                Some(PassedLayer::Recorded { input, output, tape }) => (input, output, tape),
+                Some(PassedLayer::Input(x)) => record_layer(decoder, layer, &x, (*lora, angles, attend))?,
+                None => bail!("layer {layer} was gone through already"),
+            };
+            let mut gradients = tape.backward(&output, gradient.clone())?;
             for (total, var) in totals.iter_mut().zip(vars) {
-                if let Some(gradient) = gradients.remove(var) {
+                if let Some(gradient) = gradients.take(var) {
                     *total = Some(match total.take() {
                         Some(total) => (total + gradient)?,
                         None => gradient,
                     });
                 }
             }
-            passed_on = gradients.remove(&input);
+            passed_on = gradients.take(&input);
             Ok(())
         })?;
         passed_on.ok_or_else(|| candle_core::Error::msg(format!("layer {layer} passed on no gradient")))
@@ -317,7 +354,7 @@ impl<'a> Pass<'a> {
             let rows: Vec<u32> = targets.iter().map(|targets| self.places[targets[0].row as usize]).collect();
             paced(self.pace, x.device(), || {
                 let hidden = Var::from_tensor(&x.index_select(&Tensor::new(rows.as_slice(), x.device())?, 0)?)?;
-                let logits = decoder.logits(&hidden)?;
+                let (logits, tape) = tape::record(|| decoder.logits(&hidden))?;
                 let (distributions, scores) = Distributions::of(&logits, targets, temperature)?;
                 let (hidden, logits) = (hidden.as_tensor(), &logits);
                 each(HeadChunk {
@@ -328,12 +365,38 @@ impl<'a> Pass<'a> {
                     distributions: &distributions,
                     hidden,
                     logits,
+                    tape,
                 })
             })?;
             first += targets.iter().map(|targets| targets.len()).sum::<usize>();
         }
         Ok(())
     }
+}
+
+/// Computes a layer on a tape, from a variable to its output.
+fn record_layer(
+    decoder: &Decoder,
+    layer: usize,
+    x: &Tensor,
+    (lora, angles, attend): (Option<&Lora>, &[Angles], &mut WithinPass),
+) -> Result<(Var, Tensor, Tape)> {
+    let input = Var::from_tensor(x)?;
+    let compute = || decoder.layer(layer, &input, angles, adapted(lora, &input)?.as_slice(), attend);
+    let (output, tape) = tape::record(compute)?;
+    Ok((input, output, tape))
+}
+
+/// What a device's memory has to have left for tapes to be kept, in bytes: half of what is free now, and room for the head
+/// in any case. `None` where layers are computed again.
+fn memory_to_leave(device: &Device) -> Result<Option<u64>> {
+    Ok(device::memory(device)?.map(|memory| (memory.free / 2).max(8 * HEAD_BYTES as u64)))
+}
+
+/// Whether a device has more memory than this.
+fn has_more_than(device: &Device, reserve: Option<u64>) -> Result<bool> {
+    let Some(reserve) = reserve else { return Ok(false) };
+    Ok(device::memory(device)?.is_some_and(|memory| memory.free > reserve))
 }
 
 /// Does a piece of work at its time, and waits for the device: what it takes there is a part of the piece.

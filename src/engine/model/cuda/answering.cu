@@ -330,25 +330,6 @@ __device__ void combine(const float *partial, const uint32_t *queries, int heads
 constexpr int TILE = 64; // queries of a block, and keys at a time
 constexpr int TILE_THREADS = 128;
 
-// c += a b of 16 x 16 and 16 x 8 numbers, as the threads of a warp hold them (PTX ISA, mma.m16n8k16).
-__device__ __forceinline__ void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
-// Two 8 x 8 matrices out of shared memory, transposed: lane l names row l % 8 of matrix l / 8 % 2.
-__device__ __forceinline__ void load_transposed(uint32_t *b, const __nv_bfloat16 *row) {
-    const uint32_t address = (uint32_t)__cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];" : "=r"(b[0]), "=r"(b[1]) : "r"(address));
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&both);
-}
-
 // Head `blockIdx.y` of the queries of tile `blockIdx.x`: from `tiles[..].x` on, `tiles[..].y` of them, TILE at most. A warp has
 // 16 of them.
 template <int HEAD_DIM>
@@ -457,12 +438,13 @@ __device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *c
         for (int step = 0; step < TILE / 16; step++) {
             const float *low = scores[2 * step], *high = scores[2 * step + 1];
             const uint32_t weights[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]), pack(high[2], high[3])};
-            const __nv_bfloat16 *row = values + (step * 16 + lane % 16) * STRIDE;
+            const __nv_bfloat16 *row = values + (step * 16 + lane % 16) * STRIDE + lane / 16 * 8;
 #pragma unroll
-            for (int part = 0; part < VECTORS; part++) {
-                uint32_t b[2];
+            for (int part = 0; part < VECTORS; part += 2) {
+                uint32_t b[4];
                 load_transposed(b, row + part * 8);
                 multiply_add(sum[part], weights, b);
+                multiply_add(sum[part + 1], weights, b + 2);
             }
         }
     }

@@ -47,7 +47,19 @@ pub fn check(device: &Device) -> Result<Vec<Compared>> {
         Attention { window: Some(100), ..plain(4, 1, 256) },
         plain(64, 1, 32),
     ] {
-        checks.attention(attention)?;
+        checks.attention(attention, DType::F32)?;
+    }
+    for attention in [
+        plain(9, 3, 64),
+        Attention { window: Some(40), ..plain(14, 2, 64) },
+        Attention { softcap: Some(2.0), ..plain(4, 4, 64) },
+        plain(12, 2, 128),
+        Attention { window: Some(100), softcap: Some(2.0), ..plain(8, 4, 128) },
+        // So many heads that the queries of the first rows are in several pieces.
+        plain(48, 3, 64),
+        plain(32, 1, 128),
+    ] {
+        checks.attention(attention, DType::BF16)?;
     }
     for softened in [1.0, 0.7] {
         checks.log_probs(softened)?;
@@ -165,7 +177,7 @@ impl Checks<'_> {
     }
 
     /// Over a trunk with branches, one of which has a branch of its own, and another tree.
-    fn attention(&mut self, attention: Attention) -> Result<()> {
+    fn attention(&mut self, attention: Attention, products: DType) -> Result<()> {
         let mut paths = Paths::default();
         let mut chain = |start: &[u32], rows: std::ops::Range<u32>| {
             let mut path = start.to_vec();
@@ -189,13 +201,16 @@ impl Checks<'_> {
             self.random((rows, kv_heads * head_dim))?,
         ];
         let mut name = format!("attention of {heads} by {kv_heads} heads of {head_dim}");
+        if products == DType::BF16 {
+            name += " in BF16";
+        }
         attention.window.iter().for_each(|window| name += &format!(", window {window}"));
         attention.softcap.iter().for_each(|cap| name += &format!(", cap {cap}"));
         self.operation(
             &name,
             &inputs,
             |vars| composed::attention([&vars[0], &vars[1], &vars[2]], &paths, attention),
-            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &paths, attention),
+            |vars| ops::attention([&vars[0], &vars[1], &vars[2]], &paths, attention, products),
         )
     }
 

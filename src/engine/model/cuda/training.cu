@@ -8,6 +8,68 @@ extern "C" __global__ void cast_to_bf16(const float *x, __nv_bfloat16 *y, int64_
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) y[i] = __float2bfloat16(x[i]);
 }
 
+// ---- Gradients of low-rank adapters: sums over all rows of the products of `rank` numbers with `width` others.
+
+constexpr int OUTER_THREADS = 128;
+// Numbers of the first kind that a thread multiplies its one of the second with.
+constexpr int OUTER_RANK = 16;
+// Rows whose numbers of the first kind are in shared memory, and those whose numbers of the second are read together.
+constexpr int OUTER_ROWS = 32;
+constexpr int OUTER_TOGETHER = 8;
+
+// The sums over each `rows_of_part` rows: parts [part, rank, width]. A block has OUTER_RANK by OUTER_THREADS of them (x) of
+// one part (y).
+extern "C" __global__ __launch_bounds__(OUTER_THREADS) void outer_parts(
+    const float *low, const float *x, float *parts, int rows, int rank, int width, int rows_of_part) {
+    __shared__ __align__(16) float staged[OUTER_ROWS][OUTER_RANK];
+    const int blocks = (width + OUTER_THREADS - 1) / OUTER_THREADS;
+    const int column = blockIdx.x % blocks * OUTER_THREADS + threadIdx.x;
+    const int first_rank = blockIdx.x / blocks * OUTER_RANK;
+    const int begin = blockIdx.y * rows_of_part, end = min(rows, begin + rows_of_part);
+    float sums[OUTER_RANK];
+#pragma unroll
+    for (int r = 0; r < OUTER_RANK; r++) sums[r] = 0.0f;
+    for (int first = begin; first < end; first += OUTER_ROWS) {
+        __syncthreads();
+        for (int i = threadIdx.x; i < OUTER_ROWS * OUTER_RANK; i += OUTER_THREADS) {
+            const int row = first + i / OUTER_RANK, r = first_rank + i % OUTER_RANK;
+            staged[i / OUTER_RANK][i % OUTER_RANK] = row < end && r < rank ? low[(int64_t)row * rank + r] : 0.0f;
+        }
+        __syncthreads();
+        if (column >= width) continue;
+#pragma unroll
+        for (int some = 0; some < OUTER_ROWS; some += OUTER_TOGETHER) {
+            float values[OUTER_TOGETHER];
+#pragma unroll
+            for (int i = 0; i < OUTER_TOGETHER; i++) {
+                const int row = first + some + i;
+                values[i] = row < end ? x[(int64_t)row * width + column] : 0.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < OUTER_TOGETHER; i++) {
+#pragma unroll
+                for (int r = 0; r < OUTER_RANK; r++) sums[r] = fmaf(staged[some + i][r], values[i], sums[r]);
+            }
+        }
+    }
+    if (column >= width) return;
+#pragma unroll
+    for (int r = 0; r < OUTER_RANK; r++) {
+        if (first_rank + r >= rank) break;
+        parts[((int64_t)blockIdx.y * rank + first_rank + r) * width + column] = sums[r];
+    }
+}
+
+// Adds the parts: [rank, width], or [width, rank] where `transposed`. A thread for each number.
+extern "C" __global__ void add_outer_parts(
+    const float *parts, float *to, int part_count, int rank, int width, int transposed) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, size = rank * width;
+    if (i >= size) return;
+    float sum = 0.0f;
+    for (int part = 0; part < part_count; part++) sum += parts[(int64_t)part * size + i];
+    to[transposed ? i % width * rank + i / width : i] = sum;
+}
+
 // ---- Norms, gates, rotations. `y` and `x` may not be the same memory.
 
 // A block for each part of `width` numbers: y = x * weight / sqrt(mean(x^2) + eps).
@@ -521,6 +583,422 @@ __device__ __forceinline__ void attention_backward_kv(
     }
 }
 
+// ---- The same attention on matrix units: what is multiplied is bf16, its sums are f32 (after FlashAttention-2, arXiv
+// 2307.08691).
+//
+// A block of four warps keeps TILE rows, 16 a warp, in registers as first factors of products, and visits others TILE at a
+// time in shared memory. Of products of kept and visited rows a thread has, of every eight visited ones, two (`pair` and
+// the next) with each of its two kept ones (`quad` and `quad + 8` of the warp's): numbers 0 and 1 are those of the first,
+// 2 and 3 those of the second. Sums of weighted visited rows lie the same way, with numbers of a head in place of visited
+// rows.
+
+constexpr int TILE = 64;
+constexpr int TILE_THREADS = 128;
+constexpr float LOWEST = -1e30f;
+
+// Rows in shared memory are so far apart that eight of them lie in other banks.
+template <int D> constexpr int TILE_STRIDE = D + 8;
+// Visited rows that the backward pass multiplies at a time, so that everything stays in registers.
+template <int D> constexpr int STEP = D == 64 ? 32 : 16;
+
+struct Lane {
+    int warp;
+    int lane;
+    int quad;
+    int pair;
+
+    __device__ __forceinline__ Lane()
+        : warp(threadIdx.x / WARP), lane(threadIdx.x % WARP), quad(lane / 4), pair(lane % 4 * 2) {}
+    // The kept row of the block that this thread has as its first or second.
+    __device__ __forceinline__ int kept(int half) const { return warp * 16 + quad + half * 8; }
+};
+
+// Brings TILE rows into shared memory. `row(i)` says where row i is; null for none.
+template <int D, typename Row> __device__ __forceinline__ void bring_tile(__nv_bfloat16 *to, Row row) {
+    constexpr int PARTS = D / 8;
+#pragma unroll
+    for (int i = threadIdx.x; i < TILE * PARTS; i += TILE_THREADS) {
+        const int index = i / PARTS, column = i % PARTS * 8;
+        const __nv_bfloat16 *from = row(index);
+        uint4 part = make_uint4(0, 0, 0, 0);
+        if (from != nullptr) part = *reinterpret_cast<const uint4 *>(from + column);
+        *reinterpret_cast<uint4 *>(to + index * TILE_STRIDE<D> + column) = part;
+    }
+}
+
+// This warp's kept rows as a first factor.
+template <int D, typename Row> __device__ __forceinline__ void keep_rows(uint32_t (&kept)[D / 16][4], const Lane &lane, Row row) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const __nv_bfloat16 *from = row(lane.kept(half));
+#pragma unroll
+        for (int part = 0; part < D / 16; part++) {
+            const __nv_bfloat16 *at = from + part * 16 + lane.pair;
+            kept[part][half] = from != nullptr ? *reinterpret_cast<const uint32_t *>(at) : 0;
+            kept[part][half + 2] = from != nullptr ? *reinterpret_cast<const uint32_t *>(at + 8) : 0;
+        }
+    }
+}
+
+// The products of this warp's kept rows with N visited ones.
+template <int D, int N>
+__device__ __forceinline__ void multiply_tile(
+    float (&products)[N / 8][4], const uint32_t (&kept)[D / 16][4], const __nv_bfloat16 *visited, const Lane &lane) {
+    const __nv_bfloat16 *row = visited + lane.lane % 8 * TILE_STRIDE<D> + lane.lane / 8 * 8;
+#pragma unroll
+    for (int column = 0; column < N / 8; column++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) products[column][i] = 0.0f;
+    }
+#pragma unroll
+    for (int part = 0; part < D / 16; part += 2) {
+#pragma unroll
+        for (int column = 0; column < N / 8; column++) {
+            uint32_t b[4];
+            load_matrices(b, row + column * 8 * TILE_STRIDE<D> + part * 16);
+            multiply_add(products[column], kept[part], b);
+            multiply_add(products[column], kept[part + 1], b + 2);
+        }
+    }
+}
+
+// Adds N visited rows by their weights to the sums of this warp's kept rows.
+template <int D, int N>
+__device__ __forceinline__ void add_tile(
+    float (&sums)[D / 8][4], const float (&weights)[N / 8][4], const __nv_bfloat16 *visited, const Lane &lane) {
+    const __nv_bfloat16 *row = visited + lane.lane % 16 * TILE_STRIDE<D> + lane.lane / 16 * 8;
+#pragma unroll
+    for (int step = 0; step < N / 16; step++) {
+        const float *low = weights[2 * step], *high = weights[2 * step + 1];
+        const uint32_t a[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]), pack(high[2], high[3])};
+#pragma unroll
+        for (int part = 0; part < D / 8; part += 2) {
+            uint32_t b[4];
+            load_transposed(b, row + step * 16 * TILE_STRIDE<D> + part * 8);
+            multiply_add(sums[part], a, b);
+            multiply_add(sums[part + 1], a, b + 2);
+        }
+    }
+}
+
+template <int D> __device__ __forceinline__ void clear_tile(float (&sums)[D / 8][4]) {
+#pragma unroll
+    for (int part = 0; part < D / 8; part++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) sums[part][i] = 0.0f;
+    }
+}
+
+// Writes the sums of this thread's first or second kept row, times `by`.
+template <int D>
+__device__ __forceinline__ void write_kept(float *to, const float (&sums)[D / 8][4], int half, float by, const Lane &lane) {
+#pragma unroll
+    for (int part = 0; part < D / 8; part++) {
+        const float2 both = make_float2(sums[part][2 * half] * by, sums[part][2 * half + 1] * by);
+        *reinterpret_cast<float2 *>(to + part * 8 + lane.pair) = both;
+    }
+}
+
+// The path that the queries of a block share, and the part of it that any of them sees.
+struct TilePath {
+    QueryHeads of;
+    const uint32_t *rows;
+    int shortest;
+    int start;
+    int end;
+
+    __device__ __forceinline__ TilePath(
+        const uint32_t *paths, const uint2 *spans, const uint2 *tiles, const AttentionShape &shape) {
+        const uint2 tile = tiles[blockIdx.x];
+        const int group = shape.heads / shape.kv_heads;
+        of = {(int)tile.x, (int)tile.y * group, group, (int)blockIdx.y, shape.heads};
+        const uint2 first = spans[tile.x], last = spans[tile.x + tile.y - 1];
+        rows = paths + first.x;
+        shortest = first.y;
+        end = last.y;
+        start = shape.window == 0 ? 0 : max(0, shortest - shape.window);
+    }
+    // Whether all queries see the TILE rows from this place on.
+    __device__ __forceinline__ bool all_see(int first, const AttentionShape &shape) const {
+        return first + TILE <= shortest && (shape.window == 0 || first >= end - shape.window);
+    }
+    // Where the keys or values of the TILE rows from this place on are.
+    template <int D> __device__ __forceinline__ auto at(const __nv_bfloat16 *values, int first, const AttentionShape &shape) const {
+        return [=, this_rows = rows, this_end = end, width = shape.kv_heads * D, offset = of.kv_head * D](
+                   int index) -> const __nv_bfloat16 * {
+            const int place = first + index;
+            return place < this_end ? values + (int64_t)this_rows[place] * width + offset : nullptr;
+        };
+    }
+};
+
+template <int D>
+__device__ __forceinline__ void attention_forward_bf16(
+    const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const uint32_t *paths, const uint2 *spans,
+    const uint2 *tiles, float *out, float *log_sums, const AttentionShape &shape) {
+    __shared__ __align__(16) __nv_bfloat16 keys[TILE * TILE_STRIDE<D>], values[TILE * TILE_STRIDE<D>];
+    const Lane lane;
+    const TilePath path(paths, spans, tiles, shape);
+    const QueryHeads &of = path.of;
+
+    uint32_t queries[D / 16][4];
+    keep_rows<D>(queries, lane, [&](int row) { return row < of.count ? q + of.head(row) * D : nullptr; });
+    int lengths[2];
+    float tops[2] = {LOWEST, LOWEST}, totals[2] = {0.0f, 0.0f}, sums[D / 8][4];
+    clear_tile<D>(sums);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = lane.kept(half);
+        lengths[half] = row < of.count ? (int)spans[of.query(row)].y : 0;
+    }
+    for (int first = path.start; first < path.end; first += TILE) {
+        __syncthreads();
+        bring_tile<D>(keys, path.at<D>(k, first, shape));
+        bring_tile<D>(values, path.at<D>(v, first, shape));
+        __syncthreads();
+        if (lane.warp * 16 >= of.count) continue;
+        float scores[TILE / 8][4];
+        multiply_tile<D, TILE>(scores, queries, keys, lane);
+        const bool all = path.all_see(first, shape);
+        float top[2] = {tops[0], tops[1]};
+#pragma unroll
+        for (int column = 0; column < TILE / 8; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const bool seen = all || sees(lengths[i / 2], first + column * 8 + lane.pair + i % 2, shape);
+                scores[column][i] = seen ? score_of(scores[column][i], shape) : -INFINITY;
+                top[i / 2] = fmaxf(top[i / 2], scores[column][i]);
+            }
+        }
+        // Four threads have a row together.
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            top[half] = fmaxf(top[half], __shfl_xor_sync(ALL, top[half], 1));
+            top[half] = fmaxf(top[half], __shfl_xor_sync(ALL, top[half], 2));
+            const float factor = __expf(tops[half] - top[half]);
+            tops[half] = top[half];
+            totals[half] *= factor;
+#pragma unroll
+            for (int part = 0; part < D / 8; part++) {
+                sums[part][2 * half] *= factor;
+                sums[part][2 * half + 1] *= factor;
+            }
+        }
+#pragma unroll
+        for (int column = 0; column < TILE / 8; column++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                scores[column][i] = __expf(scores[column][i] - tops[i / 2]);
+                totals[i / 2] += scores[column][i];
+            }
+        }
+        add_tile<D, TILE>(sums, scores, values, lane);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        totals[half] += __shfl_xor_sync(ALL, totals[half], 1);
+        totals[half] += __shfl_xor_sync(ALL, totals[half], 2);
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = lane.kept(half);
+        if (row >= of.count) continue;
+        write_kept<D>(out + of.head(row) * D, sums, half, totals[half] > 0.0f ? 1.0f / totals[half] : 0.0f, lane);
+        if (lane.pair == 0) log_sums[of.head(row)] = tops[half] + logf(totals[half]);
+    }
+}
+
+// d_q, by blocks as in `attention_forward_bf16`.
+template <int D>
+__device__ __forceinline__ void attention_backward_q_bf16(
+    const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const __nv_bfloat16 *grad,
+    const uint32_t *paths, const uint2 *spans, const uint2 *tiles, const float *log_sums, const float *means, float *d_q,
+    const AttentionShape &shape) {
+    __shared__ __align__(16) __nv_bfloat16 keys[TILE * TILE_STRIDE<D>], values[TILE * TILE_STRIDE<D>];
+    const Lane lane;
+    const TilePath path(paths, spans, tiles, shape);
+    const QueryHeads &of = path.of;
+
+    uint32_t queries[D / 16][4], grads[D / 16][4];
+    keep_rows<D>(queries, lane, [&](int row) { return row < of.count ? q + of.head(row) * D : nullptr; });
+    keep_rows<D>(grads, lane, [&](int row) { return row < of.count ? grad + of.head(row) * D : nullptr; });
+    int lengths[2];
+    float log_sum[2], mean[2], sums[D / 8][4];
+    clear_tile<D>(sums);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = lane.kept(half);
+        const bool is_there = row < of.count;
+        lengths[half] = is_there ? (int)spans[of.query(row)].y : 0;
+        log_sum[half] = is_there ? log_sums[of.head(row)] : 0.0f;
+        mean[half] = is_there ? means[of.head(row)] : 0.0f;
+    }
+    for (int first = path.start; first < path.end; first += TILE) {
+        __syncthreads();
+        bring_tile<D>(keys, path.at<D>(k, first, shape));
+        bring_tile<D>(values, path.at<D>(v, first, shape));
+        __syncthreads();
+        if (lane.warp * 16 >= of.count) continue;
+        const bool all = path.all_see(first, shape);
+#pragma unroll 1
+        for (int part = 0; part < TILE; part += STEP<D>) {
+            float scores[STEP<D> / 8][4], derivatives[STEP<D> / 8][4];
+            multiply_tile<D, STEP<D>>(scores, queries, keys + part * TILE_STRIDE<D>, lane);
+            multiply_tile<D, STEP<D>>(derivatives, grads, values + part * TILE_STRIDE<D>, lane);
+#pragma unroll
+            for (int column = 0; column < STEP<D> / 8; column++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int place = first + part + column * 8 + lane.pair + i % 2;
+                    const bool seen = all || sees(lengths[i / 2], place, shape);
+                    derive(scores[column][i], derivatives[column][i], seen, log_sum[i / 2], mean[i / 2], shape);
+                }
+            }
+            add_tile<D, STEP<D>>(sums, derivatives, keys + part * TILE_STRIDE<D>, lane);
+        }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = lane.kept(half);
+        if (row < of.count) write_kept<D>(d_q + of.head(row) * D, sums, half, 1.0f, lane);
+    }
+}
+
+// Consecutive rows, TILE at most, and some of the queries that any of them is seen by. A row that many queries see would
+// keep one block busy for long: then there are several pieces, and each has its sums to itself until they are added.
+struct Piece {
+    uint32_t row;
+    uint32_t first;
+    uint32_t end;
+    // The place of its sums among the parts plus one; 0 where they are whole.
+    uint32_t part;
+};
+
+// d_k and d_v: a block for each piece (x) and key head (y). Parts have TILE rows each.
+template <int D>
+__device__ __forceinline__ void attention_backward_kv_bf16(
+    const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const __nv_bfloat16 *grad, const Seen *seen,
+    const uint2 *spans, const Piece *pieces, const float *log_sums, const float *means, float *d_k, float *d_v,
+    float *k_parts, float *v_parts, int count, const AttentionShape &shape) {
+    __shared__ __align__(16) __nv_bfloat16 queries[TILE * TILE_STRIDE<D>], grads[TILE * TILE_STRIDE<D>];
+    // Of each visited head: its query, the length of the query's path, and its numbers.
+    __shared__ uint32_t numbers[TILE];
+    __shared__ int lengths[TILE];
+    __shared__ float of_log_sums[TILE], of_means[TILE];
+    const Lane lane;
+    const Piece piece = pieces[blockIdx.x];
+    const int first_row = piece.row, kv_head = blockIdx.y, group = shape.heads / shape.kv_heads;
+    const QueryHeads of = {(int)piece.first, (int)(piece.end - piece.first) * group, group, kv_head, shape.heads};
+
+    const auto at = [&](const __nv_bfloat16 *of_rows) {
+        return [=](int index) -> const __nv_bfloat16 * {
+            const int row = first_row + index;
+            return row < count ? of_rows + ((int64_t)row * shape.kv_heads + kv_head) * D : nullptr;
+        };
+    };
+    uint32_t keys[D / 16][4], values[D / 16][4];
+    keep_rows<D>(keys, lane, at(k));
+    keep_rows<D>(values, lane, at(v));
+    Seen by[2];
+    float k_sums[D / 8][4], v_sums[D / 8][4];
+    clear_tile<D>(k_sums);
+    clear_tile<D>(v_sums);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int row = first_row + lane.kept(half);
+        by[half] = row < count ? seen[row] : Seen{0, 0, 0};
+    }
+    // A bit for each of this thread's products, whether the query sees the row.
+    const auto look = [&]() {
+        uint32_t visible = 0;
+#pragma unroll
+        for (int bit = 0; bit < 32; bit++) {
+            const int head = bit / 4 * 8 + lane.pair + bit % 2;
+            const Seen &row = by[bit % 4 / 2];
+            const bool is_seen = numbers[head] >= row.first && numbers[head] < row.end && sees(lengths[head], row.place, shape);
+            visible |= (uint32_t)is_seen << bit;
+        }
+        return visible;
+    };
+    for (int first = 0; first < of.count; first += TILE) {
+        __syncthreads();
+        if (threadIdx.x < TILE) {
+            const int head = first + threadIdx.x;
+            const bool is_there = head < of.count;
+            const uint32_t query = is_there ? of.query(head) : 0xffffffffu;
+            numbers[threadIdx.x] = query;
+            lengths[threadIdx.x] = is_there ? (int)spans[query].y : 0;
+            of_log_sums[threadIdx.x] = is_there ? log_sums[of.head(head)] : 0.0f;
+            of_means[threadIdx.x] = is_there ? means[of.head(head)] : 0.0f;
+        }
+        if (shape.window != 0) {
+            __syncthreads();
+            if (!__syncthreads_or(look() != 0)) continue;
+        }
+        const auto head_at = [&](const __nv_bfloat16 *of_heads) {
+            return [=](int index) -> const __nv_bfloat16 * {
+                const int head = first + index;
+                return head < of.count ? of_heads + of.head(head) * D : nullptr;
+            };
+        };
+        bring_tile<D>(queries, head_at(q));
+        bring_tile<D>(grads, head_at(grad));
+        __syncthreads();
+        const uint32_t visible = look();
+        if (!__any_sync(ALL, visible != 0)) continue;
+#pragma unroll 1
+        for (int part = 0; part < TILE; part += STEP<D>) {
+            float weights[STEP<D> / 8][4], derivatives[STEP<D> / 8][4];
+            multiply_tile<D, STEP<D>>(weights, keys, queries + part * TILE_STRIDE<D>, lane);
+            multiply_tile<D, STEP<D>>(derivatives, values, grads + part * TILE_STRIDE<D>, lane);
+#pragma unroll
+            for (int column = 0; column < STEP<D> / 8; column++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int head = part + column * 8 + lane.pair + i % 2;
+                    const bool is_seen = visible >> ((part / 8 + column) * 4 + i) & 1;
+                    derive(weights[column][i], derivatives[column][i], is_seen, of_log_sums[head], of_means[head], shape);
+                }
+            }
+            add_tile<D, STEP<D>>(v_sums, weights, grads + part * TILE_STRIDE<D>, lane);
+            add_tile<D, STEP<D>>(k_sums, derivatives, queries + part * TILE_STRIDE<D>, lane);
+        }
+    }
+    float *to_k = piece.part == 0 ? d_k : k_parts, *to_v = piece.part == 0 ? d_v : v_parts;
+    const int64_t start = piece.part == 0 ? (int64_t)first_row : (int64_t)(piece.part - 1) * TILE;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int index = lane.kept(half);
+        if (first_row + index >= count) continue;
+        const int64_t to = ((start + index) * shape.kv_heads + kv_head) * D;
+        write_kept<D>(to_k + to, k_sums, half, 1.0f, lane);
+        write_kept<D>(to_v + to, v_sums, half, 1.0f, lane);
+    }
+}
+
+// Consecutive rows whose sums are in `count` parts, the first of them at `first`.
+struct Parts {
+    uint32_t row;
+    uint32_t first;
+    uint32_t count;
+};
+
+// Adds the parts of d_k (even y) and d_v (odd y): some blocks for each of `parts`, whose rows have `width` numbers.
+extern "C" __global__ void attention_add_parts(
+    const Parts *parts, const float *k_parts, const float *v_parts, float *d_k, float *d_v, int count, int width) {
+    const Parts of = parts[blockIdx.x];
+    const bool is_k = blockIdx.y % 2 == 0;
+    const int size = min(TILE, count - (int)of.row) * width, stride = blockDim.x * (gridDim.y / 2);
+    const int64_t of_part = (int64_t)TILE * width;
+    const float *from = (is_k ? k_parts : v_parts) + of.first * of_part;
+    float *to = (is_k ? d_k : d_v) + (int64_t)of.row * width;
+    for (int i = blockIdx.y / 2 * blockDim.x + threadIdx.x; i < size; i += stride) {
+        float sum = 0.0f;
+        for (uint32_t part = 0; part < of.count; part++) sum += from[part * of_part + i];
+        to[i] = sum;
+    }
+}
+
 #define SHAPE int heads, int kv_heads, int head_dim, float scale, int window, float softcap
 #define AS_SHAPE AttentionShape{heads, kv_heads, head_dim, scale, window, softcap}
 
@@ -547,6 +1025,30 @@ __device__ __forceinline__ void attention_backward_kv(
 ATTENTION(64, 64, 32, 2)
 ATTENTION(128, 64, 32, 2)
 ATTENTION(256, 32, 32, 1)
+
+// The kernels on matrix units, for heads of D numbers.
+#define ATTENTION_BF16(D)                                                                                              \
+    extern "C" __global__ __launch_bounds__(TILE_THREADS) void attention_forward_bf16_##D(                             \
+        const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const uint32_t *paths,                 \
+        const uint2 *spans, const uint2 *tiles, float *out, float *log_sums, SHAPE) {                                  \
+        attention_forward_bf16<D>(q, k, v, paths, spans, tiles, out, log_sums, AS_SHAPE);                              \
+    }                                                                                                                  \
+    extern "C" __global__ __launch_bounds__(TILE_THREADS) void attention_backward_q_bf16_##D(                          \
+        const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const __nv_bfloat16 *grad,             \
+        const uint32_t *paths, const uint2 *spans, const uint2 *tiles, const float *log_sums, const float *means,      \
+        float *d_q, SHAPE) {                                                                                           \
+        attention_backward_q_bf16<D>(q, k, v, grad, paths, spans, tiles, log_sums, means, d_q, AS_SHAPE);              \
+    }                                                                                                                  \
+    extern "C" __global__ __launch_bounds__(TILE_THREADS) void attention_backward_kv_bf16_##D(                         \
+        const __nv_bfloat16 *q, const __nv_bfloat16 *k, const __nv_bfloat16 *v, const __nv_bfloat16 *grad,             \
+        const Seen *seen, const uint2 *spans, const Piece *pieces, const float *log_sums, const float *means,          \
+        float *d_k, float *d_v, float *k_parts, float *v_parts, int count, SHAPE) {                                    \
+        attention_backward_kv_bf16<D>(                                                                                 \
+            q, k, v, grad, seen, spans, pieces, log_sums, means, d_k, d_v, k_parts, v_parts, count, AS_SHAPE);         \
+    }
+
+ATTENTION_BF16(64)
+ATTENTION_BF16(128)
 
 // ---- Log-probabilities of tokens. Rows of logits have `vocab` numbers; `starts` says where the targets of each row begin
 // among all of them, and after the last where they end. A block for each row.

@@ -27,7 +27,7 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tenso
     activated * up
 }
 
-/// `c * tanh(x / c)`: keeps values inside `(-c, c)`.
+/// See [`super::softcap`].
 pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
     (x / f64::from(cap))?.tanh()? * f64::from(cap)
 }

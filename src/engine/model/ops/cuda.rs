@@ -3,7 +3,10 @@
 //! Whatever a device computes is asynchronous and in the order of its one stream. All numbers are f32, but for frozen
 //! matrices in bf16 and what is multiplied with them.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::{
     CudaDevice, CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail,
@@ -34,6 +37,22 @@ const MAX_BLOCKS: usize = 1 << 16;
 const KEPT: usize = 64;
 const ATTENTION_THREADS: usize = 256;
 const VISITED_BACKWARD: usize = 32;
+
+/// Threads of a block of attention on matrix units, which keeps as many rows.
+const TILE_THREADS: usize = 128;
+
+/// Query heads that a block goes over at least before others are asked to help it with the rows that they see, and about
+/// how many blocks there are for each key head once that is so: what the sums of the parts take is bounded by it.
+const PIECE: usize = 2048;
+const PIECES: usize = 512;
+
+/// What a block sums of the gradients of an adapter: constants of the kernel.
+const OUTER_THREADS: usize = 128;
+const OUTER_RANK: usize = 16;
+
+/// Parts that rows are summed in at most, and the rows of each at least.
+const MAX_OUTER_PARTS: usize = 64;
+const MIN_OUTER_ROWS: usize = 128;
 
 /// Threads for a row of logits.
 const ROW_THREADS: usize = 512;
@@ -263,14 +282,14 @@ pub fn frozen_linear_backward(w: &Tensor, grad: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// `x w^T + scale * (x a^T) b^T`.
+/// `x w^T + scale * (x a^T) b^T`, and `scale * x a^T`, which the backward pass takes.
 pub fn adapted_linear(
     (x, lx): (&CudaStorage, &Layout),
     (a, la): (&CudaStorage, &Layout),
     (b, lb): (&CudaStorage, &Layout),
     w: &Tensor,
     scale: f32,
-) -> Result<(CudaStorage, Shape)> {
+) -> Result<((CudaStorage, Shape), Tensor)> {
     let ((rows, inputs), (outputs, rank)) = (lx.shape().dims2()?, lb.shape().dims2()?);
     if w.dims() != [outputs, inputs] || la.dims() != [rank, inputs] {
         bail!("an adapter of {:?} and {:?} does not fit a matrix of {:?}", la.shape(), lb.shape(), w.shape());
@@ -280,20 +299,65 @@ pub fn adapted_linear(
     let mut low = alloc::<f32>(device, rows * rank)?;
     let x = Matrix { values: &x, rows, columns: inputs };
     multiply(device, x, (Matrix { values: &a, rows: rank, columns: inputs }, true), scale, (&mut low, false))?;
-    let low = Matrix { values: &low.as_view(), rows, columns: rank };
-    multiply(device, low, (Matrix { values: &b, rows: outputs, columns: rank }, true), 1.0, (&mut out, true))?;
-    Ok(result(out, (rows, outputs), device))
+    let of_low = Matrix { values: &low.as_view(), rows, columns: rank };
+    multiply(device, of_low, (Matrix { values: &b, rows: outputs, columns: rank }, true), 1.0, (&mut out, true))?;
+    Ok((result(out, (rows, outputs), device), tensor(low, (rows, rank), device)))
 }
 
-/// `grad w + to_a a`: the gradient of [`adapted_linear`] for `x`, where `to_a` is `scale * grad b`.
-pub fn adapted_linear_backward(w: &Tensor, grad: &Tensor, [to_a, a]: [&Tensor; 2]) -> Result<Tensor> {
-    let ((rows, rank), inputs) = (to_a.dims2()?, w.dim(1)?);
-    on_cuda([grad, to_a, a], |device, [grad, to_a, a]| {
-        let mut out = frozen_product(device, (&grad, rows), w, true)?;
-        let to_a = Matrix { values: &to_a, rows, columns: rank };
-        multiply(device, to_a, (Matrix { values: &a, rows: rank, columns: inputs }, false), 1.0, (&mut out, true))?;
-        Ok(tensor(out, (rows, inputs), device))
+/// The gradients of [`adapted_linear`] for `x`, `a` and `b`, from that of its result and what else it gave.
+pub fn adapted_linear_backward(
+    [x, a, b]: [&Tensor; 3],
+    w: &Tensor,
+    scale: f32,
+    [low, grad]: [&Tensor; 2],
+) -> Result<[Tensor; 3]> {
+    let ((rows, inputs), (outputs, rank)) = (x.dims2()?, b.dims2()?);
+    on_cuda([x, a, b, low, grad], |device, [x, a, b, low, grad]| {
+        let mut to_a = alloc::<f32>(device, rows * rank)?;
+        let of_grad = Matrix { values: &grad, rows, columns: outputs };
+        let b = Matrix { values: &b, rows: outputs, columns: rank };
+        multiply(device, of_grad, (b, false), scale, (&mut to_a, false))?;
+        let to_a = to_a.as_view();
+        let mut d_x = frozen_product(device, (&grad, rows), w, true)?;
+        let of_low = Matrix { values: &to_a, rows, columns: rank };
+        multiply(device, of_low, (Matrix { values: &a, rows: rank, columns: inputs }, false), 1.0, (&mut d_x, true))?;
+        let d_a = sum_outer(device, (&to_a, rank), (&x, inputs), rows, false)?;
+        let d_b = sum_outer(device, (&low, rank), (&grad, outputs), rows, true)?;
+        let d_b = tensor(d_b, (outputs, rank), device);
+        Ok([tensor(d_x, (rows, inputs), device), tensor(d_a, (rank, inputs), device), d_b])
     })
+}
+
+/// `low^T x` `[rank, width]` of `rows` rows each, or `x^T low` where `transposed`. cuBLAS would give so small a result to few
+/// blocks, each of which goes through all rows.
+fn sum_outer(
+    device: &CudaDevice,
+    (low, rank): (&CudaView<f32>, usize),
+    (x, width): (&CudaView<f32>, usize),
+    rows: usize,
+    transposed: bool,
+) -> Result<CudaSlice<f32>> {
+    check_len(low.len(), rows * rank)?;
+    check_len(x.len(), rows * width)?;
+    let rows_of_part = rows.div_ceil(MAX_OUTER_PARTS).max(MIN_OUTER_ROWS);
+    let part_count = rows.div_ceil(rows_of_part);
+    let mut parts = alloc::<f32>(device, (part_count * rank * width).max(1))?;
+    let mut out = alloc::<f32>(device, rank * width)?;
+    let func = kernel(device, "outer_parts")?;
+    let grid = (width.div_ceil(OUTER_THREADS) * rank.div_ceil(OUTER_RANK), part_count);
+    let (count, of_part) = (int(rows)?, int(rows_of_part)?);
+    let (parts_i32, rank_i32, width_i32) = (int(part_count)?, int(rank)?, int(width)?);
+    let mut args = func.builder();
+    args.arg(low).arg(x).arg(&mut parts).arg(&count).arg(&rank_i32).arg(&width_i32).arg(&of_part);
+    launch(&mut args, grid, OUTER_THREADS, 0)?;
+    drop(args);
+
+    let (func, transposed) = (kernel(device, "add_outer_parts")?, i32::from(transposed));
+    let mut args = func.builder();
+    args.arg(&parts).arg(&mut out).arg(&parts_i32).arg(&rank_i32).arg(&width_i32).arg(&transposed);
+    launch(&mut args, ((int(rank * width)? as usize).div_ceil(BLOCK), 1), BLOCK, 0)?;
+    drop(args);
+    Ok(out)
 }
 
 // ---- Norms, gates, rotations.
@@ -420,6 +484,13 @@ struct DeviceSeen {
     rows: CudaSlice<u32>,
     /// The same queries of every [`KEPT`] rows together.
     tiles: CudaSlice<u32>,
+    /// `Piece`s of the kernels on matrix units, and what sums they leave to be added.
+    pieces: CudaSlice<u32>,
+    piece_count: usize,
+    parts: CudaSlice<u32>,
+    /// How many rows of tiles have their sums in parts, and how many parts there are.
+    split_count: usize,
+    part_count: usize,
 }
 
 impl DevicePaths {
@@ -442,7 +513,7 @@ impl DevicePaths {
         let seen = match self.seen.get() {
             Some(seen) => seen,
             None => {
-                let seen = DeviceSeen::upload(paths, count, device)?;
+                let seen = DeviceSeen::upload(paths, (count, self.group), device)?;
                 self.seen.get_or_init(|| seen)
             }
         };
@@ -452,18 +523,45 @@ impl DevicePaths {
 }
 
 impl DeviceSeen {
-    fn upload(paths: &Paths, count: usize, device: &CudaDevice) -> Result<Self> {
+    fn upload(paths: &Paths, (count, group): (usize, usize), device: &CudaDevice) -> Result<Self> {
         let seen = paths.seen(count)?;
         let rows = seen.iter().flat_map(|seen| [seen.queries.start, seen.queries.end, seen.place]).map(small);
-        let tiles = seen.chunks(KEPT).flat_map(|rows| {
+        let tiles = seen.chunks(KEPT).map(|rows| {
             let queries = || rows.iter().map(|row| row.queries.clone()).filter(|queries| !queries.is_empty());
             let start = queries().map(|queries| queries.start).min().unwrap_or(0);
-            [start, queries().map(|queries| queries.end).max().unwrap_or(start)]
+            start..queries().map(|queries| queries.end).max().unwrap_or(start)
         });
+        let tiles: Vec<_> = tiles.collect();
+        let most = (PIECE / group).max(tiles.iter().map(Range::len).sum::<usize>().div_ceil(PIECES)).max(1);
+        let (mut pieces, mut parts, mut piece_count, mut part_count) = (Vec::new(), Vec::new(), 0, 0);
+        for (index, queries) in tiles.iter().enumerate() {
+            // One at least, which also says that nothing sees the rows.
+            let (row, splits) = (index * KEPT, queries.len().div_ceil(most).max(1));
+            let size = queries.len().div_ceil(splits);
+            for split in 0..splits {
+                let first = (queries.start + split * size).min(queries.end);
+                let part = if splits == 1 { 0 } else { part_count + split + 1 };
+                pieces.extend([row, first, (first + size).min(queries.end), part]);
+            }
+            piece_count += splits;
+            if splits > 1 {
+                parts.extend([row, part_count, splits]);
+                part_count += splits;
+            }
+        }
+        let numbers = |numbers: Vec<usize>| {
+            let numbers = numbers.into_iter().map(small).collect::<Result<Vec<_>>>()?;
+            upload(device, &numbers)
+        };
         Ok(Self {
             count,
             rows: upload(device, &rows.collect::<Result<Vec<_>>>()?)?,
-            tiles: upload(device, &tiles.map(small).collect::<Result<Vec<_>>>()?)?,
+            tiles: numbers(tiles.iter().flat_map(|queries| [queries.start, queries.end]).collect())?,
+            pieces: numbers(pieces)?,
+            piece_count,
+            split_count: parts.len() / 3,
+            parts: numbers(parts)?,
+            part_count,
         })
     }
 }
@@ -553,15 +651,26 @@ fn check_aligned(device: &CudaDevice, views: &[&CudaView<'_, f32>]) -> Result<()
     }
 }
 
-/// The log-sum-exp of the scores of each head of each query, which the backward pass takes.
-pub type LogSums = OnceLock<CudaSlice<f32>>;
+/// What the backward pass of attention takes of the forward pass.
+#[derive(Debug)]
+pub struct Attended {
+    /// The log-sum-exp of the scores of each head of each query.
+    log_sums: CudaSlice<f32>,
+    /// Queries, keys and values as they were multiplied, if matrix units did it.
+    rounded: Option<[CudaSlice<bf16>; 3]>,
+}
 
-/// [`super::attention`]; leaves the log-sums.
+/// Whether matrix units multiply, which take bf16.
+fn on_matrix_units(attention: Attention, products: DType) -> bool {
+    products == DType::BF16 && [64, 128].contains(&attention.heads.head_dim)
+}
+
+/// [`super::attention`]; leaves what the backward pass takes.
 pub fn attention(
     [(q, lq), (k, lk), (v, lv)]: [(&CudaStorage, &Layout); 3],
     paths: &Paths,
-    attention: Attention,
-    log_sums: &LogSums,
+    (attention, products): (Attention, DType),
+    attended: &OnceLock<Attended>,
 ) -> Result<(CudaStorage, Shape)> {
     let (device, q, k, v) = (&q.device, view::<f32>(q, lq)?, view::<f32>(k, lk)?, view::<f32>(v, lv)?);
     check_aligned(device, &[&q, &k, &v])?;
@@ -572,18 +681,32 @@ pub fn attention(
         bail!("a path names row {} of {kv_rows}", on_device.rows_named - 1);
     }
     let mut out = alloc::<f32>(device, q.len())?;
-    let mut sums = alloc::<f32>(device, paths.len() * heads.heads)?;
-    let (func, width) = attention_kernel(device, "attention_forward", heads.head_dim)?;
-    let visited = if width == HEAD_DIMS[2] { 32 } else { 64 };
-    let mut args = func.builder();
-    args.arg(&q).arg(&k).arg(&v).arg(&on_device.rows).arg(&on_device.spans).arg(&on_device.tiles);
-    args.arg(&mut out).arg(&mut sums);
-    shape.push(&mut args);
+    let mut log_sums = alloc::<f32>(device, paths.len() * heads.heads)?;
     let grid = (on_device.tile_count, heads.kv_heads);
-    launch_attention((&func, &mut args), grid, width, (KEPT + visited, 1, visited))?;
-    drop(args);
+    let rounded = if on_matrix_units(attention, products) {
+        let rounded = [cast_to_bf16(device, &q)?, cast_to_bf16(device, &k)?, cast_to_bf16(device, &v)?];
+        let func = kernel(device, &format!("attention_forward_bf16_{}", heads.head_dim))?;
+        let mut args = func.builder();
+        rounded.iter().for_each(|factor| {
+            args.arg(factor);
+        });
+        args.arg(&on_device.rows).arg(&on_device.spans).arg(&on_device.tiles).arg(&mut out).arg(&mut log_sums);
+        shape.push(&mut args);
+        launch(&mut args, grid, TILE_THREADS, 0)?;
+        drop(args);
+        Some(rounded)
+    } else {
+        let (func, width) = attention_kernel(device, "attention_forward", heads.head_dim)?;
+        let visited = if width == HEAD_DIMS[2] { 32 } else { 64 };
+        let mut args = func.builder();
+        args.arg(&q).arg(&k).arg(&v).arg(&on_device.rows).arg(&on_device.spans).arg(&on_device.tiles);
+        args.arg(&mut out).arg(&mut log_sums);
+        shape.push(&mut args);
+        launch_attention((&func, &mut args), grid, width, (KEPT + visited, 1, visited))?;
+        None
+    };
     // An operation is computed once.
-    let _ = log_sums.set(sums);
+    let _ = attended.set(Attended { log_sums, rounded });
     Ok(result(out, lq.shape().clone(), device))
 }
 
@@ -619,10 +742,12 @@ pub fn attention_backward(
     [out, grad]: [&Tensor; 2],
     paths: &Paths,
     attention: Attention,
-    log_sums: &LogSums,
+    attended: &OnceLock<Attended>,
 ) -> Result<[Tensor; 3]> {
-    let Some(log_sums) = log_sums.get() else { bail!("attention goes backward before it went forward") };
-    let (shape, heads) = (AttentionShape::new(attention)?, attention.heads);
+    let Some(Attended { log_sums, rounded }) = attended.get() else {
+        bail!("attention goes backward before it went forward")
+    };
+    let heads = attention.heads;
     let [q, k, v] = qkv;
     on_cuda([q, k, v, out, grad], |device, [q, k, v, out, grad]| {
         check_aligned(device, &[&q, &k, &v, &grad])?;
@@ -633,30 +758,94 @@ pub fn attention_backward(
         let seen = on_device.seen(paths, kv_rows, device)?;
         let means = attention_means(device, [&grad, &out], heads.head_dim)?;
         check_len(log_sums.len(), means.len())?;
+        let backward =
+            AttentionBackward { attention, shape: AttentionShape::new(attention)?, on_device, seen, log_sums, means };
+        let [d_q, d_k, d_v] = match rounded {
+            Some([q, k, v]) => {
+                let grad = cast_to_bf16(device, &grad)?;
+                backward.on_matrix_units(device, [q, k, v, &grad])?
+            }
+            None => backward.in_f32(device, [&q, &k, &v, &grad])?,
+        };
+        let of = |values, like: &Tensor| tensor(values, like.shape().clone(), device);
+        Ok([of(d_q, qkv[0]), of(d_k, qkv[1]), of(d_v, qkv[2])])
+    })
+}
 
+/// What the backward pass of attention needs besides queries, keys, values and the gradient of its result.
+struct AttentionBackward<'a> {
+    attention: Attention,
+    shape: AttentionShape,
+    on_device: &'a DevicePaths,
+    seen: &'a DeviceSeen,
+    log_sums: &'a CudaSlice<f32>,
+    means: CudaSlice<f32>,
+}
+
+impl AttentionBackward<'_> {
+    fn in_f32(&self, device: &CudaDevice, [q, k, v, grad]: [&CudaView<'_, f32>; 4]) -> Result<[CudaSlice<f32>; 3]> {
+        let Self { on_device, seen, log_sums, means, .. } = self;
+        let heads = self.attention.heads;
         let mut d_q = alloc::<f32>(device, q.len())?;
         let (func, width) = attention_kernel(device, "attention_backward_q", heads.head_dim)?;
         let mut args = func.builder();
-        args.arg(&q).arg(&k).arg(&v).arg(&grad).arg(&on_device.rows).arg(&on_device.spans).arg(&on_device.tiles);
-        args.arg(log_sums).arg(&means).arg(&mut d_q);
-        shape.push(&mut args);
+        args.arg(q).arg(k).arg(v).arg(grad).arg(&on_device.rows).arg(&on_device.spans).arg(&on_device.tiles);
+        args.arg(*log_sums).arg(means).arg(&mut d_q);
+        self.shape.push(&mut args);
         let (grid, rows) = ((on_device.tile_count, heads.kv_heads), 2 * (KEPT + VISITED_BACKWARD));
         launch_attention((&func, &mut args), grid, width, (rows, 1, VISITED_BACKWARD))?;
         drop(args);
 
         let (mut d_k, mut d_v) = (alloc::<f32>(device, k.len())?, alloc::<f32>(device, v.len())?);
         let (func, width) = attention_kernel(device, "attention_backward_kv", heads.head_dim)?;
-        let count = int(kv_rows)?;
+        let count = int(seen.count)?;
         let mut args = func.builder();
-        args.arg(&q).arg(&k).arg(&v).arg(&grad).arg(&seen.rows).arg(&on_device.spans).arg(&seen.tiles);
-        args.arg(log_sums).arg(&means).arg(&mut d_k).arg(&mut d_v).arg(&count);
-        shape.push(&mut args);
-        let grid = (kv_rows.div_ceil(KEPT), heads.kv_heads);
+        args.arg(q).arg(k).arg(v).arg(grad).arg(&seen.rows).arg(&on_device.spans).arg(&seen.tiles);
+        args.arg(*log_sums).arg(means).arg(&mut d_k).arg(&mut d_v).arg(&count);
+        self.shape.push(&mut args);
+        let grid = (seen.count.div_ceil(KEPT), heads.kv_heads);
         launch_attention((&func, &mut args), grid, width, (rows, 2, VISITED_BACKWARD))?;
         drop(args);
-        let of = |values, like: &Tensor| tensor(values, like.shape().clone(), device);
-        Ok([of(d_q, qkv[0]), of(d_k, qkv[1]), of(d_v, qkv[2])])
-    })
+        Ok([d_q, d_k, d_v])
+    }
+
+    fn on_matrix_units(
+        &self,
+        device: &CudaDevice,
+        [q, k, v, grad]: [&CudaSlice<bf16>; 4],
+    ) -> Result<[CudaSlice<f32>; 3]> {
+        let Self { on_device, seen, log_sums, means, .. } = self;
+        let heads = self.attention.heads;
+        let mut d_q = alloc::<f32>(device, q.len())?;
+        let func = kernel(device, &format!("attention_backward_q_bf16_{}", heads.head_dim))?;
+        let mut args = func.builder();
+        args.arg(q).arg(k).arg(v).arg(grad).arg(&on_device.rows).arg(&on_device.spans).arg(&on_device.tiles);
+        args.arg(*log_sums).arg(means).arg(&mut d_q);
+        self.shape.push(&mut args);
+        launch(&mut args, (on_device.tile_count, heads.kv_heads), TILE_THREADS, 0)?;
+        drop(args);
+
+        let (mut d_k, mut d_v) = (alloc::<f32>(device, k.len())?, alloc::<f32>(device, v.len())?);
+        let width = heads.kv_heads * heads.head_dim;
+        let of_parts = (seen.part_count * KEPT * width).max(1);
+        let (mut k_parts, mut v_parts) = (alloc::<f32>(device, of_parts)?, alloc::<f32>(device, of_parts)?);
+        let func = kernel(device, &format!("attention_backward_kv_bf16_{}", heads.head_dim))?;
+        let (count, width) = (int(seen.count)?, int(width)?);
+        let mut args = func.builder();
+        args.arg(q).arg(k).arg(v).arg(grad).arg(&seen.rows).arg(&on_device.spans).arg(&seen.pieces);
+        args.arg(*log_sums).arg(means).arg(&mut d_k).arg(&mut d_v).arg(&mut k_parts).arg(&mut v_parts).arg(&count);
+        self.shape.push(&mut args);
+        launch(&mut args, (seen.piece_count, heads.kv_heads), TILE_THREADS, 0)?;
+        drop(args);
+
+        let func = kernel(device, "attention_add_parts")?;
+        let mut args = func.builder();
+        args.arg(&seen.parts).arg(&k_parts).arg(&v_parts).arg(&mut d_k).arg(&mut d_v).arg(&count).arg(&width);
+        // Of either result eight blocks have a part of the rows each.
+        launch(&mut args, (seen.split_count, 2 * 8), BLOCK, 0)?;
+        drop(args);
+        Ok([d_q, d_k, d_v])
+    }
 }
 
 /// Of each head, the product of its gradient and its result.

@@ -11,14 +11,17 @@ pub mod composed;
 pub mod cuda;
 pub mod kernels;
 mod paths;
+pub mod tape;
 
 use std::sync::Arc;
+#[cfg(feature = "cuda")]
+use std::sync::OnceLock;
 
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Device, Layout, MetalStorage, Result, Shape,
     Storage, Tensor,
     backend::{BackendDevice, BackendStorage},
-    bail,
+    bail, op,
 };
 
 use super::{
@@ -26,7 +29,6 @@ use super::{
     packed::{self, Adapters, PackedMatrix, PackedPair, PairShape, Rows},
 };
 
-pub use composed::softcap;
 pub use kernels::{Activation, Attention, Heads, KvRows};
 pub use paths::{Paths, Seen};
 
@@ -48,9 +50,11 @@ fn tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
 /// `x w^T` with frozen weights `w` of shape `[out, in]`: `[n, in] -> [n, out]`. The gradient goes to `x` alone.
 pub fn frozen_linear(x: &Tensor, w: &Frozen) -> Result<Tensor> {
     match w {
-        Frozen::Packed(matrix) => x.contiguous()?.apply_op1(FrozenLinear(matrix.clone())),
+        Frozen::Packed(matrix) => tape::apply1(&x.contiguous()?, FrozenLinear(matrix.clone())),
         #[cfg(feature = "cuda")]
-        Frozen::Dense(tensor) if tensor.device().is_cuda() => x.contiguous()?.apply_op1(DenseLinear(tensor.clone())),
+        Frozen::Dense(tensor) if tensor.device().is_cuda() => {
+            tape::apply1(&x.contiguous()?, DenseLinear(tensor.clone()))
+        }
         Frozen::Dense(tensor) => x.to_dtype(tensor.dtype())?.matmul(&tensor.detach().t()?)?.to_dtype(DType::F32),
     }
 }
@@ -205,10 +209,10 @@ impl CustomOp1 for DenseLinear {
 /// `[n, in] -> [n, out]`. The gradient goes to `x`, `a` and `b`.
 pub fn adapted_linear(x: &Tensor, w: &Frozen, [a, b]: [&Tensor; 2], scale: f64) -> Result<Tensor> {
     match w {
-        Frozen::Packed(_) => x.contiguous()?.apply_op3(a, b, AdaptedLinear { w: w.clone(), scale }),
+        Frozen::Packed(_) => tape::apply3([&x.contiguous()?, a, b], AdaptedLinear::new(w, scale)),
         #[cfg(feature = "cuda")]
         Frozen::Dense(tensor) if tensor.device().is_cuda() => {
-            x.contiguous()?.apply_op3(a, b, AdaptedLinear { w: w.clone(), scale })
+            tape::apply3([&x.contiguous()?, a, b], AdaptedLinear::new(w, scale))
         }
         Frozen::Dense(_) => frozen_linear(x, w)? + (x.matmul(&a.t()?)?.matmul(&b.t()?)? * scale)?,
     }
@@ -218,20 +222,18 @@ struct AdaptedLinear {
     /// Packed, or dense on a CUDA device.
     w: Frozen,
     scale: f64,
+    /// `scale * x a^T` of the forward pass.
+    #[cfg(feature = "cuda")]
+    low: OnceLock<Tensor>,
 }
 
 impl AdaptedLinear {
-    /// The gradient that comes through the matrix, plus `to_a a`.
-    fn backward(&self, grad: &Tensor, [to_a, a]: [&Tensor; 2]) -> Result<Tensor> {
-        match &self.w {
-            Frozen::Packed(matrix) => {
-                let d_x = on_cpu([grad, &to_a.matmul(a)?], |[grad, onto]| matrix.multiply_backward(grad, Some(onto)))?;
-                Tensor::from_vec(d_x, (grad.dim(0)?, matrix.inputs()), &Device::Cpu)
-            }
+    fn new(w: &Frozen, scale: f64) -> Self {
+        Self {
+            w: w.clone(),
+            scale,
             #[cfg(feature = "cuda")]
-            Frozen::Dense(w) => cuda::adapted_linear_backward(w, grad, [to_a, a]),
-            #[cfg(not(feature = "cuda"))]
-            Frozen::Dense(_) => bail!("this program was built without kernels for dense matrices"),
+            low: OnceLock::new(),
         }
     }
 }
@@ -275,7 +277,10 @@ impl CustomOp3 for AdaptedLinear {
         lb: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let Frozen::Dense(w) = &self.w else { bail!("expected a dense matrix") };
-        cuda::adapted_linear((x, lx), (a, la), (b, lb), w, self.scale as f32)
+        let (output, low) = cuda::adapted_linear((x, lx), (a, la), (b, lb), w, self.scale as f32)?;
+        // An operation is computed once.
+        let _ = self.low.set(low);
+        Ok(output)
     }
 
     fn bwd(
@@ -286,11 +291,18 @@ impl CustomOp3 for AdaptedLinear {
         _y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let (Frozen::Dense(w), Some(low)) = (&self.w, self.low.get()) {
+            let [d_x, d_a, d_b] = cuda::adapted_linear_backward([x, a, b], w, self.scale as f32, [low, grad])?;
+            return Ok((Some(d_x), Some(d_a), Some(d_b)));
+        }
+        let Frozen::Packed(matrix) = &self.w else { bail!("expected a packed matrix") };
         let (x, a, b, grad) = (x.detach(), a.detach(), b.detach(), grad.contiguous()?);
         // Scaled where there are `r` numbers to a row.
         let to_b = (x.matmul(&a.t()?)? * self.scale)?;
         let to_a = (grad.matmul(&b)? * self.scale)?;
-        let d_x = self.backward(&grad, [&to_a, &a])?;
+        let d_x = on_cpu([&grad, &to_a.matmul(&a)?], |[grad, onto]| matrix.multiply_backward(grad, Some(onto)))?;
+        let d_x = tensor(d_x, &x)?;
         Ok((Some(d_x), Some(to_a.t()?.matmul(&x)?), Some(grad.t()?.matmul(&to_b)?)))
     }
 }
@@ -298,7 +310,7 @@ impl CustomOp3 for AdaptedLinear {
 /// Root-mean-square normalisation of each `width` numbers of `x` `[n, k * width]`, times the frozen `weight` `[width]`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if has_kernels(x.device()) {
-        x.contiguous()?.apply_op2(weight, RmsNorm { eps: eps as f32 })
+        tape::apply2(&x.contiguous()?, weight, RmsNorm { eps: eps as f32 })
     } else {
         composed::rms_norm(x, weight, eps)
     }
@@ -335,7 +347,7 @@ impl CustomOp2 for RmsNorm {
 
 /// `x` `[n, width]` plus the frozen `bias` `[width]` in each row. The gradient goes to `x` alone.
 pub fn add_bias(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    if x.device().is_cpu() { x.apply_op2(bias, AddBias) } else { composed::add_bias(x, bias) }
+    if has_kernels(x.device()) { tape::apply2(x, bias, AddBias) } else { composed::add_bias(x, bias) }
 }
 
 struct AddBias;
@@ -351,6 +363,10 @@ impl CustomOp2 for AddBias {
         Ok((CpuStorage::F32(out), lx.shape().clone()))
     }
 
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((x.binary_impl::<op::Add>(b, lx, &lb.broadcast_as(lx.shape())?)?, lx.shape().clone()))
+    }
+
     fn bwd(&self, _x: &Tensor, _b: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(grad.clone()), None))
     }
@@ -358,7 +374,7 @@ impl CustomOp2 for AddBias {
 
 /// `a + b`, of the same shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if a.device().is_cpu() { a.apply_op2(b, Add) } else { a + b }
+    if has_kernels(a.device()) { tape::apply2(a, b, Add) } else { a + b }
 }
 
 struct Add;
@@ -375,15 +391,59 @@ impl CustomOp2 for Add {
         Ok((CpuStorage::F32(kernels::add(slice(a, la)?, slice(b, lb)?)), la.shape().clone()))
     }
 
+    fn cuda_fwd(&self, a: &CudaStorage, la: &Layout, b: &CudaStorage, lb: &Layout) -> Result<(CudaStorage, Shape)> {
+        if la.shape() != lb.shape() {
+            bail!("rows of {:?} and of {:?} cannot be added", la.shape(), lb.shape());
+        }
+        Ok((a.binary_impl::<op::Add>(b, la, lb)?, la.shape().clone()))
+    }
+
     fn bwd(&self, _a: &Tensor, _b: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((Some(grad.clone()), Some(grad.clone())))
+    }
+}
+
+/// `cap * tanh(x / cap)`: keeps values inside `(-cap, cap)`.
+pub fn softcap(x: &Tensor, cap: f32) -> Result<Tensor> {
+    if has_kernels(x.device()) { tape::apply1(x, Softcap { cap }) } else { composed::softcap(x, cap) }
+}
+
+struct Softcap {
+    cap: f32,
+}
+
+impl Softcap {
+    fn forward<S: BackendStorage>(&self, x: &S, layout: &Layout) -> Result<(S, Shape)> {
+        let (shape, cap) = (layout.shape().clone(), f64::from(self.cap));
+        let whole = Layout::contiguous(&shape);
+        let y = x.affine(layout, cap.recip(), 0.0)?.unary_impl::<op::Tanh>(&whole)?.affine(&whole, cap, 0.0)?;
+        Ok((y, shape))
+    }
+}
+
+impl CustomOp1 for Softcap {
+    fn name(&self) -> &'static str {
+        "softcap"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.forward(x, layout)
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.forward(x, layout)
+    }
+
+    fn bwd(&self, _x: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let share = y.detach().affine(f64::from(self.cap).recip(), 0.0)?;
+        (share.sqr()?.affine(-1.0, 1.0)? * grad).map(Some)
     }
 }
 
 /// `activation(gate) * up`, element by element.
 pub fn gated(gate: &Tensor, up: &Tensor, activation: Activation) -> Result<Tensor> {
     if has_kernels(gate.device()) {
-        gate.contiguous()?.apply_op2(&up.contiguous()?, Gated { activation })
+        tape::apply2(&gate.contiguous()?, &up.contiguous()?, Gated { activation })
     } else {
         composed::gated(gate, up, activation)
     }
@@ -423,7 +483,8 @@ impl CustomOp2 for Gated {
 /// Rotary position embedding of `x` `[n, heads * head_dim]`, pairs `(i, i + head_dim / 2)`, by the angles of `angles`.
 pub fn rope(x: &Tensor, angles: &Angles) -> Result<Tensor> {
     if has_kernels(x.device()) {
-        x.contiguous()?.apply_op3(&angles.cos, &angles.sin, Rope { half: angles.cos.dim(1)?, direction: 1.0 })
+        let rope = Rope { half: angles.cos.dim(1)?, direction: 1.0 };
+        tape::apply3([&x.contiguous()?, &angles.cos, &angles.sin], rope)
     } else {
         composed::rope(x, angles)
     }
@@ -486,19 +547,18 @@ impl CustomOp3 for Rope {
 }
 
 /// Scaled dot-product attention of `q` `[n, heads * head_dim]`, query `i` over the rows `paths.path(i)` of `k` and `v`
-/// `[rows, kv_heads * head_dim]`, as far as they are inside the window.
+/// `[rows, kv_heads * head_dim]`, as far as they are inside the window. What is multiplied may be rounded to `products` (f32
+/// or bf16) where a device has units for that.
 ///
 /// # Errors
 /// If there is not one path for each query. A path that names a row beyond `k` is a defect of the caller and panics.
-pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attention) -> Result<Tensor> {
+pub fn attention([q, k, v]: [&Tensor; 3], paths: &Arc<Paths>, attention: Attention, products: DType) -> Result<Tensor> {
     if paths.len() != q.dim(0)? {
         bail!("{} queries but {} paths", q.dim(0)?, paths.len());
     }
-    let fused = has_kernels(q.device());
-    #[cfg(feature = "cuda")]
-    let fused = fused && (q.device().is_cpu() || cuda::can_attend(attention));
-    if fused {
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, PathAttention::new(paths, attention))
+    if PathAttention::is_possible(q.device(), attention) {
+        let op = PathAttention::new(paths, attention, products);
+        tape::apply3([&q.contiguous()?, &k.contiguous()?, &v.contiguous()?], op)
     } else {
         composed::attention([q, k, v], paths, attention)
     }
@@ -530,19 +590,33 @@ pub fn on_cpu<T, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; 
 struct PathAttention {
     paths: Arc<Paths>,
     attention: Attention,
+    #[cfg(feature = "cuda")]
+    products: DType,
     /// What the backward pass takes of the forward pass.
     #[cfg(feature = "cuda")]
-    log_sums: cuda::LogSums,
+    attended: OnceLock<cuda::Attended>,
 }
 
 impl PathAttention {
-    fn new(paths: &Arc<Paths>, attention: Attention) -> Self {
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU multiplies in f32"))]
+    fn new(paths: &Arc<Paths>, attention: Attention, products: DType) -> Self {
         Self {
             paths: paths.clone(),
             attention,
             #[cfg(feature = "cuda")]
-            log_sums: cuda::LogSums::default(),
+            products,
+            #[cfg(feature = "cuda")]
+            attended: OnceLock::new(),
         }
+    }
+
+    /// Whether there are kernels for it.
+    fn is_possible(device: &Device, attention: Attention) -> bool {
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            return cuda::can_attend(attention);
+        }
+        has_kernels(device)
     }
 }
 
@@ -577,7 +651,8 @@ impl CustomOp3 for PathAttention {
         v: &CudaStorage,
         lv: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        cuda::attention([(q, lq), (k, lk), (v, lv)], &self.paths, self.attention, &self.log_sums)
+        let attention = (self.attention, self.products);
+        cuda::attention([(q, lq), (k, lk), (v, lv)], &self.paths, attention, &self.attended)
     }
 
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "a CPU computes the result again"))]
@@ -592,7 +667,7 @@ impl CustomOp3 for PathAttention {
         #[cfg(feature = "cuda")]
         if q.device().is_cuda() {
             let (paths, attention) = (&self.paths, self.attention);
-            let [d_q, d_k, d_v] = cuda::attention_backward([q, k, v], [y, grad], paths, attention, &self.log_sums)?;
+            let [d_q, d_k, d_v] = cuda::attention_backward([q, k, v], [y, grad], paths, attention, &self.attended)?;
             return Ok((Some(d_q), Some(d_k), Some(d_v)));
         }
         let (d_q, d_k, d_v) = on_cpu([q, k, v, grad], |[q, k, v, grad]| {
