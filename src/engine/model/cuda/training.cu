@@ -8,6 +8,48 @@ extern "C" __global__ void cast_to_bf16(const float *x, __nv_bfloat16 *y, int64_
     for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) y[i] = __float2bfloat16(x[i]);
 }
 
+// ---- Factors of one product in bf16 that has a low-rank product added to it: both matrices go on with the low-rank
+// factors. Those keep what f32 has of them by being sums of two numbers each, of whose four products the smallest is left
+// out: (h + l) (H + L) is h H + l H + h L. So the first matrix goes on with h, l, h and the second with H, H, L.
+
+// Part `part` of three of a number.
+__device__ __forceinline__ __nv_bfloat16 part_of(float value, int part, bool of_second) {
+    const __nv_bfloat16 high = __float2bfloat16(value);
+    return part == (of_second ? 2 : 1) ? __float2bfloat16(value - __bfloat162float(high)) : high;
+}
+
+// Rows of `width` numbers that go on with `rank` others in their three parts. A block a row.
+template <typename T>
+__device__ __forceinline__ void join_columns(
+    const T *matrix, const float *low, __nv_bfloat16 *to, int width, int rank, int of_second) {
+    const int64_t row = blockIdx.x;
+    matrix += row * width;
+    low += row * rank;
+    to += row * (width + 3 * rank);
+    for (int i = threadIdx.x; i < width; i += blockDim.x) to[i] = from_float<__nv_bfloat16>(to_float(matrix[i]));
+    for (int i = threadIdx.x; i < 3 * rank; i += blockDim.x) to[width + i] = part_of(low[i % rank], i / rank, of_second);
+}
+
+extern "C" __global__ void join_columns_f32(
+    const float *matrix, const float *low, __nv_bfloat16 *to, int width, int rank, int of_second) {
+    join_columns<float>(matrix, low, to, width, rank, of_second);
+}
+
+extern "C" __global__ void join_columns_bf16(
+    const __nv_bfloat16 *matrix, const float *low, __nv_bfloat16 *to, int width, int rank, int of_second) {
+    join_columns<__nv_bfloat16>(matrix, low, to, width, rank, of_second);
+}
+
+// A second matrix of `count` numbers that goes on with the rows of another of `low_count` numbers in their three parts.
+extern "C" __global__ void join_rows(
+    const __nv_bfloat16 *matrix, const float *low, __nv_bfloat16 *to, int64_t count, int64_t low_count) {
+    const int64_t stride = (int64_t)blockDim.x * gridDim.x, end = count + 3 * low_count;
+    for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < end; i += stride) {
+        const int64_t rest = i - count;
+        to[i] = rest < 0 ? matrix[i] : part_of(low[rest % low_count], (int)(rest / low_count), true);
+    }
+}
+
 // ---- Gradients of low-rank adapters: sums over all rows of the products of `rank` numbers with `width` others.
 
 constexpr int OUTER_THREADS = 128;

@@ -282,6 +282,74 @@ pub fn frozen_linear_backward(w: &Tensor, grad: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// `x w^T + low factor^T` with a factor `[outputs, rank]`, or, backward, `x w + low factor` with one of `[rank, inputs]`.
+fn adapted_product(
+    device: &CudaDevice,
+    (x, rows): (&CudaView<f32>, usize),
+    w: &Tensor,
+    backward: bool,
+    (low, factor, rank): (&CudaView<f32>, &CudaView<f32>, usize),
+) -> Result<CudaSlice<f32>> {
+    let (outputs, inputs) = w.dims2()?;
+    let (from, to) = if backward { (outputs, inputs) } else { (inputs, outputs) };
+    check_len(low.len(), rows * rank)?;
+    check_len(factor.len(), to * rank)?;
+    if w.dtype() != DType::BF16 || rows == 0 {
+        let mut out = frozen_product(device, (x, rows), w, backward)?;
+        let (factor_rows, factor_columns) = if backward { (rank, inputs) } else { (outputs, rank) };
+        let factor = Matrix { values: factor, rows: factor_rows, columns: factor_columns };
+        multiply(device, Matrix { values: low, rows, columns: rank }, (factor, !backward), 1.0, (&mut out, true))?;
+        return Ok(out);
+    }
+    // One product: to add to a result takes two passes over it.
+    let (storage, layout) = w.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("expected a matrix on a CUDA device") };
+    let w = view::<bf16>(storage, layout)?;
+    let depth = from + 3 * rank;
+    let x = join_columns(device, (x, rows, from), (low, rank), false)?;
+    let (w, w_rows, w_columns) = match backward {
+        true => (join_rows(device, &w, factor)?, depth, inputs),
+        false => (join_columns(device, (&w, outputs, inputs), (factor, rank), true)?, outputs, depth),
+    };
+    let mut out = alloc::<f32>(device, rows * to)?;
+    let x = Matrix { values: &x.as_view(), rows, columns: depth };
+    let w = Matrix { values: &w.as_view(), rows: w_rows, columns: w_columns };
+    multiply(device, x, (w, !backward), 1.0, (&mut out, false))?;
+    Ok(out)
+}
+
+/// A factor of a product in bf16 whose rows of `width` numbers go on with `rank` others in three parts each.
+fn join_columns<T: Factor>(
+    device: &CudaDevice,
+    (matrix, rows, width): (&CudaView<T>, usize, usize),
+    (low, rank): (&CudaView<f32>, usize),
+    is_second: bool,
+) -> Result<CudaSlice<bf16>> {
+    check_len(matrix.len(), rows * width)?;
+    check_len(low.len(), rows * rank)?;
+    let depth = width + 3 * rank;
+    let mut out = alloc::<bf16>(device, rows * depth)?;
+    let name = if T::TYPE == bf16::TYPE { "join_columns_bf16" } else { "join_columns_f32" };
+    let (func, width, rank, of_second) = (kernel(device, name)?, int(width)?, int(rank)?, i32::from(is_second));
+    let mut args = func.builder();
+    args.arg(matrix).arg(low).arg(&mut out).arg(&width).arg(&rank).arg(&of_second);
+    launch(&mut args, (rows, 1), row_threads(depth), 0)?;
+    drop(args);
+    Ok(out)
+}
+
+/// The second factor of a product in bf16, whose rows others of f32 follow in three parts.
+fn join_rows(device: &CudaDevice, matrix: &CudaView<bf16>, low: &CudaView<f32>) -> Result<CudaSlice<bf16>> {
+    let total = matrix.len() + 3 * low.len();
+    let mut out = alloc::<bf16>(device, total)?;
+    let (func, count, low_count) = (kernel(device, "join_rows")?, matrix.len() as i64, low.len() as i64);
+    let mut args = func.builder();
+    args.arg(matrix).arg(low).arg(&mut out).arg(&count).arg(&low_count);
+    launch(&mut args, blocks(total), BLOCK, 0)?;
+    drop(args);
+    Ok(out)
+}
+
 /// `x w^T + scale * (x a^T) b^T`, and `scale * x a^T`, which the backward pass takes.
 pub fn adapted_linear(
     (x, lx): (&CudaStorage, &Layout),
@@ -295,12 +363,10 @@ pub fn adapted_linear(
         bail!("an adapter of {:?} and {:?} does not fit a matrix of {:?}", la.shape(), lb.shape(), w.shape());
     }
     let (device, x, a, b) = (&x.device, view(x, lx)?, view(a, la)?, view(b, lb)?);
-    let mut out = frozen_product(device, (&x, rows), w, false)?;
     let mut low = alloc::<f32>(device, rows * rank)?;
-    let x = Matrix { values: &x, rows, columns: inputs };
-    multiply(device, x, (Matrix { values: &a, rows: rank, columns: inputs }, true), scale, (&mut low, false))?;
-    let of_low = Matrix { values: &low.as_view(), rows, columns: rank };
-    multiply(device, of_low, (Matrix { values: &b, rows: outputs, columns: rank }, true), 1.0, (&mut out, true))?;
+    let of_x = Matrix { values: &x, rows, columns: inputs };
+    multiply(device, of_x, (Matrix { values: &a, rows: rank, columns: inputs }, true), scale, (&mut low, false))?;
+    let out = adapted_product(device, (&x, rows), w, false, (&low.as_view(), &b, rank))?;
     Ok((result(out, (rows, outputs), device), tensor(low, (rows, rank), device)))
 }
 
@@ -318,9 +384,7 @@ pub fn adapted_linear_backward(
         let b = Matrix { values: &b, rows: outputs, columns: rank };
         multiply(device, of_grad, (b, false), scale, (&mut to_a, false))?;
         let to_a = to_a.as_view();
-        let mut d_x = frozen_product(device, (&grad, rows), w, true)?;
-        let of_low = Matrix { values: &to_a, rows, columns: rank };
-        multiply(device, of_low, (Matrix { values: &a, rows: rank, columns: inputs }, false), 1.0, (&mut d_x, true))?;
+        let d_x = adapted_product(device, (&grad, rows), w, true, (&to_a, &a, rank))?;
         let d_a = sum_outer(device, (&to_a, rank), (&x, inputs), rows, false)?;
         let d_b = sum_outer(device, (&low, rank), (&grad, outputs), rows, true)?;
         let d_b = tensor(d_b, (outputs, rank), device);
