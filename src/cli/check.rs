@@ -84,7 +84,7 @@ struct Allowed {
     /// Relative, of operations by themselves, which are in f32.
     operations: f64,
     /// The least share of drawn tokens before the first that is drawn otherwise: one small difference is enough to draw another token,
-    /// and with it everything that follows.
+    /// and with it everything that follows. In a deep model in bf16 that is soon, so it is only shown.
     drawn_alike: f64,
 }
 

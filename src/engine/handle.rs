@@ -19,7 +19,11 @@ pub use crate::engine::{
     sampling::Sampling,
 };
 
-use crate::engine::model::{device::is_out_of_memory, lora::Adapter, tokenizer::Tokenizer};
+use crate::engine::model::{
+    device::{self, is_out_of_memory},
+    lora::Adapter,
+    tokenizer::Tokenizer,
+};
 
 /// The identity of a set of adapter weights: `base` (no adapter), or the lower-case hexadecimal SHA-256 of an
 /// adapter's configuration and weights. Two adapters with the same version are the same adapter.
@@ -242,7 +246,7 @@ pub enum EngineError {
 impl From<&candle_core::Error> for EngineError {
     fn from(error: &candle_core::Error) -> Self {
         match is_out_of_memory(error) {
-            true => Self::OutOfMemory(error.to_string()),
+            true => Self::OutOfMemory(device::in_words(error)),
             false => Self::Compute(error.to_string()),
         }
     }

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use candle_core::{Result, Tensor, bail};
 
 #[cfg(feature = "cuda")]
-use crate::engine::model::cuda::answering::{Answering, Rows};
+use crate::engine::model::cuda::answering::{AnsweringPass, Rows};
 use crate::engine::{
     cache::KvCache,
     handle::Lease,
@@ -27,7 +27,7 @@ pub enum Runner {
     Layers(Arc<Decoder>, KvCache),
     /// By the pass that is written out for CUDA devices.
     #[cfg(feature = "cuda")]
-    Cuda(Box<Answering>),
+    Cuda(Box<AnsweringPass>),
 }
 
 impl Runner {
@@ -38,7 +38,7 @@ impl Runner {
     pub fn new(decoder: Arc<Decoder>, rows: usize) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if decoder.device().is_cuda() {
-            return Ok(Self::Cuda(Box::new(Answering::new(decoder, rows)?)));
+            return Ok(Self::Cuda(Box::new(AnsweringPass::new(decoder, rows)?)));
         }
         let cache = KvCache::new(&decoder, rows)?;
         Ok(Self::Layers(decoder, cache))

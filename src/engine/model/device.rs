@@ -88,11 +88,17 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
     NAMES.iter().any(|name| text.contains(name))
 }
 
+/// An error without the addresses that candle puts behind it where backtraces are asked for.
+pub fn in_words(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 /// Computes; if the device's memory was short, once more after [`give_back`].
 pub fn with_memory<T>(device: &Device, mut compute: impl FnMut() -> Result<T>) -> Result<T> {
     match compute() {
         Err(error) if is_out_of_memory(&error) => {
-            warn!(%error, "the device's memory is short; what is not in use is given back, and it is tried once more");
+            let error = in_words(&error);
+            warn!(error, "the device's memory is short; what is not in use is given back, and it is tried once more");
             give_back(device);
             compute()
         }
@@ -111,6 +117,8 @@ mod tests {
     #[test]
     fn memory_that_is_short_is_told_from_other_failures_however_it_is_wrapped() {
         assert!(is_out_of_memory(&short()) && is_out_of_memory(&short().bt()));
+        let with_backtrace = candle_core::Error::msg("out of memory\n   0: <unknown>\n   1: <unknown>");
+        assert_eq!(in_words(&with_backtrace), "out of memory");
         let other = candle_core::Error::msg("DriverError(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, \"too many resources\")");
         assert!(!is_out_of_memory(&other));
     }

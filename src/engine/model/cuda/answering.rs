@@ -105,7 +105,7 @@ pub(super) struct LayerWeights {
 }
 
 /// The answering pass over a decoder, and the cache of its keys and values.
-pub struct Answering {
+pub struct AnsweringPass {
     model: Model,
     queue: Queue,
     replays: Replays,
@@ -146,7 +146,7 @@ struct Step<'a> {
     rank: usize,
 }
 
-impl Answering {
+impl AnsweringPass {
     /// Prepares the pass, with a cache of `rows` token positions.
     ///
     /// # Errors
