@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     use std::{env, path::Path, process::Command};
 
     println!("cargo::rerun-if-changed={FOLDER}");
-    for variable in ["CUDA_HOME", "CUDA_COMPUTE_CAP"] {
+    for variable in ["CUDA_HOME", "CUDA_COMPUTE_CAP", "NVCC_APPEND_FLAGS"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let target = match env::var("CUDA_COMPUTE_CAP") {

@@ -40,9 +40,10 @@ const ADAPTER_COPIES_ON_DEVICE: u64 = 12;
 /// gradient, and once more where one is made of another.
 const LOGIT_COPIES: u64 = 5;
 
-/// On a device the head computes more rows at a time: as many as have logits of so many bytes. They are held three times: as
-/// they are, as probabilities, and as their gradient.
-const LOGIT_BYTES_ON_DEVICE: u64 = 3 * (512 << 20);
+/// On a device the head computes more rows at a time: as many as have logits of a quarter of a gigabyte. They are held up to five
+/// times: as they are, as probabilities, as their gradient, and laid out for products. The rest is for the copy of a matrix
+/// that goes into a product together with its adapter.
+const LOGIT_BYTES_ON_DEVICE: u64 = 6 * (256 << 20);
 
 /// What each activation of a layer takes while the layer is computed with its graph and backwards: itself, its gradient, and
 /// what is laid out for a product.

@@ -71,7 +71,7 @@ pub struct ModelFlags {
     /// A known model's name, a GGUF file or a folder with safetensors [default: smollm2-135m-instruct]
     #[arg(long, value_name = "NAME|PATH")]
     model: Option<String>,
-    /// Where the model runs: auto, cpu or cuda:N [default: auto]
+    /// Where the model runs: auto, cpu, cuda:N or metal [default: auto]
     #[arg(long)]
     device: Option<String>,
     /// The numbers of the model's matrices on a GPU: auto (bf16), bf16 or f32 [default: auto]

@@ -9,6 +9,16 @@ pub enum Wanted {
     Draws(Draws),
 }
 
+impl Wanted {
+    /// How many draws are wanted of the row.
+    pub fn draws(&self) -> usize {
+        match self {
+            Self::Logits => 0,
+            Self::Draws(draws) => draws.uniforms.len(),
+        }
+    }
+}
+
 /// Draws from softmax(logits / temperature). A device that can make them itself copies a few numbers instead of a row
 /// of the whole vocabulary.
 #[derive(Clone, Debug, PartialEq)]

@@ -590,10 +590,11 @@ __device__ void attend_group(const float *q, int q_stride, const __nv_bfloat16 *
         const uint32_t of_keys[4] = {pack(scores[0][0], scores[0][1]), pack(scores[0][2], scores[0][3]),
                                      pack(scores[1][0], scores[1][1]), pack(scores[1][2], scores[1][3])};
 #pragma unroll
-        for (int part = 0; part < VECTORS; part++) {
-            uint32_t b[2];
-            load_transposed(b, values + lane % 16 * STRIDE + part * 8);
+        for (int part = 0; part < VECTORS; part += 2) {
+            uint32_t b[4];
+            load_transposed(b, values + lane % 16 * STRIDE + (part + lane / 16) * 8);
             multiply_add(sum[part], of_keys, b);
+            multiply_add(sum[part + 1], of_keys, b + 2);
         }
     }
 
@@ -706,6 +707,9 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
             place = places[other];
         }
     }
+
+    // Where no logit is a number, the host finds log-probabilities that are none either.
+    if (place == INT32_MAX) place = 0;
 
     const float inverse = temperature > 0.0f ? 1.0f / temperature : 1.0f;
     double sum = 0.0;

@@ -37,6 +37,9 @@ const LOGIT_BYTES: usize = 512 << 20;
 const TILE: usize = 64;
 const MIN_TILE: usize = 8;
 
+/// Query heads to a key head, at most: those of a query are a tile of training's attention.
+const MAX_SHARED_BY: usize = 64;
+
 /// Rows to be computed, each one token at one position.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
@@ -61,6 +64,9 @@ struct HeadShape {
 impl HeadShape {
     fn of(heads: usize, kv_heads: usize, head_dim: usize, dtype: DType) -> Result<Self> {
         let shared_by = heads / kv_heads;
+        if shared_by > MAX_SHARED_BY {
+            bail!("{shared_by} query heads to a key head are not computed on CUDA devices: use `device = \"cpu\"`");
+        }
         let together = shared_by.next_power_of_two().min(8);
         let (lanes, numbers) = match head_dim {
             0..=16 if head_dim.is_multiple_of(4) => (4, 4),
@@ -154,6 +160,9 @@ impl AnsweringPass {
     pub fn new(decoder: Arc<Decoder>, rows: usize) -> Result<Self> {
         let device = decoder.device().as_cuda_device()?.clone();
         let (config, dtype) = (decoder.config(), decoder.dtype());
+        if !config.hidden_size.is_multiple_of(4) || !config.intermediate_size.is_multiple_of(4) {
+            bail!("rows are read four numbers at a time, and this model's widths are no multiples of four");
+        }
         let heads = HeadShape::of(config.heads, config.kv_heads, config.head_dim, dtype)?;
         let load = |name: &str| Kernel::load(&device, Module::Answering, name);
         let suffix = suffix(dtype)?;
@@ -315,7 +324,12 @@ impl Model {
         };
         let (tokens, log_probs) = words.split_at(words.len() / 2);
         let draws = tokens.iter().zip(log_probs).map(|(&token, &bits)| (token, f32::from_bits(bits)));
-        let mut draws = draws.skip(drawn);
+        let asked: usize = wanted.iter().map(Wanted::draws).sum();
+        let draws: Vec<(u32, f32)> = draws.skip(drawn).take(asked).collect();
+        if draws.iter().any(|(token, log_prob)| *token as usize >= vocab || !log_prob.is_finite()) {
+            bail!("the logits are no numbers");
+        }
+        let mut draws = draws.into_iter();
         let outputs = wanted.iter().enumerate().map(|(row, wanted)| match wanted {
             Wanted::Logits => {
                 let row = room.logits.slice(row * vocab..(row + 1) * vocab);

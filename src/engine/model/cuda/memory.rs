@@ -42,12 +42,13 @@ pub fn keep_freed(device: &CudaDevice) -> Result<()> {
     pool(device)?.map_or(Ok(()), |pool| write(pool, Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX))
 }
 
-/// Gives the driver back what the pool keeps and no tensor is in, after everything that was begun is done.
+/// Gives the driver back what the pool keeps and no tensor is in, after everything that was begun is done. It waits for the
+/// one stream that everything is done on: to wait for the whole context would break off a recording on another.
 ///
 /// # Errors
 /// If a computation that was begun fails, or the driver refuses.
 pub fn give_back(device: &CudaDevice) -> Result<()> {
-    device.cuda_stream().context().synchronize().w()?;
+    device.cuda_stream().synchronize().w()?;
     pool(device)?.map_or(Ok(()), trim)
 }
 

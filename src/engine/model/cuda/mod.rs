@@ -3,6 +3,7 @@
 pub mod answering;
 pub mod check;
 mod launch;
+pub mod memory;
 mod pass;
 mod room;
 
@@ -21,8 +22,6 @@ use candle_core::{
         },
     },
 };
-
-pub mod memory;
 
 /// Kernels that `build.rs` has compiled together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-// The operations of training, each with its gradient. f32 throughout. No kernel uses atomics: every element is summed by
+// The operations of training, each with its gradient. f32, but for attention and joined products of matrices in bf16.
 // one thread in an order that depends on the shapes alone, so that a pass comes out the same in every run.
 
 #include "common.cuh"

@@ -19,9 +19,12 @@ use candle_core::{
 use tracing::warn;
 
 use super::{Adapted, Model, Step};
-use crate::engine::model::cuda::{
-    launch::{Queue, pointer},
-    room::{Form, Room, Size, most_parts},
+use crate::engine::model::{
+    cuda::{
+        launch::{Queue, pointer},
+        room::{Form, Room, Size, most_parts},
+    },
+    device::is_out_of_memory,
 };
 
 /// The most rows, outputs and draws of a step that is replayed: with more the device is busy for longer than the launches
@@ -76,7 +79,7 @@ impl Replays {
         let stream = model.device.cuda_stream().context().new_stream().w()?;
         let blas = Arc::new(CudaBlas::new(stream.clone()).w()?);
         let workspace = model.device.alloc_zeros::<u8>(WORKSPACE_BYTES)?;
-        set_workspace(&blas, pointer::of_slice(&workspace, &model.device));
+        set_workspace(&blas, pointer::of_slice(&workspace, &model.device))?;
         Ok(Self {
             room,
             recorder: Queue { stream, blas },
@@ -101,7 +104,7 @@ impl Replays {
             return None;
         }
         if self.graphs.len() >= MAX_GRAPHS && !self.graphs.contains_key(&fitted.form) {
-            self.graphs.clear();
+            self.forget().ok()?;
         }
         match self.graphs.get(&fitted.form) {
             Some(_) => Some(fitted),
@@ -112,6 +115,17 @@ impl Replays {
         }
     }
 
+    /// Makes room: forms that came up once go first.
+    fn forget(&mut self) -> Result<()> {
+        self.graphs.retain(|_, known| matches!(known, Known::Recorded(_)));
+        if self.graphs.len() >= MAX_GRAPHS {
+            // Graphs are destroyed where the context is the thread's own.
+            self.recorder.stream.context().bind_to_thread().w()?;
+            self.graphs.clear();
+        }
+        Ok(())
+    }
+
     /// Computes a step that is filled up, and returns where its outputs are.
     pub(super) fn run(&mut self, model: &Model, queue: &Queue, step: &Step) -> Result<&Room> {
         if let Some(Known::Seen) = self.graphs.get(&step.form) {
@@ -119,6 +133,8 @@ impl Replays {
                 Ok(graph) => {
                     self.graphs.insert(step.form.clone(), Known::Recorded(graph));
                 }
+                // What was kept of freed memory is given back then, and the step is tried once more.
+                Err(error) if is_out_of_memory(&error) => return Err(error),
                 Err(error) => {
                     warn!(%error, "a step could not be recorded; steps are queued launch by launch from now on");
                     self.is_off = true;
@@ -156,12 +172,10 @@ impl<'a> Step<'a> {
     /// The same step with more rows, outputs and draws, up to the next number of each for which graphs are made.
     fn filled_up(&self, spare_node: u32) -> Self {
         let rows = up(self.form.rows);
-        let more = rows - self.form.rows;
         let outputs = up(self.form.outputs).min(rows);
         let draws = self.form.draws.next_power_of_two() * usize::from(self.form.draws > 0);
         // A row that nobody reads is one token at the start, which sees itself.
         let place = self.path.len() as u32;
-        let last = |row: usize| (row as u32).saturating_sub(1);
         let extended = |part: &[u32], value: u32, length: usize| {
             let mut part = part.to_vec();
             part.resize(length, value);
@@ -197,7 +211,7 @@ impl<'a> Step<'a> {
             tokens: extended(&self.tokens, 0, rows),
             positions: extended(&self.positions, 0, rows),
             nodes: extended(&self.nodes, spare_node, rows),
-            outputs: extended(&self.outputs, last(self.form.rows + more), outputs),
+            outputs: extended(&self.outputs, rows as u32 - 1, outputs),
             path,
             adapters,
             rank: self.rank,
@@ -228,9 +242,9 @@ fn replay(graph: &CudaGraph, queue: &Queue) -> Result<()> {
 }
 
 #[expect(unsafe_code, reason = "cudarc has no safe way to set a workspace")]
-fn set_workspace(blas: &CudaBlas, address: u64) {
-    // SAFETY: the workspace lives as long as the handle: both are in one `Replays`. Without it cuBLAS has one of its own.
-    let _ = unsafe { cublas::cublasSetWorkspace_v2(*blas.handle(), address as *mut _, WORKSPACE_BYTES) };
+fn set_workspace(blas: &CudaBlas, address: u64) -> Result<()> {
+    // SAFETY: the workspace lives as long as the handle: both are in one `Replays`.
+    unsafe { cublas::cublasSetWorkspace_v2(*blas.handle(), address as *mut _, WORKSPACE_BYTES) }.result().w()
 }
 
 #[cfg(test)]
