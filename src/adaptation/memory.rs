@@ -52,7 +52,7 @@ const ACTIVATION_COPIES: u64 = 2;
 /// On a device a product with an adapter is made of several, and what goes into one of 16-bit weights is rounded to them first.
 const ACTIVATION_COPIES_ON_DEVICE: u64 = 4;
 
-/// What training takes, in bytes, beyond the model and the engine's cache. A bound from above, and a narrow one:
+/// What training takes, in bytes, beyond the model and the engine's cache. A bound from above, and on a CPU a narrow one (a GPU keeps more while it has it):
 /// `ttrl bench train` prints it beside what is really taken (`docs/adaptation.md` has a table).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
