@@ -109,6 +109,8 @@ pub enum AppError {
     Bind { bind: SocketAddr, source: io::Error },
     #[error("a part of the start was interrupted")]
     Interrupted,
+    #[error("the engine has stopped, which only a new start mends; the log says why")]
+    EngineStopped,
 }
 
 /// What stands in for parts of the model that the settings name, where something is measured; nothing by default.
@@ -344,7 +346,11 @@ impl Server {
 
     /// Serves until `shutdown` is cancelled; then interrupts the work in the background, finishes the requests that are under way,
     /// and returns.
-    pub async fn run(self, shutdown: CancellationToken) {
+    ///
+    /// # Errors
+    /// If the engine stops meanwhile: then nothing can be answered any more, and whoever started the server should start it
+    /// again. A round that ran is gone on with by the next start.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AppError> {
         let chores =
             tokio::spawn(chores(self.state.clone(), self.rounds.clone(), self.schedule, shutdown.child_token()));
         let (rounds, evaluations) = (self.rounds.clone(), self.state.evaluations.clone());
@@ -353,10 +359,20 @@ impl Server {
             stopping.cancelled().await;
             tokio::join!(rounds.stop(), evaluations.stop());
         });
+        let (engine, stopping) = (self.state.engine.clone(), shutdown.clone());
+        let engine_end = tokio::spawn(async move {
+            let has_stopped = stopping.run_until_cancelled(engine.stopped()).await.is_some();
+            if has_stopped {
+                error!("the engine has stopped, and so does the server");
+                stopping.cancel();
+            }
+            has_stopped
+        });
         http::serve(self.listener, self.state, shutdown.clone(), self.deadline).await;
         shutdown.cancel();
         // A panic in one of these is logged by its own span; the server is ending anyway.
-        let _ = tokio::join!(chores, stop_work);
+        let (_, _, has_stopped) = tokio::join!(chores, stop_work, engine_end);
+        if matches!(has_stopped, Ok(true)) { Err(AppError::EngineStopped) } else { Ok(()) }
     }
 }
 

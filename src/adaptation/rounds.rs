@@ -30,12 +30,16 @@ use crate::{
         resume::{self, Decision, Here},
         round::{self, Workbench},
         selection::{self, Selection},
+        trainer::TrainError,
     },
     adapters::{
         format::FormatError,
         registry::{Registry, RegistryError},
     },
-    engine::handle::Version,
+    engine::{
+        handle::{EngineError, Version},
+        model::device,
+    },
     evaluation::Evaluator,
     store::{
         Attempt, Candidate, Question, Round, RoundQuestion, RoundState, RoundTrigger, SharedStore, StoreError,
@@ -124,6 +128,17 @@ impl Failure {
             return false;
         };
         matches!(error, StoreError::Unavailable(_))
+    }
+
+    /// Whether nothing more can be computed by this process. Another one may go on with the round.
+    fn is_of_the_process(&self) -> bool {
+        match self {
+            Self::Learn(LearnError::Engine(error)) | Self::Registry(RegistryError::Engine(error)) => {
+                matches!(error, EngineError::Stopped)
+            }
+            Self::Learn(LearnError::Train(TrainError::Compute(error))) => device::is_lost(error),
+            _ => false,
+        }
     }
 }
 

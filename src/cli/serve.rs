@@ -69,6 +69,5 @@ pub(super) async fn run(_args: ServeArgs, settings: Settings) -> anyhow::Result<
     );
     // Whoever reads this may stop reading; that is no reason to stop serving.
     let _ = print(&greeting);
-    server.run(shutdown).await;
-    Ok(())
+    Ok(server.run(shutdown).await?)
 }

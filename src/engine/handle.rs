@@ -318,6 +318,11 @@ pub trait Engine: Send + Sync {
     /// places at the next step. An empty call does nothing, and tells whether the engine is alive.
     async fn generate(&self, requests: Vec<GenerateRequest>) -> Result<Vec<Group>, EngineError>;
 
+    /// Ends when the engine has stopped, which nothing in this process mends. An engine that cannot tell never ends it.
+    async fn stopped(&self) {
+        std::future::pending().await
+    }
+
     /// Makes an adapter resident; the lease is the only thing that keeps it so.
     async fn load_adapter(&self, adapter: Arc<Adapter>) -> Result<Lease, EngineError>;
 }

@@ -28,6 +28,9 @@ pub enum Runner {
     /// By the pass that is written out for CUDA devices.
     #[cfg(feature = "cuda")]
     Cuda(Box<AnsweringPass>),
+    /// Fails as a function of a step's rows says, and computes where it says nothing.
+    #[cfg(test)]
+    Faulty(Box<dyn FnMut(usize) -> Option<candle_core::Error> + Send>, Box<Runner>),
 }
 
 impl Runner {
@@ -49,7 +52,7 @@ impl Runner {
     /// # Errors
     /// If the device fails, or a lease is another engine's.
     #[cfg_attr(
-        not(feature = "cuda"),
+        not(any(feature = "cuda", test)),
         expect(unused_variables, reason = "the decoder's layers leave drawing to the caller")
     )]
     pub fn compute(&mut self, tree: &PrefixTree, plan: &Plan, wanted: &[Wanted]) -> Result<Vec<Output>> {
@@ -84,6 +87,11 @@ impl Runner {
                 let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();
                 answering.step(rows, &outputs, wanted)
             }
+            #[cfg(test)]
+            Self::Faulty(fault, runner) => match fault(plan.rows.len()) {
+                Some(error) => Err(error),
+                None => runner.compute(tree, plan, wanted),
+            },
         }
     }
 }

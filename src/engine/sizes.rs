@@ -26,6 +26,46 @@ impl StepRows {
     }
 }
 
+/// The most rows of a step on a device whose memory was short. A step that found none is planned anew with half of the rows; those
+/// that follow have no more, until so many have succeeded that it is worth a try.
+#[derive(Debug, Default)]
+pub struct RowLimit {
+    /// `None` where memory was never short, or is not any more.
+    rows: Option<usize>,
+    steps: u32,
+}
+
+impl RowLimit {
+    /// Whoever finds no memory for so few rows finds none.
+    const LEAST: usize = 16;
+
+    /// The steps after which twice as many rows are tried. A try that fails waits for everything that the device does.
+    const STEPS: u32 = 256;
+
+    /// As many rows as are wanted, if they may be.
+    pub fn within(&self, rows: usize) -> usize {
+        self.rows.map_or(rows, |limit| rows.min(limit))
+    }
+
+    /// A step of so many rows found no memory; returns whether a smaller one may.
+    pub fn lower(&mut self, rows: usize) -> bool {
+        let may_fit = rows > Self::LEAST;
+        if may_fit {
+            *self = Self { rows: Some((rows / 2).max(Self::LEAST)), steps: 0 };
+        }
+        may_fit
+    }
+
+    /// A step succeeded; `most` is what steps have where memory is not short.
+    pub fn raise(&mut self, most: usize) {
+        let Some(rows) = self.rows else { return };
+        self.steps += 1;
+        if self.steps == Self::STEPS {
+            *self = Self { rows: Some(rows * 2).filter(|rows| *rows < most), steps: 0 };
+        }
+    }
+}
+
 /// The cache where neither the settings nor the device say how large: 0.94 GB with the default model.
 pub const DEFAULT_CACHE_ROWS: usize = 20_480;
 
@@ -60,6 +100,20 @@ mod tests {
         assert_eq!(rows(2 * 256 * 131_072, 131_072), Some(256));
         assert_eq!(rows(2 * 256 * 131_072 - 1, 131_072), None);
         assert_eq!(rows(0, 131_072), None);
+    }
+
+    #[test]
+    fn steps_are_halved_while_memory_is_short_and_grow_again() {
+        let mut limit = RowLimit::default();
+        assert_eq!(limit.within(4096), 4096);
+        assert!(limit.lower(100) && limit.within(4096) == 50 && limit.within(20) == 20);
+        assert!(limit.lower(20) && limit.within(4096) == 16);
+        assert!(!limit.lower(16) && limit.within(4096) == 16);
+        let mut after = |steps: u32| {
+            (0..steps).for_each(|_| limit.raise(100));
+            limit.within(4096)
+        };
+        assert_eq!([after(255), after(1), after(256), after(256), after(256)], [16, 32, 64, 4096, 4096]);
     }
 
     #[test]

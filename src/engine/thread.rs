@@ -13,7 +13,8 @@ use std::{
 use async_trait::async_trait;
 use candle_core::Device;
 use tokio::sync::oneshot;
-use tracing::{Span, error};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::{Span, error, warn};
 
 use crate::engine::{
     handle::{
@@ -28,7 +29,7 @@ use crate::engine::{
     },
     runner::{Runner, Weights},
     scheduler::{JobId, Plan, Scheduler, largest_request, worst_case_rows},
-    sizes::{DEFAULT_CACHE_ROWS, StepRows},
+    sizes::{DEFAULT_CACHE_ROWS, RowLimit, StepRows},
     turnstile::Turnstile,
 };
 
@@ -70,6 +71,8 @@ pub struct LocalEngine {
     line: Line,
     /// `None` only while dropping.
     jobs: Option<Sender<Job>>,
+    /// Cancelled by the end of the thread.
+    stopped: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -87,9 +90,21 @@ impl LocalEngine {
     ) -> Result<Self, EngineError> {
         let runner = device::with_memory(decoder.device(), || Runner::new(decoder.clone(), options.cache_tokens))
             .map_err(|error| cache_error(error, &decoder, options.cache_tokens))?;
+        Self::run(info, decoder, tokenizer, turnstile, options, runner)
+    }
+
+    fn run(
+        info: ModelInfo,
+        decoder: Arc<Decoder>,
+        tokenizer: Arc<Tokenizer>,
+        turnstile: Arc<Turnstile>,
+        options: EngineOptions,
+        runner: Runner,
+    ) -> Result<Self, EngineError> {
         let (sender, receiver) = mpsc::channel();
         let idle = EngineStats { cache_tokens_capacity: options.cache_tokens, ..EngineStats::default() };
         let stats = Arc::new(Mutex::new(idle));
+        let stopped = CancellationToken::new();
         let worker = Worker {
             device: decoder.device().clone(),
             runner,
@@ -97,8 +112,11 @@ impl LocalEngine {
             jobs: HashMap::new(),
             next_job: 0,
             step_rows: StepRows::on(decoder.device()),
+            row_limit: RowLimit::default(),
+            is_device_lost: false,
             turnstile,
             stats: stats.clone(),
+            _end: stopped.clone().drop_guard(),
         };
         let thread = std::thread::Builder::new()
             .name("engine".into())
@@ -113,6 +131,7 @@ impl LocalEngine {
             line: Line::new(options.max_waiting),
             options,
             jobs: Some(sender),
+            stopped,
             thread: Some(thread),
         })
     }
@@ -214,6 +233,10 @@ impl Engine for LocalEngine {
         answer.await.map_err(|_| EngineError::Stopped)?
     }
 
+    async fn stopped(&self) {
+        self.stopped.cancelled().await;
+    }
+
     async fn load_adapter(&self, adapter: Arc<Adapter>) -> Result<Lease, EngineError> {
         let decoder = self.decoder.clone();
         let load = move || {
@@ -242,8 +265,11 @@ struct Worker {
     jobs: HashMap<JobId, Pending>,
     next_job: JobId,
     step_rows: StepRows,
+    row_limit: RowLimit,
+    is_device_lost: bool,
     turnstile: Arc<Turnstile>,
     stats: Arc<Mutex<EngineStats>>,
+    _end: DropGuard,
 }
 
 impl Drop for Worker {
@@ -254,7 +280,8 @@ impl Drop for Worker {
 }
 
 impl Worker {
-    /// Runs until the last handle is gone and its work is dropped.
+    /// Runs until the last handle is gone and its work is dropped, or the device is lost. Whatever is unanswered then is
+    /// answered by that its sender is gone.
     fn run(mut self, receiver: &Receiver<Job>) {
         let mut wait = None;
         loop {
@@ -278,6 +305,9 @@ impl Worker {
             self.turnstile.set_requests_present(requests.1 > 0);
             self.publish_stats();
             let worked = self.work();
+            if self.is_device_lost {
+                return;
+            }
             wait = match (worked, self.jobs.is_empty()) {
                 (_, true) => None,
                 (true, _) => Some(Duration::ZERO),
@@ -308,13 +338,16 @@ impl Worker {
         let mut worked = false;
         let turnstile = self.turnstile.clone();
         let StepRows { requests, rollouts_under_load, rollouts_idle } = self.step_rows;
-        let plan = self.scheduler.plan(Priority::Request, requests);
+        let plan = self.scheduler.plan(Priority::Request, self.row_limit.within(requests));
         let rows = if plan.is_some() { rollouts_under_load } else { rollouts_idle };
         if let Some(plan) = plan {
             turnstile.request(|| self.step(&plan));
             worked = true;
         }
-        if let Some(plan) = self.scheduler.plan(Priority::Rollout, rows) {
+        if self.is_device_lost {
+            return worked;
+        }
+        if let Some(plan) = self.scheduler.plan(Priority::Rollout, self.row_limit.within(rows)) {
             worked |= turnstile.try_background(|| self.step(&plan)).is_some();
         }
         worked
@@ -330,6 +363,7 @@ impl Worker {
         });
         match finished {
             Ok(finished) => {
+                self.row_limit.raise(self.step_rows.rollouts_idle);
                 // Whoever has an answer finds it counted.
                 self.publish_stats();
                 for (job, index, group) in finished {
@@ -338,7 +372,17 @@ impl Worker {
             }
             Err(error) => {
                 let versions: Vec<_> = plan.leases.iter().map(|(lease, _)| lease.version().as_str()).collect();
-                error!(error = %EngineError::from(&error), ?versions, rows = plan.rows.len(), "a step failed");
+                let rows = plan.rows.len();
+                if device::is_out_of_memory(&error) && self.row_limit.lower(rows) {
+                    warn!(rows, "a step found no memory; it is made in smaller ones");
+                    return;
+                }
+                error!(error = %EngineError::from(&error), ?versions, rows, "a step failed");
+                if device::is_lost(&error) {
+                    error!("the device is lost to this process, and its engine stops");
+                    self.is_device_lost = true;
+                    return;
+                }
                 for job in self.scheduler.fail(plan) {
                     if let Some(pending) = self.jobs.remove(&job) {
                         // The client may be gone; then nobody needs the error.
@@ -377,5 +421,98 @@ impl Worker {
             generated_tokens_total: totals.generated_tokens,
             computed_tokens_total: totals.computed_tokens,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::Path,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+    use crate::engine::{
+        handle::{Report, Sampling},
+        model::weights,
+    };
+
+    /// An engine of the tiny model whose steps fail as a function of their rows says.
+    fn faulty(fault: impl FnMut(usize) -> Option<candle_core::Error> + Send + 'static) -> LocalEngine {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-llama/tiny.gguf");
+        let mut checkpoint = weights::load(&file, &Device::Cpu).unwrap();
+        let decoder = Arc::new(Decoder::new(checkpoint.config, &mut checkpoint.tensors, &Device::Cpu).unwrap());
+        let info = ModelInfo {
+            name: "tiny".into(),
+            fingerprint: checkpoint.fingerprint,
+            context_tokens: decoder.config().context_tokens,
+            vocab_size: decoder.config().vocab_size,
+            parameters: decoder.parameters(),
+        };
+        let options = EngineOptions { cache_tokens: 1024, max_waiting: 8 };
+        let runner = Runner::new(decoder.clone(), options.cache_tokens).unwrap();
+        let (tokenizer, turnstile) = (Arc::new(checkpoint.tokenizer.unwrap()), Arc::new(Turnstile::new(0.5)));
+        let runner = Runner::Faulty(Box::new(fault), Box::new(runner));
+        LocalEngine::run(info, decoder, tokenizer, turnstile, options, runner).unwrap()
+    }
+
+    fn request(engine: &LocalEngine) -> GenerateRequest {
+        GenerateRequest {
+            lease: engine.base(),
+            prompt: (0..90).collect(),
+            samples: 3,
+            sampling: Sampling { max_tokens: 8, ignore_eos: true, ..Sampling::default() },
+            seed: 7,
+            priority: Priority::Request,
+            report: Report::default(),
+            place: None,
+        }
+    }
+
+    async fn answer(engine: &LocalEngine) -> Result<Vec<Vec<u32>>, EngineError> {
+        let groups = engine.generate(vec![request(engine)]).await?;
+        Ok(groups[0].rollouts.iter().map(|rollout| rollout.tokens.clone()).collect())
+    }
+
+    fn short() -> candle_core::Error {
+        candle_core::Error::msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")")
+    }
+
+    #[tokio::test]
+    async fn a_step_that_finds_no_memory_is_made_in_smaller_ones_to_the_same_end() {
+        let expected = answer(&faulty(|_| None)).await.unwrap();
+        let widest = Arc::new(AtomicUsize::new(0));
+        let seen = widest.clone();
+        let engine = faulty(move |rows| {
+            if rows > 30 {
+                return Some(short());
+            }
+            seen.fetch_max(rows, Ordering::Relaxed);
+            None
+        });
+        assert_eq!(answer(&engine).await.unwrap(), expected);
+        assert_eq!(widest.load(Ordering::Relaxed), 22);
+    }
+
+    #[tokio::test]
+    async fn what_finds_no_memory_in_the_smallest_step_is_one_error_and_the_engine_goes_on() {
+        let mut failures = 0;
+        let engine = faulty(move |_| {
+            failures += 1;
+            (failures <= 8).then(short)
+        });
+        // 90, 45, 22 and 16 rows, each tried twice.
+        assert!(matches!(answer(&engine).await, Err(EngineError::OutOfMemory(_))));
+        assert_eq!(answer(&engine).await.unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_lost_ends_the_engine() {
+        let lost = || candle_core::Error::msg("DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\")");
+        let engine = faulty(move |_| Some(lost()));
+        assert!(tokio::time::timeout(Duration::from_millis(20), engine.stopped()).await.is_err());
+        assert!(matches!(answer(&engine).await, Err(EngineError::Stopped)));
+        tokio::time::timeout(Duration::from_secs(10), engine.stopped()).await.unwrap();
+        assert!(matches!(engine.generate(vec![]).await, Err(EngineError::Stopped)));
     }
 }

@@ -7,6 +7,7 @@ mod evals;
 mod families;
 mod grading;
 mod http;
+mod kernels;
 mod learning;
 mod openai;
 mod ops;

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use ttrl::{
     adapters::gate::Decision,
-    app::Server,
+    app::{AppError, Server},
     config::{Device, Settings},
 };
 
@@ -147,7 +147,7 @@ impl Place {
 pub(crate) struct Running {
     client: Client,
     shutdown: CancellationToken,
-    task: JoinHandle<()>,
+    task: JoinHandle<Result<(), AppError>>,
 }
 
 impl Deref for Running {
@@ -238,7 +238,7 @@ impl Running {
 
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
-        self.task.await.unwrap();
+        self.task.await.unwrap().unwrap();
     }
 }
 

@@ -75,7 +75,7 @@ impl Inner {
             }
             Err(failure) => {
                 let was_interrupted = matches!(failure, Failure::Learn(LearnError::Cancelled));
-                let may_go_on = self.stopping.is_cancelled() || failure.may_pass();
+                let may_go_on = self.stopping.is_cancelled() || failure.may_pass() || failure.is_of_the_process();
                 if may_go_on && !is_cancelled {
                     return self.give_back(attempt, &failure).await;
                 }
@@ -126,7 +126,8 @@ impl Inner {
 
     /// Leaves a round that was interrupted to the next start of this server, to its next look, or to another one.
     async fn give_back(&self, attempt: &Attempt, interruption: &Failure) {
-        let why = if self.stopping.is_cancelled() { GivenBack::Stopping } else { GivenBack::Failed };
+        let is_stopping = self.stopping.is_cancelled() && !interruption.is_of_the_process();
+        let why = if is_stopping { GivenBack::Stopping } else { GivenBack::Failed };
         match self.patiently(|| self.store.give_back(attempt, why)).await {
             Ok(()) => info!(%interruption, "the round waits to be gone on with"),
             Err(error) => warn!(%error, "the round could not be given back; it waits until its lease has run out"),

@@ -88,6 +88,31 @@ pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
     NAMES.iter().any(|name| text.contains(name))
 }
 
+/// Whether a device is lost to this process: after such an error the driver answers every call with the same one until the
+/// process has ended. Those that the documentation of the driver's `CUresult` says this of.
+pub fn is_lost(error: &candle_core::Error) -> bool {
+    const NAMES: [&str; 16] = [
+        "CUDA_ERROR_ASSERT",
+        "CUDA_ERROR_CONTAINED",
+        "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+        "CUDA_ERROR_ECC_UNCORRECTABLE",
+        "CUDA_ERROR_EXTERNAL_DEVICE",
+        "CUDA_ERROR_HARDWARE_STACK_ERROR",
+        "CUDA_ERROR_ILLEGAL_ADDRESS",
+        "CUDA_ERROR_ILLEGAL_INSTRUCTION",
+        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+        "CUDA_ERROR_INVALID_PC",
+        "CUDA_ERROR_LAUNCH_FAILED",
+        "CUDA_ERROR_LAUNCH_TIMEOUT",
+        "CUDA_ERROR_MISALIGNED_ADDRESS",
+        "CUDA_ERROR_MPS_CLIENT_TERMINATED",
+        "CUDA_ERROR_NVLINK_UNCORRECTABLE",
+        "CUDA_ERROR_TENSOR_MEMORY_LEAK",
+    ];
+    let text = error.to_string();
+    NAMES.iter().any(|name| text.contains(name))
+}
+
 /// An error without the addresses that candle puts behind it where backtraces are asked for.
 pub fn in_words(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
@@ -120,7 +145,18 @@ mod tests {
         let with_backtrace = candle_core::Error::msg("out of memory\n   0: <unknown>\n   1: <unknown>");
         assert_eq!(in_words(&with_backtrace), "out of memory");
         let other = candle_core::Error::msg("DriverError(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, \"too many resources\")");
-        assert!(!is_out_of_memory(&other));
+        assert!(!is_out_of_memory(&other) && !is_lost(&other) && !is_lost(&short()));
+    }
+
+    #[test]
+    fn a_device_that_is_lost_is_told_from_one_that_goes_on() {
+        let error = |text: &str| candle_core::Error::wrap(text.to_owned()).context("a layer").bt();
+        assert!(is_lost(&error(
+            "DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access was encountered\")"
+        )));
+        assert!(is_lost(&error("DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, \"uncorrectable ECC error encountered\")")));
+        assert!(!is_lost(&error("DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")")));
+        assert!(!is_lost(&error("shapes differ")));
     }
 
     #[test]

@@ -327,67 +327,42 @@ __device__ void combine(const float *partial, const uint32_t *queries, int heads
 // Attention of neighbours: queries of one chain, each of which sees one row more than the one before. They read the rows
 // together, and matrix units multiply (after FlashAttention-2, arXiv 2307.08691).
 
-constexpr int TILE = 64; // queries of a block, and keys at a time
-constexpr int TILE_THREADS = 128;
+// Sixteen queries of a warp on their way along keys, with a softmax that goes along. Of the rows that matrix units hold, this
+// thread has `quad` and `quad + 8` (its halves), and of each the numbers `pair` and `pair + 1` of every eight.
+template <int HEAD_DIM> struct Queries {
+    static constexpr int PARTS = HEAD_DIM / 16, VECTORS = HEAD_DIM / 8;
+    // A row of shared memory is eight numbers longer than it must be, so that rows do not begin in the same bank.
+    static constexpr int STRIDE = HEAD_DIM + 8;
 
-// Head `blockIdx.y` of the queries of tile `blockIdx.x`: from `tiles[..].x` on, `tiles[..].y` of them, TILE at most. A warp has
-// 16 of them.
-template <int HEAD_DIM>
-__device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *cache, const uint2 *tiles, const uint32_t *path,
-                            const uint2 *spans, int heads, int kv_heads, float scale, int window, float cap,
-                            __nv_bfloat16 *out, float *out32) {
-    // A row is eight numbers longer than it must be, so that rows do not begin in the same bank.
-    constexpr int STRIDE = HEAD_DIM + 8, PARTS = HEAD_DIM / 16, VECTORS = HEAD_DIM / 8;
-    __shared__ __align__(16) __nv_bfloat16 keys[TILE * STRIDE], values[TILE * STRIDE];
-
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane / 4, pair = lane % 4 * 2;
-    const int head = blockIdx.y, kv_head = head / (heads / kv_heads), kv_width = kv_heads * HEAD_DIM;
-    const int first = tiles[blockIdx.x].x, count = tiles[blockIdx.x].y;
-    const int start = spans[first].x, shortest = spans[first].y, longest = shortest + count - 1;
-    const uint32_t *rows = path + start;
-
-    // Of this thread's two rows of the warp's sixteen: which query, and how much of the path it sees.
-    int query[2], seen[2], unseen[2];
-    for (int half = 0; half < 2; half++) {
-        query[half] = warp * 16 + quad + half * 8;
-        seen[half] = query[half] < count ? shortest + query[half] : 0;
-        unseen[half] = window > 0 ? max(0, seen[half] - window) : 0;
-    }
-    uint32_t a[PARTS][4];
-    for (int part = 0; part < PARTS; part++) {
-        for (int half = 0; half < 2; half++) {
-            const float *from = q + (int64_t)(first + query[half]) * q_stride + head * HEAD_DIM + part * 16 + pair;
-            const bool is_there = query[half] < count;
-            a[part][half] = is_there ? pack(from[0], from[1]) : 0;
-            a[part][half + 2] = is_there ? pack(from[8], from[9]) : 0;
-        }
-    }
-
+    const int lane = threadIdx.x % WARP, quad = lane / 4, pair = lane % 4 * 2;
+    uint32_t numbers[PARTS][4];
     float sum[VECTORS][4], maximum[2] = {LOWEST, LOWEST}, weight[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int part = 0; part < VECTORS; part++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[part][i] = 0.0f;
-    }
-    const int begin = window > 0 ? max(0, shortest - window) / TILE * TILE : 0;
-    for (int base = begin; base < longest; base += TILE) {
-        __syncthreads();
-        for (int i = threadIdx.x; i < TILE * VECTORS; i += TILE_THREADS) {
-            const int key = i / VECTORS, part = i % VECTORS;
-            uint4 k = make_uint4(0, 0, 0, 0), v = k;
-            if (base + key < longest) {
-                const __nv_bfloat16 *row = cache + (int64_t)rows[base + key] * 2 * kv_width + kv_head * HEAD_DIM + part * 8;
-                k = *reinterpret_cast<const uint4 *>(row);
-                v = *reinterpret_cast<const uint4 *>(row + kv_width);
-            }
-            *reinterpret_cast<uint4 *>(keys + key * STRIDE + part * 8) = k;
-            *reinterpret_cast<uint4 *>(values + key * STRIDE + part * 8) = v;
-        }
-        __syncthreads();
 
-        float scores[TILE / 8][4];
+    // `at(half)` is where a query begins; null if there is none.
+    template <typename At> __device__ __forceinline__ Queries(At at) {
 #pragma unroll
-        for (int column = 0; column < TILE / 8; column++) {
+        for (int half = 0; half < 2; half++) {
+            const float *row = at(half);
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+                const float *from = row + part * 16 + pair;
+                numbers[part][half] = row ? pack(from[0], from[1]) : 0;
+                numbers[part][half + 2] = row ? pack(from[8], from[9]) : 0;
+            }
+        }
+#pragma unroll
+        for (int part = 0; part < VECTORS; part++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) sum[part][i] = 0.0f;
+        }
+    }
+
+    // Goes on over eight keys a column, and their values; `sees(half, key)` says which a query sees.
+    template <int COLUMNS, typename Sees>
+    __device__ __forceinline__ void go_on(const __nv_bfloat16 *keys, const __nv_bfloat16 *values, float scale, float cap, Sees sees) {
+        float scores[COLUMNS][4];
+#pragma unroll
+        for (int column = 0; column < COLUMNS; column++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) scores[column][i] = 0.0f;
             const __nv_bfloat16 *key = keys + (column * 8 + quad) * STRIDE + pair;
@@ -395,21 +370,20 @@ __device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *c
             for (int part = 0; part < PARTS; part++) {
                 const uint32_t b[2] = {*reinterpret_cast<const uint32_t *>(key + part * 16),
                                        *reinterpret_cast<const uint32_t *>(key + part * 16 + 8)};
-                multiply_add(scores[column], a[part], b);
+                multiply_add(scores[column], numbers[part], b);
             }
         }
 
         float highest[2] = {maximum[0], maximum[1]};
 #pragma unroll
-        for (int column = 0; column < TILE / 8; column++) {
+        for (int column = 0; column < COLUMNS; column++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const int half = i / 2, place = base + column * 8 + pair + i % 2;
                 float score = scores[column][i] * scale;
                 if (cap > 0.0f) score = cap * tanhf(score / cap);
-                if (place >= seen[half] || place < unseen[half]) score = -INFINITY;
+                if (!sees(i / 2, column * 8 + pair + i % 2)) score = -INFINITY;
                 scores[column][i] = score;
-                highest[half] = fmaxf(highest[half], score);
+                highest[i / 2] = fmaxf(highest[i / 2], score);
             }
         }
         // The four threads of a quad hold a row together.
@@ -427,7 +401,7 @@ __device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *c
             }
         }
 #pragma unroll
-        for (int column = 0; column < TILE / 8; column++) {
+        for (int column = 0; column < COLUMNS; column++) {
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 scores[column][i] = __expf(scores[column][i] - maximum[i / 2]);
@@ -435,7 +409,7 @@ __device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *c
             }
         }
 #pragma unroll
-        for (int step = 0; step < TILE / 16; step++) {
+        for (int step = 0; step < COLUMNS / 2; step++) {
             const float *low = scores[2 * step], *high = scores[2 * step + 1];
             const uint32_t weights[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]), pack(high[2], high[3])};
             const __nv_bfloat16 *row = values + (step * 16 + lane % 16) * STRIDE + lane / 16 * 8;
@@ -449,16 +423,76 @@ __device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *c
         }
     }
 
+    // The weight of all keys that a query went over.
+    __device__ __forceinline__ float total(int half) const {
+        const float of_pairs = weight[half] + __shfl_xor_sync(ALL, weight[half], 1);
+        return of_pairs + __shfl_xor_sync(ALL, of_pairs, 2);
+    }
+};
+
+// Brings KEYS keys and their values into shared memory, by THREADS threads of which this is number `thread`. `at(key)` is where a
+// key begins in the cache, its value `kv_width` numbers later. From `count` on it is the last one again, which nobody may see: to
+// load what is there takes no branches, between which loads would wait for each other.
+template <int HEAD_DIM, int KEYS, int THREADS, typename At>
+__device__ __forceinline__ void bring(__nv_bfloat16 *keys, __nv_bfloat16 *values, int thread, int count, int kv_width, At at) {
+    constexpr int VECTORS = Queries<HEAD_DIM>::VECTORS, STRIDE = Queries<HEAD_DIM>::STRIDE;
+#pragma unroll
+    for (int step = 0; step < KEYS * VECTORS / THREADS; step++) {
+        const int i = step * THREADS + thread, key = i / VECTORS, part = i % VECTORS * 8;
+        const __nv_bfloat16 *row = at(min(key, count - 1)) + part;
+        *reinterpret_cast<uint4 *>(keys + key * STRIDE + part) = *reinterpret_cast<const uint4 *>(row);
+        *reinterpret_cast<uint4 *>(values + key * STRIDE + part) = *reinterpret_cast<const uint4 *>(row + kv_width);
+    }
+}
+
+constexpr int TILE = 64; // queries of a block, and keys at a time
+constexpr int TILE_THREADS = 128;
+
+// Head `blockIdx.y` of the queries of tile `blockIdx.x`: from `tiles[..].x` on, `tiles[..].y` of them, TILE at most. A warp has
+// 16 of them.
+template <int HEAD_DIM>
+__device__ void attend_tile(const float *q, int q_stride, const __nv_bfloat16 *cache, const uint2 *tiles, const uint32_t *path,
+                            const uint2 *spans, int heads, int kv_heads, float scale, int window, float cap,
+                            __nv_bfloat16 *out, float *out32) {
+    constexpr int STRIDE = Queries<HEAD_DIM>::STRIDE, VECTORS = Queries<HEAD_DIM>::VECTORS;
+    __shared__ __align__(16) __nv_bfloat16 keys[TILE * STRIDE], values[TILE * STRIDE];
+
+    const int warp = threadIdx.x / WARP, quad = threadIdx.x % WARP / 4;
+    const int head = blockIdx.y, kv_head = head / (heads / kv_heads), kv_width = kv_heads * HEAD_DIM;
+    const int first = tiles[blockIdx.x].x, count = tiles[blockIdx.x].y;
+    const int start = spans[first].x, shortest = spans[first].y, longest = shortest + count - 1;
+    const uint32_t *rows = path + start;
+
+    // Of this thread's two rows of the warp's sixteen: which query, and how much of the path it sees.
+    int query[2], seen[2], unseen[2];
+    for (int half = 0; half < 2; half++) {
+        query[half] = warp * 16 + quad + half * 8;
+        seen[half] = query[half] < count ? shortest + query[half] : 0;
+        unseen[half] = window > 0 ? max(0, seen[half] - window) : 0;
+    }
+    Queries<HEAD_DIM> queries([&](int half) {
+        return query[half] < count ? q + (int64_t)(first + query[half]) * q_stride + head * HEAD_DIM : nullptr;
+    });
+    const int begin = window > 0 ? max(0, shortest - window) / TILE * TILE : 0;
+    for (int base = begin; base < longest; base += TILE) {
+        __syncthreads();
+        bring<HEAD_DIM, TILE, TILE_THREADS>(keys, values, threadIdx.x, longest - base, kv_width, [&](int key) {
+            return cache + (int64_t)rows[base + key] * 2 * kv_width + kv_head * HEAD_DIM;
+        });
+        __syncthreads();
+        queries.template go_on<TILE / 8>(keys, values, scale, cap, [&](int half, int key) {
+            return base + key < seen[half] && base + key >= unseen[half];
+        });
+    }
+
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float total = weight[half];
-        total += __shfl_xor_sync(ALL, total, 1);
-        total += __shfl_xor_sync(ALL, total, 2);
+        const float total = queries.total(half);
         if (query[half] >= count) continue;
-        const int64_t to = ((int64_t)(first + query[half]) * heads + head) * HEAD_DIM + pair;
+        const int64_t to = ((int64_t)(first + query[half]) * heads + head) * HEAD_DIM + queries.pair;
 #pragma unroll
         for (int part = 0; part < VECTORS; part++) {
-            const float x = sum[part][2 * half] / total, y = sum[part][2 * half + 1] / total;
+            const float x = queries.sum[part][2 * half] / total, y = queries.sum[part][2 * half + 1] / total;
             *reinterpret_cast<uint32_t *>(out + to + part * 8) = pack(x, y);
             if (out32) {
                 out32[to + part * 8] = x;
@@ -487,14 +521,13 @@ template <int HEAD_DIM>
 __device__ void attend_group(const float *q, int q_stride, const __nv_bfloat16 *cache, const uint32_t *queries,
                              const uint32_t *path, const uint2 *spans, int heads, int kv_heads, float scale, int window,
                              float cap, int splits, float *partial, __nv_bfloat16 *out, float *out32) {
-    constexpr int STRIDE = HEAD_DIM + 8, PARTS = HEAD_DIM / 16, VECTORS = HEAD_DIM / 8;
-    constexpr int OF_WARP = 2 * GROUP_KEYS * STRIDE;
+    constexpr int STRIDE = Queries<HEAD_DIM>::STRIDE, OF_WARP = 2 * GROUP_KEYS * STRIDE;
     // Keys and values of each warp; at the end, what each warp has summed up.
     __shared__ __align__(16) __nv_bfloat16 rows[GROUP_WARPS * OF_WARP];
     __shared__ float maxima[GROUP_WARPS][GROUP], weights[GROUP_WARPS][GROUP];
     static_assert(sizeof(rows) >= sizeof(float) * GROUP_WARPS * GROUP * HEAD_DIM, "sums take the place of keys and values");
 
-    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, quad = lane / 4, pair = lane % 4 * 2;
+    const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     const int shared_by = heads / kv_heads, chunks = (shared_by + GROUP - 1) / GROUP;
     const int kv_head = blockIdx.y / chunks, first = (blockIdx.y % chunks) * GROUP;
     const int head = kv_head * shared_by + first, count = min(GROUP, shared_by - first);
@@ -509,111 +542,34 @@ __device__ void attend_group(const float *q, int q_stride, const __nv_bfloat16 *
     const int from = min(length, (int)blockIdx.z * of_split), to = min(length, from + of_split);
     __nv_bfloat16 *keys = rows + warp * OF_WARP, *values = keys + GROUP_KEYS * STRIDE;
 
-    uint32_t a[PARTS][4];
-#pragma unroll
-    for (int part = 0; part < PARTS; part++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int of = quad + half * 8;
-            const float *numbers = q + query * q_stride + (head + of) * HEAD_DIM + part * 16 + pair;
-            a[part][half] = of < count ? pack(numbers[0], numbers[1]) : 0;
-            a[part][half + 2] = of < count ? pack(numbers[8], numbers[9]) : 0;
-        }
-    }
-    float sum[VECTORS][4], maximum[2] = {LOWEST, LOWEST}, weight[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int part = 0; part < VECTORS; part++) {
-#pragma unroll
-        for (int i = 0; i < 4; i++) sum[part][i] = 0.0f;
-    }
-
+    Queries<HEAD_DIM> of_heads([&](int half) {
+        const int of = lane / 4 + half * 8;
+        return of < count ? q + query * q_stride + (head + of) * HEAD_DIM : nullptr;
+    });
     for (int base = from + warp * GROUP_KEYS; base < to; base += GROUP_WARPS * GROUP_KEYS) {
         __syncwarp();
-#pragma unroll
-        for (int i = 0; i < GROUP_KEYS * VECTORS / WARP; i++) {
-            const int key = (i * WARP + lane) / VECTORS, part = (i * WARP + lane) % VECTORS;
-            uint4 k = make_uint4(0, 0, 0, 0), v = k;
-            if (base + key < to) {
-                const __nv_bfloat16 *row =
-                    cache + (int64_t)path[start + base + key] * 2 * kv_width + kv_head * HEAD_DIM + part * 8;
-                k = *reinterpret_cast<const uint4 *>(row);
-                v = *reinterpret_cast<const uint4 *>(row + kv_width);
-            }
-            *reinterpret_cast<uint4 *>(keys + key * STRIDE + part * 8) = k;
-            *reinterpret_cast<uint4 *>(values + key * STRIDE + part * 8) = v;
-        }
+        bring<HEAD_DIM, GROUP_KEYS, WARP>(keys, values, lane, to - base, kv_width, [&](int key) {
+            return cache + (int64_t)path[start + base + key] * 2 * kv_width + kv_head * HEAD_DIM;
+        });
         __syncwarp();
-
-        float scores[2][4];
-        float highest[2] = {maximum[0], maximum[1]};
-#pragma unroll
-        for (int column = 0; column < 2; column++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) scores[column][i] = 0.0f;
-            const __nv_bfloat16 *key = keys + (column * 8 + quad) * STRIDE + pair;
-#pragma unroll
-            for (int part = 0; part < PARTS; part++) {
-                const uint32_t b[2] = {*reinterpret_cast<const uint32_t *>(key + part * 16),
-                                       *reinterpret_cast<const uint32_t *>(key + part * 16 + 8)};
-                multiply_add(scores[column], a[part], b);
-            }
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                float score = scores[column][i] * scale;
-                if (cap > 0.0f) score = cap * tanhf(score / cap);
-                if (base + column * 8 + pair + i % 2 >= to) score = -INFINITY;
-                scores[column][i] = score;
-                highest[i / 2] = fmaxf(highest[i / 2], score);
-            }
-        }
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            highest[half] = fmaxf(highest[half], __shfl_xor_sync(ALL, highest[half], 1));
-            highest[half] = fmaxf(highest[half], __shfl_xor_sync(ALL, highest[half], 2));
-            const float kept = __expf(maximum[half] - highest[half]);
-            maximum[half] = highest[half];
-            weight[half] *= kept;
-#pragma unroll
-            for (int part = 0; part < VECTORS; part++) {
-                sum[part][2 * half] *= kept;
-                sum[part][2 * half + 1] *= kept;
-            }
-        }
-#pragma unroll
-        for (int column = 0; column < 2; column++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                scores[column][i] = __expf(scores[column][i] - maximum[i / 2]);
-                weight[i / 2] += scores[column][i];
-            }
-        }
-        const uint32_t of_keys[4] = {pack(scores[0][0], scores[0][1]), pack(scores[0][2], scores[0][3]),
-                                     pack(scores[1][0], scores[1][1]), pack(scores[1][2], scores[1][3])};
-#pragma unroll
-        for (int part = 0; part < VECTORS; part += 2) {
-            uint32_t b[4];
-            load_transposed(b, values + lane % 16 * STRIDE + (part + lane / 16) * 8);
-            multiply_add(sum[part], of_keys, b);
-            multiply_add(sum[part + 1], of_keys, b + 2);
-        }
+        of_heads.template go_on<GROUP_KEYS / 8>(keys, values, scale, cap, [&](int, int key) { return base + key < to; });
     }
 
     __syncthreads();
     float *sums = reinterpret_cast<float *>(rows);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const int of = quad + half * 8;
-        weight[half] += __shfl_xor_sync(ALL, weight[half], 1);
-        weight[half] += __shfl_xor_sync(ALL, weight[half], 2);
-        if (pair == 0) {
-            maxima[warp][of] = maximum[half];
-            weights[warp][of] = weight[half];
+        const int of = of_heads.quad + half * 8;
+        const float total = of_heads.total(half);
+        if (of_heads.pair == 0) {
+            maxima[warp][of] = of_heads.maximum[half];
+            weights[warp][of] = total;
         }
-        float *row = sums + (warp * GROUP + of) * HEAD_DIM + pair;
+        float *row = sums + (warp * GROUP + of) * HEAD_DIM + of_heads.pair;
 #pragma unroll
-        for (int part = 0; part < VECTORS; part++) {
-            row[part * 8] = sum[part][2 * half];
-            row[part * 8 + 1] = sum[part][2 * half + 1];
+        for (int part = 0; part < of_heads.VECTORS; part++) {
+            row[part * 8] = of_heads.sum[part][2 * half];
+            row[part * 8 + 1] = of_heads.sum[part][2 * half + 1];
         }
     }
     __syncthreads();
@@ -728,11 +684,13 @@ extern "C" __global__ void __launch_bounds__(DRAW_THREADS)
         }
         return;
     }
+    int last_owner = WARPS - 1;
+    while (last_owner > 0 && sums[last_owner] == 0.0) last_owner--;
     for (uint32_t at = begin + warp; at < end; at += WARPS) {
         const double target = uniforms[at] * total;
         double before = 0.0;
         int owner = 0;
-        while (owner < WARPS - 1 && before + sums[owner] <= target) before += sums[owner++];
+        while (owner < last_owner && before + sums[owner] <= target) before += sums[owner++];
         const int first = min(vocab, owner * part), last = min(vocab, first + part);
         // Rounding may keep the sum below the target: then it is the last token that has any probability.
         int found = -1, last_likely = place;

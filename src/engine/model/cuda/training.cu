@@ -1,5 +1,6 @@
-// The operations of training, each with its gradient. f32, but for attention and joined products of matrices in bf16.
-// one thread in an order that depends on the shapes alone, so that a pass comes out the same in every run.
+// The operations of training, each with its gradient. f32, but for attention and joined products of matrices in bf16. There
+// are no atomics: what is a sum over rows is added up by one thread, in an order that depends on the shapes alone, so that a
+// pass comes out the same in every run.
 
 #include "common.cuh"
 

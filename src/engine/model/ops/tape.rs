@@ -9,9 +9,14 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-use candle_core::{CustomOp1, CustomOp2, CustomOp3, Result, Tensor, TensorId, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, MetalStorage, Result, Shape, Tensor,
+    TensorId,
+    backend::{BackendDevice, BackendStorage},
+    bail,
+};
 
-use super::{add, seed_gradient};
+use super::add;
 
 thread_local! {
     /// What this thread has computed since it began to record.
@@ -151,4 +156,44 @@ impl Gradients {
     pub fn take(&mut self, variable: &Tensor) -> Option<Tensor> {
         self.0.remove(&variable.id())
     }
+}
+
+/// A scalar whose gradient with respect to `y` is `gradient`, whatever its own value (which is 0): the seed of a
+/// backward pass that continues one that was computed elsewhere.
+pub fn seed_gradient(y: &Tensor, gradient: Tensor) -> Result<Tensor> {
+    y.apply_op1(SeedGradient { gradient })
+}
+
+struct SeedGradient {
+    gradient: Tensor,
+}
+
+impl CustomOp1 for SeedGradient {
+    fn name(&self) -> &'static str {
+        "seed-gradient"
+    }
+
+    fn cpu_fwd(&self, _y: &CpuStorage, _l: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32(vec![0.0]), Shape::from(())))
+    }
+
+    fn cuda_fwd(&self, y: &CudaStorage, _l: &Layout) -> Result<(CudaStorage, Shape)> {
+        zero_scalar(y)
+    }
+
+    fn metal_fwd(&self, y: &MetalStorage, _l: &Layout) -> Result<(MetalStorage, Shape)> {
+        zero_scalar(y)
+    }
+
+    fn bwd(&self, _y: &Tensor, _res: &Tensor, _grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(self.gradient.clone()))
+    }
+}
+
+fn zero_scalar<S: BackendStorage>(like: &S) -> Result<(S, Shape)>
+where
+    S::Device: BackendDevice<Storage = S>,
+{
+    let shape = Shape::from(());
+    Ok((S::Device::zeros_impl(like.device(), &shape, DType::F32)?, shape))
 }
