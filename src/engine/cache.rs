@@ -11,7 +11,7 @@ use crate::engine::{
         ops::{self, KvRows, Paths},
         packed::Memory,
     },
-    prefix_tree::{NodeId, PrefixTree},
+    prefix_tree::NodeId,
 };
 
 /// Rows that one thread writes at a time, at least: they are far from each other and from everything that is in use.
@@ -44,11 +44,11 @@ impl KvCache {
         Ok(Self { layers, width })
     }
 
-    /// Prepares a pass over these nodes: each is written to its row and attends to its ancestors and itself.
-    pub fn pass<'a>(&'a mut self, tree: &PrefixTree, nodes: &'a [NodeId]) -> CachedPass<'a> {
+    /// Prepares a pass over these nodes: each is written to its row and attends to its path.
+    pub fn pass<'a>(&'a mut self, nodes: &'a [NodeId], paths: Arc<Paths>) -> CachedPass<'a> {
         let mut places: Vec<(NodeId, usize)> = nodes.iter().copied().zip(0..).collect();
         places.sort_unstable();
-        CachedPass { cache: self, nodes, places, paths: Arc::new(tree.paths(nodes)) }
+        CachedPass { cache: self, nodes, places, paths }
     }
 }
 

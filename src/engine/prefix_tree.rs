@@ -10,12 +10,7 @@ use std::{
     collections::{BTreeSet, BinaryHeap, HashMap},
 };
 
-use rayon::prelude::*;
-
-use crate::engine::{handle::Version, model::ops::Paths};
-
-/// Walks to the first token that are worth waking another thread for: a microsecond each for a thousand tokens.
-const WALKS: usize = 16;
+use crate::engine::handle::Version;
 
 /// A node, and the cache row that belongs to it.
 pub type NodeId = u32;
@@ -41,8 +36,6 @@ struct Node {
 #[derive(Debug)]
 pub struct PrefixTree {
     nodes: Vec<Option<Node>>,
-    /// The parent of each node that has one, close together: every step walks from each of its rows to the first token.
-    parents: Vec<NodeId>,
     /// Low rows first, so that memory that was never needed is never touched.
     free: BinaryHeap<Reverse<NodeId>>,
     edges: HashMap<Edge, NodeId>,
@@ -56,7 +49,6 @@ impl PrefixTree {
     pub fn new(capacity: usize) -> Self {
         Self {
             nodes: (0..capacity).map(|_| None).collect(),
-            parents: vec![0; capacity],
             free: (0..capacity as NodeId).map(Reverse).collect(),
             edges: HashMap::new(),
             evictable: BTreeSet::new(),
@@ -114,25 +106,6 @@ impl PrefixTree {
         self.node(id).position
     }
 
-    /// The paths of these nodes, each as [`Self::path`] has it.
-    pub fn paths(&self, nodes: &[NodeId]) -> Paths {
-        let follows = |place: usize| {
-            let before = place.checked_sub(1).map(|before| nodes[before]);
-            matches!(self.node(nodes[place]).edge, Edge::Child(parent, _) if Some(parent) == before)
-        };
-        // What follows the node before it needs no walk of its own.
-        let walked = (0..nodes.len()).into_par_iter().with_min_len(WALKS);
-        let walked: Vec<_> = walked.map(|place| (!follows(place)).then(|| self.path(nodes[place]))).collect();
-        let mut paths = Paths::default();
-        for (path, &node) in walked.into_iter().zip(nodes) {
-            match path {
-                Some(path) => paths.push(path),
-                None => paths.push_next(node),
-            }
-        }
-        paths
-    }
-
     /// Whether the cache row of a node has its key and value.
     pub fn is_computed(&self, id: NodeId) -> bool {
         self.node(id).computed
@@ -144,13 +117,13 @@ impl PrefixTree {
     }
 
     /// The rows from the first token to this one.
+    #[cfg(test)]
     pub fn path(&self, id: NodeId) -> Vec<NodeId> {
-        let mut path = vec![id; self.node(id).position as usize + 1];
-        let mut current = id;
-        for slot in path.iter_mut().rev() {
-            *slot = current;
-            current = self.parents[current as usize];
+        let mut path = vec![id];
+        while let Edge::Child(parent, _) = self.node(path[path.len() - 1]).edge {
+            path.push(parent);
         }
+        path.reverse();
         path
     }
 
@@ -165,7 +138,6 @@ impl PrefixTree {
         let id = self.free.pop().map(|Reverse(id)| id).or_else(|| self.evict())?;
         if let Edge::Child(parent, _) = edge {
             self.node_mut(parent).children += 1;
-            self.parents[id as usize] = parent;
         }
         self.edges.insert(edge.clone(), id);
         self.nodes[id as usize] =
@@ -232,21 +204,6 @@ mod tests {
         assert_eq!(tree.used(), 5);
         assert_eq!(tree.path(first)[..2], tree.path(second)[..2]);
         assert_eq!((tree.position(second), tree.token(second)), (2, 9));
-    }
-
-    #[test]
-    fn paths_of_a_step_are_those_of_its_nodes_and_a_chain_is_kept_once() {
-        let mut tree = PrefixTree::new(16);
-        let first = hold(&mut tree, &Version::base(), &[1, 2, 3, 4]).unwrap();
-        let second = hold(&mut tree, &Version::base(), &[1, 2, 9]).unwrap();
-        let mut nodes = tree.path(first);
-        nodes.push(second);
-        let paths = tree.paths(&nodes);
-        for (query, &node) in nodes.iter().enumerate() {
-            assert_eq!(paths.path(query), tree.path(node), "query {query}");
-        }
-        assert_eq!(paths.rows().len(), 4 + 3);
-        assert_eq!(nodes.iter().enumerate().map(|(query, _)| paths.shared(query)).collect::<Vec<_>>(), [0, 1, 2, 3, 2]);
     }
 
     #[test]

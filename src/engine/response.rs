@@ -25,6 +25,8 @@ pub struct Response {
     pub tip: Option<NodeId>,
     pub rng: ChaCha8Rng,
     pub tokens: Vec<u32>,
+    /// The nodes of its tokens, as far as they were to be computed.
+    pub nodes: Vec<NodeId>,
     log_probs: Vec<f32>,
     scores: Vec<TokenScore>,
     text: Text,
@@ -39,6 +41,7 @@ impl Response {
             tip,
             rng: sampler::stream(seed, sample as u64),
             tokens: Vec::new(),
+            nodes: Vec::new(),
             log_probs: Vec::new(),
             scores: Vec::new(),
             text: Text { stream: text, end: None, shown: 0 },

@@ -52,6 +52,10 @@ impl Runner {
     /// # Errors
     /// If the device fails, or a lease is another engine's.
     #[cfg_attr(
+        all(test, not(feature = "cuda")),
+        expect(clippy::only_used_in_recursion, reason = "the decoder's layers leave drawing to the caller")
+    )]
+    #[cfg_attr(
         not(any(feature = "cuda", test)),
         expect(unused_variables, reason = "the decoder's layers leave drawing to the caller")
     )]
@@ -61,7 +65,7 @@ impl Runner {
         let adapters = adapters(&plan.leases)?;
         match self {
             Self::Layers(decoder, cache) => {
-                let mut pass = cache.pass(tree, &plan.rows);
+                let mut pass = cache.pass(&plan.rows, plan.paths.clone());
                 let angles = decoder.angles(&positions)?;
                 let mut x = decoder.embed(&tokens)?;
                 for layer in 0..decoder.config().layers.len() {
@@ -76,12 +80,11 @@ impl Runner {
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(answering) => {
-                let paths = tree.paths(&plan.rows);
                 let rows = Rows {
                     tokens: &tokens,
                     positions: &positions,
                     nodes: &plan.rows,
-                    paths: &paths,
+                    paths: &plan.paths,
                     adapters: &adapters,
                 };
                 let outputs: Vec<u32> = plan.outputs.iter().map(|&row| row as u32).collect();

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use crate::engine::{
     handle::{GenerateRequest, Group, Lease, Priority, Timings, TokenScore},
     model::{
+        ops::Paths,
         outputs::{Draws, Output, Wanted},
         tokenizer::{TextStream, Tokenizer},
     },
@@ -95,6 +96,8 @@ pub struct Plan {
     pub leases: Vec<(Lease, Range<usize>)>,
     /// Each once; ancestors are in the cache or in the same plan.
     pub rows: Vec<NodeId>,
+    /// What each row attends to: the rows of its sequence up to itself.
+    pub paths: Arc<Paths>,
     /// Indices of the rows whose logits are needed, ascending.
     pub outputs: Vec<usize>,
 }
@@ -104,17 +107,26 @@ pub struct Plan {
 struct Draft {
     rows: Vec<NodeId>,
     row_of: HashMap<NodeId, usize>,
+    paths: Paths,
     outputs: Vec<usize>,
     scored_rows: usize,
 }
 
 impl Draft {
-    /// The row of a node, new if need be; `None` beyond `max_rows`.
-    fn row(&mut self, node: NodeId, max_rows: usize) -> Option<usize> {
+    /// The row of the last node of a path, new if need be; `None` beyond `max_rows`. The path comes in two parts, of which the
+    /// second may be empty.
+    fn row(&mut self, [start, end]: [&[NodeId]; 2], max_rows: usize) -> Option<usize> {
+        let path = || start.iter().chain(end).copied();
+        let node = path().next_back()?;
         if let Some(&row) = self.row_of.get(&node) {
             return Some(row);
         }
         let row = Some(self.rows.len()).filter(|&row| row < max_rows)?;
+        // A prompt has a row after another, and a path of its own for each would be long.
+        match path().rev().nth(1) {
+            Some(before) if self.rows.last() == Some(&before) => self.paths.push_next(node),
+            _ => self.paths.push(path()),
+        }
         self.row_of.insert(node, row);
         self.rows.push(node);
         Some(row)
@@ -122,8 +134,8 @@ impl Draft {
 
     /// Adds the places where samples wait for their next token; `None` if not all find one.
     fn add_samples(&mut self, running: &Running, max_rows: usize) -> Option<()> {
-        for tip in running.samples.iter().filter_map(|sample| sample.tip) {
-            let row = self.row(tip, max_rows)?;
+        for sample in running.samples.iter().filter(|sample| sample.tip.is_some()) {
+            let row = self.row([&running.prompt, &sample.nodes], max_rows)?;
             self.outputs.push(row);
         }
         Some(())
@@ -139,7 +151,7 @@ impl Draft {
             if !scored && tree.is_computed(node) {
                 continue;
             }
-            let row = self.row(node, max_rows)?;
+            let row = self.row([&running.prompt[..=place], &[]], max_rows)?;
             if scored {
                 self.outputs.push(row);
                 self.scored_rows += 1;
@@ -339,10 +351,10 @@ impl Scheduler {
                 leases.push(((*lease).clone(), start..draft.rows.len()));
             }
         }
-        let Draft { rows, mut outputs, .. } = draft;
+        let Draft { rows, paths, mut outputs, .. } = draft;
         outputs.sort_unstable();
         outputs.dedup();
-        (!rows.is_empty()).then_some(Plan { priority, leases, rows, outputs })
+        (!rows.is_empty()).then_some(Plan { priority, leases, rows, paths: Arc::new(paths), outputs })
     }
 
     /// What is to become of the logits of each of a plan's outputs.
@@ -375,14 +387,17 @@ impl Scheduler {
     pub fn accept(&mut self, plan: &Plan, outputs: Vec<Output>, now: Instant) -> Vec<(JobId, usize, Group)> {
         self.totals.computed_tokens += plan.rows.len() as u64;
         plan.rows.iter().for_each(|&node| self.tree.mark_computed(node));
-        let read: Vec<Read> = outputs
-            .into_par_iter()
-            .zip(self.readers(plan).into_par_iter())
-            .map(|(output, readers)| match output {
-                Output::Logits(logits) => read(&self.running, logits, &readers),
-                Output::Drawn(drawn) => take_drawn(&self.running, drawn, &readers),
-            })
-            .collect();
+        let is_drawn = outputs.iter().all(|output| matches!(output, Output::Drawn(_)));
+        let read = |(output, readers): (Output, Readers)| match output {
+            Output::Logits(logits) => read(&self.running, logits, &readers),
+            Output::Drawn(drawn) => take_drawn(&self.running, drawn, &readers),
+        };
+        let readers = self.readers(plan);
+        // What is drawn already is not worth waking other threads for.
+        let read: Vec<Read> = match is_drawn {
+            true => outputs.into_iter().zip(readers).map(read).collect(),
+            false => outputs.into_par_iter().zip(readers).map(read).collect(),
+        };
         for Read { scores, draws } in read {
             for (group, place, score) in scores {
                 self.running[group].prompt_scores[place] = Some(score);
@@ -421,6 +436,7 @@ impl Scheduler {
             #[expect(clippy::expect_used, reason = "admission has reserved a row for every token of every sample")]
             let next = next.expect("the row was reserved");
             sample.tip = Some(next);
+            sample.nodes.push(next);
         }
         self.tree.release(tip);
     }
@@ -627,6 +643,24 @@ mod tests {
             let plan = scheduler.plan(Priority::Request, 16).unwrap();
             assert_eq!(scheduler.wanted(&plan), [Wanted::Logits]);
         }
+    }
+
+    #[test]
+    fn rows_attend_to_what_is_before_them_in_their_sequence() {
+        let mut scheduler = scheduler();
+        let base = Version::base();
+        // Two prompts that begin alike, of which the longer has two samples.
+        let mut other = request(&base, 0, 9, 2);
+        other.prompt[6..].fill(50);
+        start(&mut scheduler, vec![request(&base, 0, 7, 1), other]);
+        let mut rows = 0;
+        while let Some(plan) = scheduler.plan(Priority::Request, 5) {
+            let paths = (0..plan.rows.len()).map(|row| plan.paths.path(row).to_vec());
+            let expected = plan.rows.iter().map(|&node| scheduler.tree.path(node));
+            assert_eq!(paths.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+            rows += step(&mut scheduler, 5).rows.len();
+        }
+        assert!((10..=10 + 3 * 3).contains(&rows), "{rows} rows");
     }
 
     #[test]
