@@ -184,6 +184,10 @@ inline int __any_sync(unsigned mask, int says) { return __ballot_sync(mask, says
 
 // ---- Matrix units, as the PTX ISA describes where threads have their numbers.
 
+// Not put into its callers: the sanitizer looks at arrays that are in memory, and not at what the compiler makes of them in
+// registers.
+#define ON_ITS_OWN [[gnu::noinline]] inline
+
 namespace emulator {
 
 inline float half_of(uint32_t both, int second) { return __bfloat162float({(uint16_t)(both >> (second ? 16 : 0))}); }
@@ -191,7 +195,7 @@ inline float half_of(uint32_t both, int second) { return __bfloat162float({(uint
 } // namespace emulator
 
 // mma.m16n8k16: c += a b.
-inline void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
+ON_ITS_OWN void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
     struct { uint32_t a[4], b[2]; } own;
     memcpy(own.a, a, sizeof own.a);
     memcpy(own.b, b, sizeof own.b);
@@ -220,7 +224,7 @@ inline const uint16_t *row_of(uint64_t at) {
 } // namespace emulator
 
 // ldmatrix.x4
-inline void load_matrices(uint32_t *b, const __nv_bfloat16 *row) {
+ON_ITS_OWN void load_matrices(uint32_t *b, const __nv_bfloat16 *row) {
     const auto rows = emulator::meet((uint64_t)row);
     const int lane = emulator::current % emulator::WARP;
     for (int i = 0; i < 4; i++) {
@@ -232,7 +236,7 @@ inline void load_matrices(uint32_t *b, const __nv_bfloat16 *row) {
 }
 
 // ldmatrix.x4.trans
-inline void load_transposed(uint32_t *b, const __nv_bfloat16 *row) {
+ON_ITS_OWN void load_transposed(uint32_t *b, const __nv_bfloat16 *row) {
     const auto rows = emulator::meet((uint64_t)row);
     const int lane = emulator::current % emulator::WARP;
     for (int i = 0; i < 4; i++) {
@@ -276,6 +280,9 @@ inline void run(Dimensions grid, unsigned threads, size_t shared_bytes, std::fun
                     fiber.context.uc_stack.ss_size = STACK;
                     fiber.context.uc_link = &scheduler;
                     makecontext(&fiber.context, enter, 0);
+                    // The sanitizer forgets what it knows of a stack that it sees switched to, so it is not told of these.
+                    fiber.context.uc_stack = {};
+                    ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), STACK);
                 }
                 for (bool is_running = true; is_running;) {
                     is_running = false;
