@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
@@ -28,15 +29,18 @@ pub(super) fn told(set_aside: &BTreeMap<SetAside, usize>) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// The questions that take part in a round, in an order that is the round's own: which of them are held back must not
-/// depend on when they were asked. And how many are passed over.
+/// The questions that take part in a round, in an order that is the seed's and their texts': which of them are held back
+/// must not depend on when, where or by whom they were asked. And how many are passed over.
 pub(super) fn taking_part(rows: Vec<RoundQuestion>, seed: u64) -> (Vec<RoundQuestion>, BTreeMap<SetAside, usize>) {
     let mut counts = BTreeMap::new();
     for reason in rows.iter().filter_map(|row| row.set_aside) {
         *counts.entry(reason).or_default() += 1;
     }
     let mut questions: Vec<_> = rows.into_iter().filter(|row| row.set_aside.is_none()).collect();
-    questions.sort_by_key(|question| learner::mix(seed, question.question_id.as_u64_pair().1));
+    questions.sort_by_cached_key(|question| {
+        let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = Sha256::digest(&question.text).into();
+        learner::mix(seed, u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    });
     (questions, counts)
 }
 
