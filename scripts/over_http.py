@@ -1,4 +1,4 @@
-"""What the scripts that try learning over HTTP share: the sums, a server of its own, and what it gets right."""
+"""What the scripts that try learning over HTTP share: the questions, a server of its own, and what it gets right."""
 
 import json
 import os
@@ -13,15 +13,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 TTRL = ROOT / "target/release/ttrl"
 
 
-def sums(name):
-    lines = (ROOT / f"tests/fixtures/additions-{name}.jsonl").read_text().splitlines()
+def questions(name, part):
+    lines = (ROOT / f"tests/fixtures/{name}-{part}.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines if line.strip()]
 
 
+def sums(part):
+    return questions("additions", part)
+
+
 class Server:
-    def __init__(self, folder, ttrl=TTRL, model=None, log=None, start=subprocess.Popen, **settings):
+    def __init__(
+        self, folder, ttrl=TTRL, model=None, template="additions-8shot", log=None, start=subprocess.Popen, **settings
+    ):
         """`settings` are variables without their `TTRL_`; what the server logs goes to the file `log`, if there is one."""
-        command = [ttrl, "serve", "--bind", "127.0.0.1:0", "--data-dir", folder, "--prompt-template", "additions-8shot"]
+        command = [ttrl, "serve", "--bind", "127.0.0.1:0", "--data-dir", folder, "--prompt-template", template]
         model = model or next((ROOT / "target/models").glob("SmolLM2-135M-Instruct*.gguf"), None)
         command += ["--model", model] if model else []
         env = {**os.environ, "TTRL_LOG__FILTER": "error", **{f"TTRL_{name}": value for name, value in settings.items()}}

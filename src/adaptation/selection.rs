@@ -20,7 +20,8 @@ pub struct SelectionRules {
     /// The largest share of a round's places that one client's questions may take, or an equal share, if that is more.
     pub max_client_share: f64,
     /// A question is settled if its majority was the same, with at least this share of the votes, in the last
-    /// `settled_rounds` rounds that sampled it; 0 rounds: never. Votes of one mind teach nothing.
+    /// `settled_rounds` rounds that sampled it; 0 rounds: never. Votes of one mind teach nothing by themselves, but rounds
+    /// without them take large steps on what is left (docs/curves.md).
     pub settled_ratio: f64,
     pub settled_rounds: usize,
     /// A question flips if its majority changed from one round to the next more often than in this share of the last
@@ -35,7 +36,7 @@ pub const FLIPPING_ROUNDS: usize = 4;
 
 impl Default for SelectionRules {
     fn default() -> Self {
-        Self { max_client_share: 0.5, settled_ratio: 0.9, settled_rounds: 2, max_flip_rate: 0.5, rest: 3 }
+        Self { max_client_share: 0.5, settled_ratio: 0.9, settled_rounds: 0, max_flip_rate: 0.5, rest: 3 }
     }
 }
 
@@ -148,7 +149,8 @@ mod tests {
 
     /// What becomes of a question that rounds have seen, newest first.
     fn reason(seen: &[RoundQuestion]) -> Option<SetAside> {
-        rested(&SelectionRules::default(), seen, AnswerKind::Auto)
+        let rules = SelectionRules { settled_rounds: 2, ..SelectionRules::default() };
+        rested(&rules, seen, AnswerKind::Auto)
     }
 
     fn chosen(candidates: Vec<Candidate>, limit: usize) -> Vec<String> {
