@@ -23,7 +23,10 @@ use crate::{
     adaptation::round::Workbench,
     app::{StandIns, open_workbench_with},
     config::{Flag, Settings},
-    engine::handle::{GenerateRequest, Group, Lease, Priority, Sampling},
+    engine::{
+        bookkeeping,
+        handle::{GenerateRequest, Group, Lease, Priority, Sampling},
+    },
     machine,
 };
 
@@ -36,6 +39,7 @@ measured beside it.
 Examples:
   ttrl bench decode --streams 8
   ttrl bench prefill --tokens 64
+  ttrl bench host --streams 64
   ttrl bench serve --clients 16
   ttrl bench round
   ttrl bench train --tokens 48")]
@@ -48,6 +52,7 @@ pub struct BenchArgs {
 enum Bench {
     Decode(DecodeArgs),
     Prefill(PrefillArgs),
+    Host(HostArgs),
     Serve(serve::ServeArgs),
     Round(learning::RoundArgs),
     Train(learning::TrainArgs),
@@ -92,6 +97,29 @@ struct PrefillArgs {
     common: CommonArgs,
 }
 
+/// What the scheduler takes for a step of decoding, without the model: a GPU waits for it
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  ttrl bench host --streams 64
+  ttrl bench host --streams 256 --prompt-tokens 512")]
+struct HostArgs {
+    /// Sequences at a time
+    #[arg(long, default_value_t = 64)]
+    streams: usize,
+    /// Tokens to draw for each
+    #[arg(long, default_value_t = 128)]
+    tokens: usize,
+    /// Tokens of each prompt
+    #[arg(long, default_value_t = 128)]
+    prompt_tokens: usize,
+    /// How often it is measured
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    #[command(flatten)]
+    model: ModelFlags,
+}
+
 /// What is measured.
 #[derive(Args, Debug)]
 pub struct MeasuredModel {
@@ -134,6 +162,7 @@ impl BenchArgs {
             Bench::Decode(DecodeArgs { common, .. }) | Bench::Prefill(PrefillArgs { common, .. }) => {
                 common.measured.model.flags()
             }
+            Bench::Host(args) => args.model.flags(),
             Bench::Serve(_) => vec![],
             Bench::Round(args) => args.flags(),
             Bench::Train(args) => args.measured.model.flags(),
@@ -144,7 +173,7 @@ impl BenchArgs {
         let measured = match &self.what {
             Bench::Decode(DecodeArgs { common, .. }) | Bench::Prefill(PrefillArgs { common, .. }) => &common.measured,
             Bench::Train(args) => &args.measured,
-            Bench::Serve(_) | Bench::Round(_) => return StandIns::default(),
+            Bench::Host(_) | Bench::Serve(_) | Bench::Round(_) => return StandIns::default(),
         };
         StandIns { random_weights: measured.random_weights.clone(), ..StandIns::default() }
     }
@@ -161,6 +190,7 @@ pub(super) async fn run(args: BenchArgs, settings: Settings) -> anyhow::Result<(
     let report = match &args.what {
         Bench::Decode(args) => decode(&bench, args).await?,
         Bench::Prefill(args) => prefill(&bench, args).await?,
+        Bench::Host(args) => host(&bench, args)?,
         Bench::Round(args) => learning::round(&bench, &recipe, args).await?,
         Bench::Train(args) => learning::train(&bench, &recipe, args).await?,
         Bench::Serve(_) => return Ok(()),
@@ -298,6 +328,27 @@ async fn prefill(bench: &Workbench, args: &PrefillArgs) -> anyhow::Result<Report
         "adapter_rank": args.common.adapter_rank, "adapters": args.common.adapter_rank.map(|_| args.common.adapters),
     });
     Ok(Report::of_speeds("prefill", inputs, &speeds))
+}
+
+/// What the scheduler takes for a step in which every sequence gets a token.
+fn host(bench: &Workbench, args: &HostArgs) -> anyhow::Result<Report> {
+    ensure!(
+        args.streams > 0 && args.runs > 0 && args.tokens > 1,
+        "--streams and --runs are at least 1, --tokens is at least 2"
+    );
+    let per_run = |run| {
+        let prompts = (0..args.streams).map(|stream| prompt(bench, run, stream, args.prompt_tokens)).collect();
+        let (mut numbers, ordinary) = (Numbers(run as u64), bench.engine.info().vocab_size as u64);
+        let draw = || (numbers.next() % ordinary) as u32;
+        let spent = bookkeeping::per_step(bench.engine.tokenizer().clone(), prompts, args.tokens, draw);
+        spent.as_secs_f64() * 1e6
+    };
+    let micros: Vec<f64> = (0..args.runs).map(per_run).collect();
+    let inputs = json!({
+        "streams": args.streams, "prompt_tokens": args.prompt_tokens, "tokens": args.tokens, "runs": args.runs,
+    });
+    let measured = json!({ "microseconds_per_step": median(&micros), "all_microseconds_per_step": micros });
+    Ok(Report { name: "host", inputs, measured })
 }
 
 /// Random tokens: a prompt that begins like no other.

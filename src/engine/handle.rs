@@ -297,7 +297,7 @@ pub struct EngineStats {
 pub trait Engine: Send + Sync {
     fn info(&self) -> &ModelInfo;
 
-    fn tokenizer(&self) -> &Tokenizer;
+    fn tokenizer(&self) -> &Arc<Tokenizer>;
 
     fn stats(&self) -> EngineStats;
 

@@ -1,5 +1,6 @@
 //! The model at work: a decoder, the thread that runs it, and the handle that everything else holds.
 
+pub mod bookkeeping;
 mod cache;
 pub mod handle;
 pub mod line;

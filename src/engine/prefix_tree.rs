@@ -5,10 +5,7 @@
 //! prompts, a question that is asked again. A sequence holds its last node; a node stays while it is held or has
 //! children, and what is left over is evicted, least recently used first, when its place is needed.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap, HashMap},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use crate::engine::handle::Version;
 
@@ -35,9 +32,10 @@ struct Node {
 /// The tree over a cache of a fixed number of rows.
 #[derive(Debug)]
 pub struct PrefixTree {
-    nodes: Vec<Option<Node>>,
-    /// Low rows first, so that memory that was never needed is never touched.
-    free: BinaryHeap<Reverse<NodeId>>,
+    capacity: usize,
+    /// Of the rows that were ever needed, from the first on, so that memory that never was is never touched. A row is
+    /// given from one node to another, never given back.
+    nodes: Vec<Node>,
     edges: HashMap<Edge, NodeId>,
     /// Leaves that nobody holds, by last use.
     evictable: BTreeSet<(u64, NodeId)>,
@@ -47,23 +45,17 @@ pub struct PrefixTree {
 impl PrefixTree {
     /// An empty tree over `capacity` cache rows.
     pub fn new(capacity: usize) -> Self {
-        Self {
-            nodes: (0..capacity).map(|_| None).collect(),
-            free: (0..capacity as NodeId).map(Reverse).collect(),
-            edges: HashMap::new(),
-            evictable: BTreeSet::new(),
-            clock: 0,
-        }
+        Self { capacity, nodes: Vec::new(), edges: HashMap::new(), evictable: BTreeSet::new(), clock: 0 }
     }
 
     /// How many rows there are.
     pub fn capacity(&self) -> usize {
-        self.nodes.len()
+        self.capacity
     }
 
     /// How many rows are occupied, evictable ones included.
     pub fn used(&self) -> usize {
-        self.capacity() - self.free.len()
+        self.nodes.len()
     }
 
     /// Holds the first token of a sequence under `version`; see [`Self::hold_child`].
@@ -135,22 +127,28 @@ impl PrefixTree {
             self.evictable.remove(&listed);
             return Some(id);
         }
-        let id = self.free.pop().map(|Reverse(id)| id).or_else(|| self.evict())?;
+        let node = Node { edge: edge.clone(), position, children: 0, holds: 1, computed: false, last_used: self.clock };
+        let id = if self.nodes.len() < self.capacity {
+            self.nodes.push(node);
+            (self.nodes.len() - 1) as NodeId
+        } else {
+            let id = self.evict()?;
+            *self.node_mut(id) = node;
+            id
+        };
         if let Edge::Child(parent, _) = edge {
             self.node_mut(parent).children += 1;
         }
-        self.edges.insert(edge.clone(), id);
-        self.nodes[id as usize] =
-            Some(Node { edge, position, children: 0, holds: 1, computed: false, last_used: self.clock });
+        self.edges.insert(edge, id);
         Some(id)
     }
 
-    /// Drops the least recently used leaf that nobody holds and returns its row.
+    /// Drops the least recently used leaf that nobody holds and returns its row, for another node.
     fn evict(&mut self) -> Option<NodeId> {
         let (_, id) = self.evictable.pop_first()?;
-        let node = self.nodes[id as usize].take()?;
-        self.edges.remove(&node.edge);
-        if let Edge::Child(parent, _) = node.edge {
+        let edge = &self.nodes[id as usize].edge;
+        self.edges.remove(edge);
+        if let &Edge::Child(parent, _) = edge {
             self.node_mut(parent).children -= 1;
             self.list_if_evictable(parent);
         }
@@ -165,14 +163,12 @@ impl PrefixTree {
         }
     }
 
-    #[expect(clippy::expect_used, reason = "an id is only handed out for a node that is held, so it is there")]
     fn node(&self, id: NodeId) -> &Node {
-        self.nodes[id as usize].as_ref().expect("the node is held")
+        &self.nodes[id as usize]
     }
 
-    #[expect(clippy::expect_used, reason = "see `node`")]
     fn node_mut(&mut self, id: NodeId) -> &mut Node {
-        self.nodes[id as usize].as_mut().expect("the node is held")
+        &mut self.nodes[id as usize]
     }
 }
 

@@ -9,21 +9,22 @@ use crate::engine::{
     sampler,
 };
 
-/// One drawn token and the state of the random numbers after it.
+/// One drawn token.
 pub struct Draw {
     pub token: u32,
     /// See [`Rollout::log_probs`].
     pub log_prob: f32,
     /// If asked for.
     pub score: Option<TokenScore>,
-    pub rng: ChaCha8Rng,
 }
 
 /// A response that is not finished, or was never to have a token.
 pub struct Response {
     /// The last node, held; `None` once finished.
     pub tip: Option<NodeId>,
-    pub rng: ChaCha8Rng,
+    /// The number in [0, 1) that its next token is drawn with.
+    pub uniform: f64,
+    rng: ChaCha8Rng,
     pub tokens: Vec<u32>,
     /// The nodes of its tokens, as far as they were to be computed.
     pub nodes: Vec<NodeId>,
@@ -37,9 +38,11 @@ impl Response {
     /// The response of a sample after the node `tip`, without a token yet; `text` has nothing but its beginning behind
     /// the prompt.
     pub fn new(tip: Option<NodeId>, text: TextStream, seed: u64, sample: usize) -> Self {
+        let mut rng = sampler::stream(seed, sample as u64);
         Self {
             tip,
-            rng: sampler::stream(seed, sample as u64),
+            uniform: sampler::uniform(&mut rng),
+            rng,
             tokens: Vec::new(),
             nodes: Vec::new(),
             log_probs: Vec::new(),
@@ -56,7 +59,7 @@ impl Response {
 
     /// Appends a token and decides whether it was the last.
     pub fn push(&mut self, draw: Draw, sampling: &Sampling, tokenizer: &Tokenizer) {
-        self.rng = draw.rng;
+        self.uniform = sampler::uniform(&mut self.rng);
         self.tokens.push(draw.token);
         self.log_probs.push(draw.log_prob);
         self.scores.extend(draw.score);

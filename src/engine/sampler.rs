@@ -54,17 +54,17 @@ impl Distribution {
         Self::Narrowed { probabilities, kept, total }
     }
 
-    /// Draws a token; returns it with its log-probability before top-k, top-p and min-p.
-    pub fn draw(&self, rng: &mut impl Rng) -> (u32, f32) {
+    /// Draws a token with a number in [0, 1); returns it with its log-probability before top-k, top-p and min-p.
+    pub fn draw(&self, uniform: f64) -> (u32, f32) {
         match self {
             Self::Certain { token, log_prob } => (*token, *log_prob),
             Self::Whole { probabilities } => {
                 let weights = probabilities.iter().enumerate().map(|(token, &p)| (token as u32, p));
-                with_log_prob(pick(weights, uniform(rng)), probabilities)
+                with_log_prob(pick(weights, uniform), probabilities)
             }
             Self::Narrowed { probabilities, kept, total } => {
                 let weights = kept.iter().map(|&token| (token, probabilities[token as usize]));
-                with_log_prob(pick(weights, uniform(rng) * f64::from(*total)), probabilities)
+                with_log_prob(pick(weights, uniform * f64::from(*total)), probabilities)
             }
         }
     }
@@ -233,7 +233,7 @@ mod tests {
         let mut rng = stream(7, 0);
         let mut counts = vec![0u32; logits.len()];
         for _ in 0..draws {
-            counts[distribution.draw(&mut rng).0 as usize] += 1;
+            counts[distribution.draw(uniform(&mut rng)).0 as usize] += 1;
         }
         counts.into_iter().map(|count| f64::from(count) / f64::from(draws)).collect()
     }
@@ -354,7 +354,7 @@ mod tests {
     #[test]
     fn log_probabilities_are_those_before_narrowing() {
         let logits = [1.0f32, 2.0, 3.0];
-        let (token, log_prob) = distribution(&logits, &sampling(1.0, 1, 1.0)).draw(&mut stream(0, 0));
+        let (token, log_prob) = distribution(&logits, &sampling(1.0, 1, 1.0)).draw(0.0);
         assert_eq!(token, 2);
         assert!((f64::from(log_prob) - softmax(&logits)[2].ln()).abs() < 1e-5);
     }

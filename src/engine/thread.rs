@@ -166,7 +166,7 @@ impl Engine for LocalEngine {
         &self.info
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
     }
 

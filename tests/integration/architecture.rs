@@ -87,7 +87,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("src/engine/response.rs", &["tokio", "candle", "async "]),
     ("src/engine/sampler.rs", &["tokio", "candle", "async "]),
     ("src/engine/sampling.rs", &["tokio", "candle", "async "]),
-    ("src/engine/scheduler.rs", &["tokio", "candle", "async "]),
+    ("src/engine/scheduler", &["tokio", "candle", "async "]),
     ("src/engine/model/", &["tokio", "crate::engine::thread", "crate::engine::scheduler"]),
 ];
 

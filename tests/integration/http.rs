@@ -62,7 +62,7 @@ pub(crate) enum Script {
 
 pub(crate) struct Scripted {
     info: ModelInfo,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     script: Mutex<Script>,
     running: Arc<AtomicUsize>,
     line: Line,
@@ -100,7 +100,7 @@ impl Scripted {
         let script = Mutex::new(Script::Say(vec!["47", "46", "47", "47 and..."]));
         Self {
             info,
-            tokenizer: Tokenizer::from_file(&path).unwrap(),
+            tokenizer: Arc::new(Tokenizer::from_file(&path).unwrap()),
             script,
             running: Arc::default(),
             line: Line::new(PLACES),
@@ -128,7 +128,7 @@ impl Engine for Scripted {
         &self.info
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.tokenizer
     }
 

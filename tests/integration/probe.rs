@@ -37,7 +37,7 @@ impl Engine for Crooked {
         self.engine.info()
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
         self.engine.tokenizer()
     }
 

@@ -105,7 +105,7 @@ impl Engine for FakeEngine {
         &self.info
     }
 
-    fn tokenizer(&self) -> &Tokenizer {
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
         unimplemented!("a registry does not ask")
     }
 
