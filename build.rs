@@ -8,7 +8,7 @@ use std::error::Error;
 #[cfg(feature = "cuda")]
 const FOLDER: &str = "src/engine/model/cuda";
 #[cfg(feature = "cuda")]
-const MODULES: [&str; 2] = ["answering", "training"];
+const MODULES: [&str; 3] = ["answering", "few_rows", "training"];
 
 #[cfg(feature = "cuda")]
 fn main() -> Result<(), Box<dyn Error>> {

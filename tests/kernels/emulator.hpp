@@ -182,6 +182,18 @@ inline unsigned __ballot_sync(unsigned, int says) {
 
 inline int __any_sync(unsigned mask, int says) { return __ballot_sync(mask, says) != 0; }
 
+// ---- Memory. There is one kind of it, and blocks run one after another.
+
+template <typename T> T __ldcg(const T *from) { return *from; }
+template <typename T> T __ldcs(const T *from) { return *from; }
+inline void __threadfence() {}
+
+inline unsigned atomicAdd(unsigned *to, unsigned more) {
+    const unsigned before = *to;
+    *to += more;
+    return before;
+}
+
 // ---- Matrix units, as the PTX ISA describes where threads have their numbers.
 
 // Not put into its callers: the sanitizer looks at arrays that are in memory, and not at what the compiler makes of them in

@@ -4,6 +4,7 @@
 mod answering;
 mod attention;
 mod emulator;
+mod few_rows;
 mod training;
 
 use std::sync::Arc;

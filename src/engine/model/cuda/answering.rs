@@ -20,6 +20,8 @@ use super::{
     Module,
     launch::{Kernel, Operand, Queue, pointer},
     pass::{Pass, operand},
+    products::Products,
+    recorder::Recorder,
     room::{Form, Places, Room, Size, splits},
 };
 use crate::engine::model::{
@@ -123,6 +125,7 @@ struct Model {
     device: CudaDevice,
     kernels: Kernels,
     layers: Vec<LayerWeights>,
+    products: Products,
     chunks: usize,
     /// Of each of the decoder's ropes.
     frequencies: Vec<CudaSlice<f32>>,
@@ -146,7 +149,9 @@ struct Step<'a> {
     positions: Vec<u32>,
     nodes: Vec<u32>,
     outputs: Vec<u32>,
-    path: Vec<u32>,
+    path: &'a [u32],
+    /// One node more behind the paths, that rows see which nobody reads.
+    spare: Option<u32>,
     adapters: Vec<Adapted<'a>>,
     /// Of the adapters.
     rank: usize,
@@ -184,7 +189,15 @@ impl AnsweringPass {
         let frequencies = frequencies.collect::<Result<Vec<_>>>()?;
         let bytes = (rows + 1) * 2 * config.kv_width() * dtype.size_in_bytes();
         let cache = config.layers.iter().map(|_| device.alloc_zeros::<u8>(bytes)).collect::<Result<Vec<_>>>()?;
+        let queue = Queue { stream: device.cuda_stream(), blas: device.cublas_handle() };
+        let recorder = Recorder::new(&device)?;
+        let mut matrices = vec![operand(&decoder.head)?];
+        for &LayerWeights { qkv, o, gate_up, down, .. } in &layers {
+            matrices.extend([qkv, o, gate_up, down]);
+        }
+        let products = Products::measured(&device, &queue, &recorder, &matrices)?;
         let model = Model {
+            products,
             spare_node: rows as u32,
             chunks: heads.chunks,
             kernels,
@@ -194,8 +207,7 @@ impl AnsweringPass {
             decoder,
             device,
         };
-        let queue = Queue { stream: model.device.cuda_stream(), blas: model.device.cublas_handle() };
-        let replays = Replays::new(&model)?;
+        let replays = Replays::new(&model, recorder)?;
         Ok(Self { model, queue, replays })
     }
 
@@ -261,7 +273,8 @@ impl Model {
             positions: positions.to_vec(),
             nodes: nodes.to_vec(),
             outputs: outputs.to_vec(),
-            path: paths.rows().to_vec(),
+            path: paths.rows(),
+            spare: None,
             adapters: adapters
                 .iter()
                 .map(|adapted| Adapted { rows: adapted.rows.clone(), lora: adapted.lora })
@@ -304,9 +317,9 @@ impl Model {
             kernels: &self.kernels,
             decoder: &self.decoder,
             layers: &self.layers,
+            products: &self.products,
             frequencies: &self.frequencies,
             cache: &self.cache,
-            dtype: self.decoder.dtype(),
             chunks: self.chunks,
             form: &step.form,
             places: Places::of(&step.form, pointer::of_slice(&room.words, &self.device)),
@@ -353,9 +366,11 @@ impl Step<'_> {
         words.extend(self.spans.iter().flatten());
         words.extend(self.tiles.iter().flat_map(|tile| [tile.start as u32, tile.len() as u32]));
         words.extend(self.temperatures.iter().map(|temperature| temperature.to_bits()));
-        for part in [&self.ends, &self.tokens, &self.positions, &self.nodes, &self.outputs, &self.singles, &self.path] {
+        for part in [&self.ends, &self.tokens, &self.positions, &self.nodes, &self.outputs, &self.singles] {
             words.extend_from_slice(part);
         }
+        words.extend_from_slice(self.path);
+        words.extend(self.spare);
         words
     }
 }

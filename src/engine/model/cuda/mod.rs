@@ -5,6 +5,8 @@ pub mod check;
 mod launch;
 pub mod memory;
 mod pass;
+mod products;
+mod recorder;
 mod room;
 
 use std::{
@@ -27,6 +29,7 @@ use candle_core::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Module {
     Answering,
+    FewRows,
     Training,
 }
 
@@ -34,6 +37,7 @@ impl Module {
     fn code(self) -> &'static [u8] {
         match self {
             Self::Answering => include_bytes!(concat!(env!("OUT_DIR"), "/answering.fatbin")),
+            Self::FewRows => include_bytes!(concat!(env!("OUT_DIR"), "/few_rows.fatbin")),
             Self::Training => include_bytes!(concat!(env!("OUT_DIR"), "/training.fatbin")),
         }
     }

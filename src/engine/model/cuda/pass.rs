@@ -7,6 +7,7 @@ use candle_core::{CudaDevice, DType, Result, Tensor, bail, cuda_backend::cudarc:
 use super::{
     answering::{Kernels, LayerWeights},
     launch::{Arg, Grid, Kernel, Operand, Product, Queue, launch, pointer, product},
+    products::{Multiplication, Products},
     room::{Form, Input, Places, Room},
 };
 use crate::engine::model::{
@@ -30,12 +31,11 @@ pub struct Pass<'a> {
     pub kernels: &'a Kernels,
     pub decoder: &'a Decoder,
     pub layers: &'a [LayerWeights],
+    pub products: &'a Products,
     /// Of each of the decoder's ropes.
     pub frequencies: &'a [CudaSlice<f32>],
     /// Of each layer, rows of a key and then a value.
     pub cache: &'a [CudaSlice<u8>],
-    /// What goes into products.
-    pub dtype: DType,
     /// Blocks of attention for each key head.
     pub chunks: usize,
     pub form: &'a Form,
@@ -61,7 +61,7 @@ impl Pass<'_> {
         let logits = self.at(&self.room.logits);
         let rows = self.places.outputs + 4 * first as u64;
         self.normalise((rows, count), &self.decoder.norm, &self.room.last)?;
-        self.multiply(&self.room.last, count, &operand(&self.decoder.head)?, (logits, config.vocab_size), 0.0)?;
+        self.multiply(&self.room.last, count, &operand(&self.decoder.head)?, (logits, config.vocab_size), false)?;
         if let Some(cap) = config.logit_softcap {
             let elements = count * config.vocab_size;
             let grid = Grid::rows(elements.div_ceil(4 * ROW_THREADS as usize).min(65_535), ROW_THREADS);
@@ -109,7 +109,7 @@ impl Pass<'_> {
         let (query, kv) = (config.query_width(), config.kv_width());
         self.norm(layer, Norm::BeforeAttention)?;
         let (qkv, width) = (self.at(&self.room.qkv), query + 2 * kv);
-        self.multiply(&self.room.normed, self.form.rows, &weights.qkv, (qkv, width), 0.0)?;
+        self.multiply(&self.room.normed, self.form.rows, &weights.qkv, (qkv, width), false)?;
         let columns = [(Projection::QProj, 0), (Projection::KProj, query), (Projection::VProj, query + kv)];
         for (projection, column) in columns {
             self.add_adapters(index, projection, &self.room.normed, (qkv + 4 * column as u64, width))?;
@@ -223,7 +223,7 @@ impl Pass<'_> {
         let (inner, rows) = (config.intermediate_size, self.form.rows);
         self.norm(layer, Norm::BeforeMlp)?;
         let gate_up = self.at(&self.room.gate_up);
-        self.multiply(&self.room.normed, rows, &weights.gate_up, (gate_up, 2 * inner), 0.0)?;
+        self.multiply(&self.room.normed, rows, &weights.gate_up, (gate_up, 2 * inner), false)?;
         for (projection, column) in [(Projection::GateProj, 0), (Projection::UpProj, inner)] {
             self.add_adapters(index, projection, &self.room.normed, (gate_up + 4 * column as u64, 2 * inner))?;
         }
@@ -255,11 +255,11 @@ impl Pass<'_> {
         let bias = layer.biases[projection as usize].as_ref();
         let norm = layer.norms[after as usize].as_ref();
         if bias.is_none() && norm.is_none() {
-            self.multiply(input, rows, weight, (x, hidden), 1.0)?;
+            self.multiply(input, rows, weight, (x, hidden), true)?;
             return self.add_adapters(index, projection, input, (x, hidden));
         }
         let made = self.at(&self.room.made);
-        self.multiply(input, rows, weight, (made, hidden), 0.0)?;
+        self.multiply(input, rows, weight, (made, hidden), false)?;
         self.add_adapters(index, projection, input, (made, hidden))?;
         self.launch(
             &self.kernels.add_to_residual,
@@ -300,10 +300,10 @@ impl Pass<'_> {
         )
     }
 
-    /// `y = x w^T + beta y`, of rows `[count, inputs]`; `y` is f32 and has rows of a stride.
-    fn multiply(&self, x: &Input, count: usize, w: &Operand, y: (u64, usize), beta: f32) -> Result<()> {
-        let x = Operand { at: pointer::of_slice(&x.rows, self.device), dtype: self.dtype, ..*w };
-        product(&self.queue.blas, Product { x, w: *w, rows: count, y, alpha: 1.0, beta })
+    /// `y = x w^T`, or `y += x w^T`, of rows `[count, inputs]`; `y` is f32 and has rows of a stride.
+    fn multiply(&self, x: &Input, count: usize, w: &Operand, y: (u64, usize), adds: bool) -> Result<()> {
+        let x = pointer::of_slice(&x.rows, self.device);
+        self.products.multiply(self.queue, Multiplication { x, w: *w, rows: count, y, adds })
     }
 
     /// `y += scale * (x a^T) b^T` for the rows of each adapter that has this projection, in f32.

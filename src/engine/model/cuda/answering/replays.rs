@@ -4,24 +4,16 @@
 //! graph is queued at once. It is made for a form (how many rows, how many of them are outputs, ...) over memory that stays
 //! where it is; a step is filled up to one of a few forms with rows that nobody reads.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
-use candle_core::{
-    Result,
-    cuda_backend::{
-        WrapErr,
-        cudarc::{
-            cublas::{CudaBlas, sys as cublas},
-            driver::{CudaGraph, CudaSlice, result, sys},
-        },
-    },
-};
+use candle_core::{Result, cuda_backend::cudarc::driver::CudaGraph};
 use tracing::warn;
 
 use super::{Adapted, Model, Step};
 use crate::engine::model::{
     cuda::{
-        launch::{Queue, pointer},
+        launch::Queue,
+        recorder::{Recorder, replay},
         room::{Form, Room, Size, most_parts},
     },
     device::is_out_of_memory,
@@ -39,16 +31,10 @@ const MAX_RANK: usize = 64;
 /// Graphs that are kept, some megabytes each. Where there are more forms, all are made anew.
 const MAX_GRAPHS: usize = 64;
 
-/// What cuBLAS works in, as NVIDIA advises for Hopper cards.
-const WORKSPACE_BYTES: usize = 32 << 20;
-
 /// The forms that came up, and the memory that their graphs go through.
 pub struct Replays {
     room: Room,
-    /// Records what is queued instead of running it. Other threads of the process go on with the device's own stream
-    /// meanwhile.
-    recorder: Queue,
-    _workspace: CudaSlice<u8>,
+    recorder: Recorder,
     graphs: HashMap<Form, Known>,
     /// Whether recording has failed, and is not tried again.
     is_off: bool,
@@ -66,7 +52,7 @@ enum Known {
 unsafe impl Send for Replays {}
 
 impl Replays {
-    pub(super) fn new(model: &Model) -> Result<Self> {
+    pub(super) fn new(model: &Model, recorder: Recorder) -> Result<Self> {
         let size = Size {
             rows: MAX_ROWS,
             outputs: MAX_ROWS,
@@ -76,17 +62,7 @@ impl Replays {
             rank: MAX_RANK,
         };
         let room = Room::new(&model.device, model.decoder.config(), size, model.decoder.dtype().size_in_bytes())?;
-        let stream = model.device.cuda_stream().context().new_stream().w()?;
-        let blas = Arc::new(CudaBlas::new(stream.clone()).w()?);
-        let workspace = model.device.alloc_zeros::<u8>(WORKSPACE_BYTES)?;
-        set_workspace(&blas, pointer::of_slice(&workspace, &model.device))?;
-        Ok(Self {
-            room,
-            recorder: Queue { stream, blas },
-            _workspace: workspace,
-            graphs: HashMap::new(),
-            is_off: false,
-        })
+        Ok(Self { room, recorder, graphs: HashMap::new(), is_off: false })
     }
 
     /// The step, filled up to a form that can be replayed; `None` if this one is better queued launch by launch.
@@ -119,8 +95,7 @@ impl Replays {
     fn forget(&mut self) -> Result<()> {
         self.graphs.retain(|_, known| matches!(known, Known::Recorded(_)));
         if self.graphs.len() >= MAX_GRAPHS {
-            // Graphs are destroyed where the context is the thread's own.
-            self.recorder.stream.context().bind_to_thread().w()?;
+            self.recorder.bind_to_thread()?;
             self.graphs.clear();
         }
         Ok(())
@@ -154,17 +129,11 @@ impl Replays {
     }
 
     fn record(&self, model: &Model, step: &Step) -> Result<CudaGraph> {
-        let stream = &self.recorder.stream;
-        stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).w()?;
-        let pass = model.pass(&self.recorder, step, &self.room);
-        let queued = pass.layers().and_then(|()| pass.outputs(0, step.form.outputs));
-        // Whatever came of the launches, the recording must end.
-        let graph = stream.end_capture(sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
-        queued?;
-        match graph.w()? {
-            Some(graph) => Ok(graph),
-            None => candle_core::bail!("nothing was recorded"),
-        }
+        self.recorder.record(|queue| {
+            let pass = model.pass(queue, step, &self.room);
+            pass.layers()?;
+            pass.outputs(0, step.form.outputs)
+        })
     }
 }
 
@@ -187,8 +156,6 @@ impl<'a> Step<'a> {
         temperatures.resize(outputs, 0.0);
         let mut uniforms = self.uniforms.clone();
         uniforms.resize(draws, 0.0);
-        let mut path = self.path.clone();
-        path.push(spare_node);
         let adapters: Vec<_> =
             self.adapters.iter().map(|adapted| Adapted { rows: 0..rows, lora: adapted.lora }).collect();
         let form = Form {
@@ -212,14 +179,15 @@ impl<'a> Step<'a> {
             positions: extended(&self.positions, 0, rows),
             nodes: extended(&self.nodes, spare_node, rows),
             outputs: extended(&self.outputs, rows as u32 - 1, outputs),
-            path,
+            path: self.path,
+            spare: Some(spare_node),
             adapters,
             rank: self.rank,
         }
     }
 
     fn word_count(&self) -> usize {
-        2 * self.uniforms.len() + 6 * self.spans.len() + 3 * self.ends.len() + self.path.len()
+        2 * self.uniforms.len() + 6 * self.spans.len() + 3 * self.ends.len() + self.path.len() + self.spare.iter().len()
     }
 }
 
@@ -232,19 +200,6 @@ fn up(count: usize) -> usize {
         65..=128 => count.next_multiple_of(16),
         _ => count.next_multiple_of(32),
     }
-}
-
-#[expect(unsafe_code, reason = "cudarc launches a graph only on the stream that has recorded it")]
-fn replay(graph: &CudaGraph, queue: &Queue) -> Result<()> {
-    queue.stream.context().bind_to_thread().w()?;
-    // SAFETY: the graph and the memory that it names belong to the same `Replays`, which is borrowed.
-    unsafe { result::graph::launch(graph.cu_graph_exec(), queue.stream.cu_stream()) }.w()
-}
-
-#[expect(unsafe_code, reason = "cudarc has no safe way to set a workspace")]
-fn set_workspace(blas: &CudaBlas, address: u64) -> Result<()> {
-    // SAFETY: the workspace lives as long as the handle: both are in one `Replays`.
-    unsafe { cublas::cublasSetWorkspace_v2(*blas.handle(), address as *mut _, WORKSPACE_BYTES) }.result().w()
 }
 
 #[cfg(test)]
@@ -265,13 +220,14 @@ mod tests {
             positions: vec![2; 11],
             nodes: (0..11).collect(),
             outputs: (0..9).collect(),
-            path: vec![0, 1, 2],
+            path: &[0, 1, 2],
+            spare: None,
             adapters: vec![],
             rank: 0,
         };
         let filled = step.filled_up(99);
         assert_eq!((filled.form.rows, filled.form.outputs, filled.form.draws, filled.form.singles), (16, 16, 8, 16));
-        assert_eq!((filled.spans[15], filled.path[3], filled.nodes[15]), ([3, 1], 99, 99));
+        assert_eq!((filled.spans[15], filled.words().last(), filled.nodes[15]), ([3, 1], Some(&99), 99));
         assert!(filled.ends[8..].iter().all(|&end| end == 5));
         assert_eq!(filled.words().len(), filled.word_count());
     }
