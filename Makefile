@@ -1,6 +1,6 @@
 # Everything that a developer runs. `make test` works on a bare machine with Rust, Python 3 and a package manager.
 
-.PHONY: test deps model lint docs cuda licences learn-table learn-curves learn-over-http poisoned-stream steep-rounds clean
+.PHONY: test deps model lint docs cuda licences learn-table learn-curves learn-history learn-over-http poisoned-stream steep-rounds clean
 
 # The tests' own PostgreSQL server needs the server's programs, nothing that runs; the model is fetched once.
 test: deps model
@@ -45,6 +45,11 @@ learn-over-http: model
 # A table and a plot of learning by votes, by right answers and by chance (needs matplotlib).
 learn-curves:
 	scripts/learn-curves
+
+# Rounds after each other on a server, with and without the questions that are settled.
+learn-history: model
+	cargo build --release --quiet
+	scripts/learn-history
 
 # Whether one client can move the answers of the others.
 poisoned-stream: model

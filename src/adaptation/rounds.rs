@@ -16,7 +16,10 @@ use std::{
 
 use chrono::Utc;
 use serde_json::json;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::{Instrument, info, info_span, warn};
 use uuid::Uuid;
 
@@ -148,6 +151,9 @@ struct Running {
     /// Interrupts it, whoever wants it to end.
     interrupt: CancellationToken,
     cancellation: Cancellation,
+    /// Dropped with this: the place is free.
+    _place: DropGuard,
+    left: CancellationToken,
 }
 
 /// What an operator has to say about a round that runs.
@@ -304,9 +310,7 @@ impl Inner {
             return Err(RoundError::Stopping);
         }
         // Before the questions are looked for, which takes long where there are many.
-        if let Some(other) = &*self.running() {
-            return Err(RoundError::Conflict(is_running(other.id)));
-        }
+        self.wait_for_place().await?;
         if trigger == RoundTrigger::Schedule
             && let Some(waiting) = self.waiting_for_a_person().await?
         {
@@ -338,6 +342,19 @@ impl Inner {
             Err(StoreError::Conflict(text)) => Err(RoundError::Conflict(text)),
             Err(error) => Err(RoundError::Store(error)),
         }
+    }
+
+    /// Waits for a round whose end is stored to be put away: who has seen that it ended may start the next one at once.
+    ///
+    /// # Errors
+    /// If one runs that has not ended.
+    async fn wait_for_place(&self) -> Result<(), RoundError> {
+        let running = self.running().as_ref().map(|running| (running.id, running.left.clone()));
+        let Some((id, left)) = running else { return Ok(()) };
+        if self.store.round(id).await?.is_none_or(|round| round.state.is_active()) {
+            return Err(RoundError::Conflict(is_running(id)));
+        }
+        self.stopping.run_until_cancelled(left.cancelled()).await.ok_or(RoundError::Stopping)
     }
 
     /// A recent round that is held, and may be promoted.
@@ -410,7 +427,14 @@ impl Inner {
         if let Some(other) = &*running {
             return Err(StoreError::Conflict(is_running(other.id)));
         }
-        *running = Some(Running { id, interrupt: cancel.clone(), cancellation: Cancellation::Possible });
+        let left = CancellationToken::new();
+        *running = Some(Running {
+            id,
+            interrupt: cancel.clone(),
+            cancellation: Cancellation::Possible,
+            _place: left.clone().drop_guard(),
+            left,
+        });
         Ok(())
     }
 

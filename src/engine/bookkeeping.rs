@@ -16,8 +16,8 @@ use crate::engine::{
 };
 
 /// The time that the scheduler takes for a step in which each of `prompts` is followed by one token more, in the mean over
-/// `tokens` steps: to plan it, to ask for draws and to take them. A device waits for all of it. `draw` gives the tokens.
-/// The model is left out; its prompts are taken as computed.
+/// the steps after the first of `tokens`: to plan it, to ask for draws and to take them. A device waits for all of it. `draw`
+/// gives the tokens, in place of a model. Zero if there is no such step.
 pub fn per_step(
     tokenizer: Arc<Tokenizer>,
     prompts: Vec<Vec<u32>>,
@@ -58,5 +58,5 @@ pub fn per_step(
         }
         steps += 1;
     }
-    spent / (steps - 1).max(1)
+    spent / (steps.max(2) - 1)
 }

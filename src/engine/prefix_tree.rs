@@ -45,7 +45,13 @@ pub struct PrefixTree {
 impl PrefixTree {
     /// An empty tree over `capacity` cache rows.
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, nodes: Vec::new(), edges: HashMap::new(), evictable: BTreeSet::new(), clock: 0 }
+        Self {
+            capacity,
+            nodes: Vec::with_capacity(capacity),
+            edges: HashMap::new(),
+            evictable: BTreeSet::new(),
+            clock: 0,
+        }
     }
 
     /// How many rows there are.

@@ -221,12 +221,17 @@ impl Scheduler {
                 own().partition(|(_, running)| running.ready == running.prompt.len());
             // Those that draw go on, whoever else has a long prompt.
             ready.into_iter().for_each(|(group, running)| draft.add_samples(group, running, end));
+            let mut stopped = Vec::new();
             for (place, (group, running)) in others.iter().enumerate() {
                 // A long prompt leaves half of the room to those behind it.
                 let room = end.saturating_sub(draft.rows.len());
                 let own = if place + 1 == others.len() { room } else { room.div_ceil(2) };
-                draft.add_prompt(*group, running, &self.tree, draft.rows.len() + own);
+                if draft.add_prompt(*group, running, &self.tree, draft.rows.len() + own).is_none() {
+                    stopped.push((*group, *running));
+                }
             }
+            // Where another group has the same prompt, its rows may be there all the same.
+            stopped.into_iter().for_each(|(group, running)| draft.add_samples(group, running, 0));
             if start < draft.rows.len() {
                 leases.push(((*lease).clone(), start..draft.rows.len()));
             }

@@ -167,17 +167,9 @@ impl Running {
         Self { client: Client::of(url), shutdown, task }
     }
 
-    /// Starts a round and returns its path. The last one may still be tidying up for a moment after its end is stored.
+    /// Starts a round and returns its path.
     pub(crate) async fn begin(&self) -> String {
-        let mut answer = (0, Value::Null);
-        for _ in 0..100 {
-            answer = self.call(Method::POST, "/v1/rounds", json!({})).await;
-            if answer.0 != 409 {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let (status, round) = answer;
+        let (status, round) = self.call(Method::POST, "/v1/rounds", json!({})).await;
         assert_eq!(status, 202, "{round}");
         format!("/v1/rounds/{}", round["id"].as_str().unwrap())
     }

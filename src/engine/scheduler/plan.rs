@@ -23,7 +23,7 @@ pub struct Plan {
     pub paths: Arc<Paths>,
     /// Indices of the rows whose logits are needed, ascending.
     pub outputs: Vec<usize>,
-    /// Who reads each of them.
+    /// Who reads each of them, by their places among the groups that run: until one comes or goes.
     pub(super) readers: Vec<Readers>,
 }
 
@@ -73,7 +73,8 @@ impl Draft {
     pub fn add_prompt(&mut self, group: usize, running: &Running, tree: &PrefixTree, max_rows: usize) -> Option<()> {
         for (place, &node) in running.prompt.iter().enumerate().skip(running.ready) {
             let scored = running.lacks_score(place);
-            if scored && self.scored_rows == MAX_SCORED_ROWS {
+            let is_scored = self.row_of.get(&node).is_some_and(|&row| !self.readers[row].places.is_empty());
+            if scored && !is_scored && self.scored_rows == MAX_SCORED_ROWS {
                 return None;
             }
             if !scored && tree.is_computed(node) {
@@ -82,7 +83,7 @@ impl Draft {
             let row = self.row([&running.prompt[..=place], &[]], max_rows)?;
             if scored {
                 self.readers[row].places.push((group, place));
-                self.scored_rows += 1;
+                self.scored_rows += usize::from(!is_scored);
             }
         }
         self.add_samples(group, running, max_rows);

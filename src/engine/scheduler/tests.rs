@@ -131,6 +131,43 @@ fn rows_attend_to_what_is_before_them_in_their_sequence() {
 }
 
 #[test]
+fn prompts_that_are_the_same_are_scored_in_the_same_rows() {
+    let rows = |prompts: usize| {
+        let mut scheduler = scheduler();
+        let mut request = request(&Version::base(), 0, 90, 1);
+        request.prompt = (0..200).map(|place| place % 90).collect();
+        request.report.prompt = Some(0);
+        start(&mut scheduler, vec![request; prompts]);
+        let mut rows = 0;
+        while let Some(plan) = scheduler.plan(Priority::Request, 256) {
+            let outputs = plan.outputs.iter().map(|_| Output::Logits(vec![0.0; 96])).collect();
+            let finished = scheduler.accept(&plan, outputs, Instant::now());
+            assert!(finished.iter().all(|(_, _, group)| group.prompt_scores.len() == 199));
+            rows += plan.rows.len();
+        }
+        rows
+    };
+    // Besides the four tokens that each draws.
+    let (one, three) = (rows(1), rows(3));
+    assert!((200..=204).contains(&one) && three <= one + 2 * 4, "{one} and {three} rows");
+}
+
+#[test]
+fn samples_with_the_same_history_draw_from_one_row_where_no_other_is_left() {
+    let mut scheduler = scheduler();
+    let greedy = |first, samples| {
+        let request = request(&Version::base(), first, 3, samples);
+        let sampling = Sampling { temperature: 0.0, ignore_eos: true, ..request.sampling };
+        GenerateRequest { sampling, ..request }
+    };
+    start(&mut scheduler, vec![greedy(0, 2), greedy(50, 1), greedy(0, 1)]);
+    step(&mut scheduler, 16);
+    let plan = scheduler.plan(Priority::Request, 1).unwrap();
+    let drawn: usize = scheduler.wanted(&plan).iter().map(Wanted::draws).sum();
+    assert_eq!((plan.rows.len(), drawn), (1, 3));
+}
+
+#[test]
 fn a_short_prompt_passes_a_long_one() {
     let mut scheduler = scheduler();
     let base = Version::base();

@@ -1,4 +1,4 @@
-// Products of a matrix with a few rows, as decoding makes them. They take as long as it takes to read the matrix.
+// Products of a matrix with a few rows, as decoding makes them. They are to take as long as it takes to read the matrix.
 //
 // Tiles of 64 outputs times slabs of 64 inputs are put one after another, tile by tile, and every block has an equal part of
 // them (Stream-K, arXiv 2301.03598): all are busy to the end, whatever the shape of the matrix. A part may begin and end inside
@@ -16,8 +16,8 @@ __device__ __forceinline__ int block_of(int unit, int units) { return (int)(((in
 __device__ __forceinline__ int first_of(int block, int units) { return (int)((int64_t)units * block / gridDim.x); }
 
 // y = x w^T, or y += x w^T where it adds, of x [rows, inputs] and w [outputs, inputs]; y has rows of a stride. There are up to
-// 8 * TILES rows, the inputs are a multiple of 64, and no block is without work. `parts` has room for 2 * TILES * THREADS entries a block, `arrived` a
-// zero for each 64 outputs, and has it again afterwards.
+// 8 * TILES rows, the inputs are a multiple of 64, and no block is without work. `parts` has room for 2 * TILES * THREADS
+// entries a block, `arrived` a zero for each 64 outputs, and has it again afterwards.
 template <int TILES>
 __device__ void multiply_few(const __nv_bfloat16 *x, const __nv_bfloat16 *w, int rows, int outputs, int inputs, float *y,
                              int stride, int adds, float4 *parts, uint32_t *arrived) {
@@ -103,27 +103,29 @@ __device__ void multiply_few(const __nv_bfloat16 *x, const __nv_bfloat16 *w, int
 #pragma unroll
             for (int i = 0; i < TILES; i++)
                 *part(blockIdx.x, i) = make_float4(sums[i][0], sums[i][1], sums[i][2], sums[i][3]);
-            __threadfence();
             __syncthreads();
             const int from = block_of(first, units), to = block_of(last, units);
             if (threadIdx.x == 0) {
+                // What the block has written is there for whoever sees that it has arrived.
+                __threadfence();
                 is_last = atomicAdd(arrived + done, 1u) == (uint32_t)(to - from);
-                if (is_last) arrived[done] = 0;
+                if (is_last) {
+                    arrived[done] = 0;
+                    __threadfence();
+                }
             }
             __syncthreads();
             is_mine = is_last;
             if (is_mine) {
-                __threadfence();
 #pragma unroll
-                for (int i = 0; i < TILES; i++) {
-                    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                    for (int block = from; block <= to; block++) {
+                for (int i = 0; i < TILES; i++) sums[i][0] = sums[i][1] = sums[i][2] = sums[i][3] = 0.0f;
+                for (int block = from; block <= to; block++)
+#pragma unroll
+                    for (int i = 0; i < TILES; i++) {
                         // Not from a cache that knows nothing of what other blocks have written.
                         const float4 more = __ldcg(part(block, i));
-                        sum = make_float4(sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w);
+                        sums[i][0] += more.x, sums[i][1] += more.y, sums[i][2] += more.z, sums[i][3] += more.w;
                     }
-                    sums[i][0] = sum.x, sums[i][1] = sum.y, sums[i][2] = sum.z, sums[i][3] = sum.w;
-                }
             }
         }
 #pragma unroll
