@@ -5,13 +5,18 @@ use serde_json::{Value, json};
 use crate::support::{model::default_model, ttrl};
 
 fn bench(arguments: &[&str]) -> Value {
+    measured(arguments, "tokens_per_second")
+}
+
+/// Runs a benchmark once, looks at its figure, and returns what it says was asked for.
+fn measured(arguments: &[&str], figure: &str) -> Value {
     let run = ttrl().arg("bench").args(arguments).arg("--model").arg(default_model()).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let report: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert_eq!(report["benchmark"], arguments[0]);
-    let speeds: Vec<f64> = serde_json::from_value(report["all_tokens_per_second"].clone()).unwrap();
-    assert!(speeds.len() == 1 && speeds[0].is_finite() && speeds[0] > 0.0, "{report}");
-    assert_eq!(report["tokens_per_second"], json!(speeds[0]));
+    let figures: Vec<f64> = serde_json::from_value(report[format!("all_{figure}")].clone()).unwrap();
+    assert!(figures.len() == 1 && figures[0].is_finite() && figures[0] > 0.0, "{report}");
+    assert_eq!(report[figure], json!(figures[0]));
     assert!(report["start_seconds"].as_f64().unwrap() > 0.0);
     report["inputs"].clone()
 }
@@ -29,6 +34,13 @@ fn decoding_is_measured_without_and_with_adapters() {
 fn prompts_are_measured() {
     let inputs = bench(&["prefill", "--prompts", "2", "--tokens", "16", "--runs", "1"]);
     assert_eq!((&inputs["prompts"], &inputs["tokens"]), (&json!(2), &json!(16)));
+}
+
+#[test]
+fn what_the_scheduler_takes_for_a_step_is_measured() {
+    let arguments = ["host", "--streams", "3", "--tokens", "4", "--prompt-tokens", "5", "--runs", "1"];
+    let inputs = measured(&arguments, "microseconds_per_step");
+    assert_eq!((&inputs["streams"], &inputs["tokens"], &inputs["prompt_tokens"]), (&json!(3), &json!(4), &json!(5)));
 }
 
 #[test]
