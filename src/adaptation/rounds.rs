@@ -70,6 +70,10 @@ impl RoundOptions {
 /// Among how many of the newest rounds one is looked for that waits for a person. Those between were started by a person, too.
 const LOOKED_AT_FOR_HELD: u32 = 50;
 
+/// How long the next round waits for one that has ended to be put away. It takes milliseconds, but for one that another server
+/// has ended while this one computes a step of it.
+const PUTTING_AWAY: Duration = Duration::from_secs(5);
+
 const CANCELLED: &str = "the operator cancelled it";
 
 /// Why a round was not started or cancelled.
@@ -354,7 +358,11 @@ impl Inner {
         if self.store.round(id).await?.is_none_or(|round| round.state.is_active()) {
             return Err(RoundError::Conflict(is_running(id)));
         }
-        self.stopping.run_until_cancelled(left.cancelled()).await.ok_or(RoundError::Stopping)
+        match tokio::time::timeout(PUTTING_AWAY, left.cancelled()).await {
+            _ if self.stopping.is_cancelled() => Err(RoundError::Stopping),
+            Ok(()) => Ok(()),
+            Err(_) => Err(RoundError::Conflict(is_running(id))),
+        }
     }
 
     /// A recent round that is held, and may be promoted.

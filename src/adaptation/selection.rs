@@ -21,7 +21,7 @@ pub struct SelectionRules {
     pub max_client_share: f64,
     /// A question is settled if its majority was the same, with at least this share of the votes, in the last
     /// `settled_rounds` rounds that sampled it; 0 rounds: never. Votes of one mind teach nothing by themselves, but rounds
-    /// without them take large steps on what is left (docs/curves.md).
+    /// without them have made a model worse (docs/curves.md).
     pub settled_ratio: f64,
     pub settled_rounds: usize,
     /// A question flips if its majority changed from one round to the next more often than in this share of the last

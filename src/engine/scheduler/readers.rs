@@ -1,6 +1,6 @@
 //! Who needs the logits of a position, and what they make of them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use super::running::Running;
 use crate::engine::{
@@ -64,9 +64,12 @@ impl Readers {
     /// Scores and draws. Samples of one group that wait here have the same history and share one distribution; groups may
     /// differ in their sampling parameters.
     fn read_logits(&self, running: &[Running], logits: Vec<f32>) -> Read {
+        // Many that ask for the same are scored by one pass over the logits.
+        let mut scorers: BTreeMap<usize, Scorer<'_>> = BTreeMap::new();
         let score = |&(group, place): &(usize, usize)| {
             let request = &running[group].request;
-            let scorer = Scorer::new(&logits, request.report.prompt.unwrap_or(0));
+            let top = request.report.prompt.unwrap_or(0);
+            let scorer = scorers.entry(top).or_insert_with(|| Scorer::new(&logits, top));
             (group, place, scorer.score(request.prompt[place + 1]))
         };
         let scores = self.places.iter().map(score).collect();

@@ -107,7 +107,8 @@ impl Products {
             multiprocessors,
             x: device.clone_htod(&(0..MOST_ROWS * inputs).map(|_| number()).collect::<Vec<_>>())?,
             y: device.alloc_zeros(MOST_ROWS * outputs)?,
-            flush: device.alloc_zeros(2 * attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?)?,
+            flush: device
+                .alloc_zeros((2 * attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?).max(1))?,
             products,
         };
         match trial.blocks(&shapes) {
@@ -219,7 +220,7 @@ impl Trial<'_> {
             }
         }
         let Some(blocks) = best.1 else { return Ok(None) };
-        for matrix in [matrices[0], matrices[matrices.len() - 1]] {
+        for (_, &matrix) in matrices.iter().enumerate().filter(|&(i, _)| i == 0 || i + 1 == matrices.len()) {
             if !self.is_right(matrix, rows, (kernel, blocks))? {
                 warn!(outputs, inputs, rows, "a kernel of ours makes other products than cuBLAS, and is not used");
                 return Ok(None);
