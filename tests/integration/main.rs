@@ -2,6 +2,8 @@
 
 mod architecture;
 mod bench;
+#[cfg(feature = "cuda")]
+mod card;
 mod engine;
 mod evals;
 mod families;

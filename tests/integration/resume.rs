@@ -17,7 +17,7 @@ use crate::{
     rounds::chat_model,
     support::{
         client::{Client, KEY},
-        postgres, ttrl,
+        device, postgres, ttrl,
     },
 };
 
@@ -25,9 +25,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Twelve steps on what was asked, half of it kept for a gate that lets everything through, and the shortest lease.
-const SETTINGS: [(&str, &str); 19] = [
+const SETTINGS: [(&str, &str); 18] = [
     ("TTRL_OPERATOR_KEY", KEY),
-    ("TTRL_DEVICE", "cpu"),
     ("TTRL_SERVER__BIND", "127.0.0.1:0"),
     ("TTRL_ENGINE__CACHE_TOKENS", "256"),
     ("TTRL_ANSWER__MAX_TOKENS", "8"),
@@ -48,7 +47,7 @@ const SETTINGS: [(&str, &str); 19] = [
 ];
 
 /// A server process; killed when dropped.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
     client: Client,
@@ -63,13 +62,14 @@ impl Deref for Process {
 }
 
 impl Process {
-    fn start(model: &Path, data: &Path, more: &[(&str, &str)]) -> Self {
+    pub(crate) fn start(model: &Path, data: &Path, more: &[(&str, &str)]) -> Self {
         fs::create_dir_all(data).unwrap();
         let log = data.join("log");
         let errors = File::options().create(true).append(true).open(&log).unwrap();
         let mut child = ttrl()
             .args(["serve".as_ref(), "--data-dir".as_ref(), data.as_os_str()])
             .args(["--model".as_ref(), model.as_os_str()])
+            .env("TTRL_DEVICE", device())
             .envs(SETTINGS)
             .envs(more.iter().copied())
             .stdout(Stdio::piped())
@@ -83,7 +83,7 @@ impl Process {
     }
 
     /// Starts a round as soon as there is a place for it, and returns its id.
-    async fn begin(&self, seed: u64) -> String {
+    pub(crate) async fn begin(&self, seed: u64) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let (status, round) = self.call(Method::POST, "/v1/rounds", json!({ "seed": seed })).await;
@@ -96,7 +96,7 @@ impl Process {
     }
 
     /// What is shown of a round as soon as it is `so`, or has ended.
-    async fn wait(&self, id: &str, so: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait(&self, id: &str, so: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let shown = self.get(&format!("/v1/rounds/{id}")).await;
@@ -108,8 +108,22 @@ impl Process {
         }
     }
 
-    async fn end(&self, id: &str) -> Value {
+    pub(crate) async fn end(&self, id: &str) -> Value {
         self.wait(id, |_| false).await
+    }
+
+    /// Waits until it has ended, and returns its exit code and what it logged.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn ended(&mut self) -> (Option<i32>, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = || fs::read_to_string(&self.log).unwrap();
+            match self.child.try_wait().unwrap() {
+                Some(status) => return (status.code(), log()),
+                None => assert!(Instant::now() < deadline, "{}", log()),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn signal(&self, name: &str) {
@@ -123,7 +137,7 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.signal("-TERM");
         assert!(self.child.wait().unwrap().success());
     }

@@ -23,7 +23,7 @@ use ttrl::{
 
 use crate::support::{
     client::{Client, KEY},
-    fixture,
+    device, fixture,
 };
 
 /// The tiny model as a chat model. A token of every four says that the answer is 1, one that it is 2, and the other two
@@ -123,7 +123,7 @@ impl Place {
         let mut settings = Settings {
             data_dir: self.0.path().join("data"),
             model: self.model(model).display().to_string(),
-            device: Device::Cpu,
+            device: device().parse().unwrap(),
             operator_key: Some(KEY.to_owned().into()),
             ..Settings::default()
         };
@@ -369,7 +369,8 @@ async fn a_round_trains_in_passes_that_fit_into_memory_and_is_refused_with_the_n
     let mut settings = place.settings("tiny");
     // Some gigabytes of rows, if there were as many.
     settings.learning.micro_batch_tokens = Some(1_000_000);
-    settings.learning.memory_mib = Some(64);
+    // A device takes 1.5 GiB more for logits.
+    settings.learning.memory_mib = Some(if settings.device == Device::Cpu { 64 } else { 1600 });
     let server = Running::start(settings.clone()).await;
     server.ask_all().await;
     let shown = server.round().await;

@@ -1,11 +1,15 @@
 // Runs CUDA kernels on a CPU: slowly, but exactly as written, with every thread of a block and with the exchanges inside of
-// a warp. The kernels are compiled as they are, behind this file (`kernels.rs` puts both together).
+// a warp. The kernels are compiled as they are, behind this file: as a program for each module (`program.hpp`), or as a card
+// that the whole server uses (`card.cpp`).
 //
 // The threads of a block are fibers of one thread. One runs until it has to wait for others: for its warp, where numbers are
-// exchanged or matrices multiplied, or for its block, at a barrier. Built with the address sanitizer, it stops at any access
-// beyond the memory that a kernel was given or has shared. What it does not show: races, and how fast anything is.
+// exchanged or matrices multiplied, or for its block, at a barrier. Blocks run one after another, in any order. Built with the
+// address sanitizer, it stops at any access beyond the memory that a kernel was given or has shared. What it does not show:
+// races, and how fast anything is.
+#pragma once
 
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -15,6 +19,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -73,7 +78,7 @@ inline int __clz(unsigned x) { return x ? __builtin_clz(x) : 32; }
 
 struct Dimensions { unsigned x, y, z; };
 
-Dimensions threadIdx, blockIdx, blockDim, gridDim;
+inline Dimensions threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
 
@@ -84,79 +89,126 @@ constexpr size_t SHARED = 256 << 10;
 
 [[noreturn]] inline void fail(const std::string &why) {
     fprintf(stderr, "block (%u, %u, %u), thread %u: %s\n", blockIdx.x, blockIdx.y, blockIdx.z, threadIdx.x, why.c_str());
-    exit(3);
+    _exit(3);
 }
 
+// Puts a thread aside and goes on with another one.
+#if defined(__x86_64__)
+// A call keeps six registers, and the stack has all the rest. To switch by the C library takes two system calls.
+using Context = void *;
+
+[[gnu::naked, gnu::noinline]] inline void switch_to(Context *, Context *) {
+    asm("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15;"
+        "mov %rsp, (%rdi); mov (%rsi), %rsp;"
+        "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
+}
+
+inline void prepare(Context &context, char *stack, size_t bytes, void (*enter)()) {
+    // It is entered as if it had been called: eight bytes above a multiple of sixteen.
+    void **top = (void **)((uintptr_t)(stack + bytes) / 16 * 16) - 2;
+    *top = (void *)enter;
+    context = top - 6;
+}
+#else
+using Context = ucontext_t;
+
+inline void switch_to(Context *from, Context *to) { swapcontext(from, to); }
+
+inline void prepare(Context &context, char *stack, size_t bytes, void (*enter)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = bytes;
+    makecontext(&context, enter, 0);
+    // The sanitizer forgets what it knows of a stack that it sees switched to, so it is not told of these.
+    context.uc_stack = {};
+}
+#endif
+
+// What waits together: a warp, or the threads of a block that have not ended. None is ahead of the others by more than one meeting,
+// so all are at the n-th when they have come n times each.
+struct Group {
+    uint64_t came, threads;
+
+    bool is_at(uint64_t meeting) const { return came >= meeting * threads; }
+};
+
 struct Fiber {
-    ucontext_t context;
+    Context context;
     std::unique_ptr<char[]> stack;
     bool has_ended;
     // How often it has met its warp, and its block.
     uint64_t meetings, barriers;
+    // What it waits for: a group, and which of its meetings.
+    const Group *group;
+    uint64_t meeting;
 };
 
 // What the threads of a warp have brought to a meeting. A thread comes to the next one only after it has taken what it needs
 // of this one, so two are enough.
-struct alignas(16) Brought {
-    unsigned char bytes[2][WARP][32];
+struct alignas(16) Warp {
+    unsigned char brought[2][WARP][32];
+    Group group;
 };
 
-inline std::vector<Fiber> fibers;
-inline std::vector<Brought> brought;
+// The first so many are the threads of the block; the rest wait for a larger one.
+inline std::vector<std::unique_ptr<Fiber>> fibers;
+inline size_t threads;
+inline std::vector<Warp> warps;
+inline Group block;
 // Of each barrier of a block, whether any thread has said yes.
 inline std::vector<int> any;
-inline ucontext_t scheduler;
+inline Context scheduler;
 inline size_t current;
 inline std::function<void()> body;
 
-inline void pause() { swapcontext(&fibers[current].context, &scheduler); }
+inline void pause() { switch_to(&fibers[current]->context, &scheduler); }
 
+// A thread of one block after another.
 inline void enter() {
-    body();
-    fibers[current].has_ended = true;
+    for (;;) {
+        body();
+        Fiber &fiber = *fibers[current];
+        fiber.has_ended = true;
+        block.threads--;
+        block.came -= fiber.barriers;
+        pause();
+    }
+}
+
+inline void wait(Group &group, uint64_t meeting) {
+    group.came++;
+    if (group.is_at(meeting)) return;
+    fibers[current]->group = &group;
+    fibers[current]->meeting = meeting;
     pause();
 }
 
 // Waits for the warp; `value` is what this thread brings. Returns what all have brought.
 template <typename T> auto meet(const T &value) {
     static_assert(sizeof(T) <= 32);
-    const size_t warp = current / WARP, first = warp * WARP;
-    const uint64_t meeting = ++fibers[current].meetings;
-    memcpy(brought[warp].bytes[meeting % 2][current % WARP], &value, sizeof value);
-    for (size_t other = first; other < first + WARP;) {
-        if (fibers[other].meetings >= meeting) {
-            other++;
-        } else if (fibers[other].has_ended) {
-            fail("a thread of the warp has ended before an exchange that all take part in");
-        } else {
-            pause();
-        }
-    }
+    const size_t warp = current / WARP;
+    const uint64_t meeting = ++fibers[current]->meetings;
+    memcpy(warps[warp].brought[meeting % 2][current % WARP], &value, sizeof value);
+    wait(warps[warp].group, meeting);
     return [warp, meeting](int lane) {
         T value;
-        memcpy(&value, brought[warp].bytes[meeting % 2][lane], sizeof value);
+        memcpy(&value, warps[warp].brought[meeting % 2][lane], sizeof value);
         return value;
     };
 }
 
 inline int barrier(int says) {
-    const uint64_t number = fibers[current].barriers++;
+    const uint64_t number = fibers[current]->barriers++;
     if (any.size() <= number) any.resize(number + 1, 0);
     any[number] |= says != 0;
-    for (size_t other = 0; other < fibers.size();) {
-        if (fibers[other].has_ended || fibers[other].barriers > number) {
-            other++;
-        } else {
-            pause();
-        }
-    }
+    wait(block, number + 1);
     return any[number];
 }
 
 } // namespace emulator
 
 // The shared memory that a kernel is given when it is started.
-float4 room[emulator::SHARED / sizeof(float4)];
+inline float4 room[emulator::SHARED / sizeof(float4)];
 
 inline void __syncthreads() { emulator::barrier(0); }
 inline int __syncthreads_or(int says) { return emulator::barrier(says); }
@@ -213,14 +265,22 @@ ON_ITS_OWN void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
     memcpy(own.b, b, sizeof own.b);
     const auto all = emulator::meet(own);
     const int lane = emulator::current % emulator::WARP;
-    for (int i = 0; i < 4; i++) {
-        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        float sum = 0.0f;
-        for (int k = 0; k < 16; k++) {
-            const uint32_t first = all(row % 8 * 4 + k % 8 / 2).a[row / 8 + k / 8 * 2];
-            const uint32_t second = all(column * 4 + k % 8 / 2).b[k / 8];
-            sum += emulator::half_of(first, k % 2) * emulator::half_of(second, k % 2);
+    // Two rows of a and two columns of b, each of which four threads have.
+    float rows[2][16], columns[2][16];
+    for (int from = 0; from < 4; from++) {
+        const auto of_rows = all(lane / 4 * 4 + from);
+        for (int i = 0; i < 2; i++) {
+            const auto of_column = all((lane % 4 * 2 + i) * 4 + from);
+            for (int k = 0; k < 4; k++) {
+                const int place = k / 2 * 8 + from * 2 + k % 2;
+                rows[i][place] = emulator::half_of(of_rows.a[i + k / 2 * 2], k % 2);
+                columns[i][place] = emulator::half_of(of_column.b[k / 2], k % 2);
+            }
         }
+    }
+    for (int i = 0; i < 4; i++) {
+        float sum = 0.0f;
+        for (int k = 0; k < 16; k++) sum += rows[i / 2][k] * columns[i % 2][k];
         c[i] += sum;
     }
 }
@@ -263,119 +323,75 @@ ON_ITS_OWN void load_transposed(uint32_t *b, const __nv_bfloat16 *row) {
 
 namespace emulator {
 
-// Runs the blocks of a grid one after another.
-inline void run(Dimensions grid, unsigned threads, size_t shared_bytes, std::function<void()> thread) {
-    gridDim = grid;
-    blockDim = {threads, 1, 1};
-    body = std::move(thread);
-    if (threads % WARP != 0 || threads > 1024 || shared_bytes > SHARED) {
-        fprintf(stderr, "blocks of %u threads with %zu bytes cannot be started\n", threads, shared_bytes);
-        exit(3);
+inline void run_block() {
+    warps.assign((threads + WARP - 1) / WARP, Warp{{}, {0, WARP}});
+    block = {0, threads};
+    any.clear();
+    for (size_t thread = 0; thread < threads; thread++) {
+        Fiber &fiber = *fibers[thread];
+        fiber.has_ended = false;
+        fiber.meetings = fiber.barriers = 0;
+        fiber.group = nullptr;
     }
-    fibers = std::vector<Fiber>(threads);
-    for (auto &fiber : fibers) fiber.stack.reset(new char[STACK]);
-    for (unsigned z = 0; z < grid.z; z++)
-        for (unsigned y = 0; y < grid.y; y++)
-            for (unsigned x = 0; x < grid.x; x++) {
-                blockIdx = {x, y, z};
-                brought.assign((threads + WARP - 1) / WARP, Brought());
-                any.clear();
-                // What was there before is no number.
-                ASAN_UNPOISON_MEMORY_REGION(room, SHARED);
-                memset(room, 0xff, SHARED);
-                ASAN_POISON_MEMORY_REGION((char *)room + shared_bytes, SHARED - shared_bytes);
-                for (auto &fiber : fibers) {
-                    fiber.has_ended = false;
-                    fiber.meetings = fiber.barriers = 0;
-                    getcontext(&fiber.context);
-                    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-                    fiber.context.uc_stack.ss_size = STACK;
-                    fiber.context.uc_link = &scheduler;
-                    makecontext(&fiber.context, enter, 0);
-                    // The sanitizer forgets what it knows of a stack that it sees switched to, so it is not told of these.
-                    fiber.context.uc_stack = {};
-                    ASAN_UNPOISON_MEMORY_REGION(fiber.stack.get(), STACK);
-                }
-                for (bool is_running = true; is_running;) {
-                    is_running = false;
-                    uint64_t before = 0, after = 0;
-                    for (current = 0; current < fibers.size(); current++) {
-                        Fiber &fiber = fibers[current];
-                        if (fiber.has_ended) continue;
-                        is_running = true;
-                        threadIdx = {(unsigned)current, 0, 0};
-                        before += fiber.meetings + fiber.barriers;
-                        swapcontext(&scheduler, &fiber.context);
-                        after += fiber.meetings + fiber.barriers + fiber.has_ended;
-                    }
-                    if (is_running && before == after) fail("the threads of a block wait for each other in different places");
-                }
-            }
+    while (block.threads > 0) {
+        bool has_run = false;
+        for (current = 0; current < threads; current++) {
+            Fiber &fiber = *fibers[current];
+            if (fiber.has_ended || (fiber.group && !fiber.group->is_at(fiber.meeting))) continue;
+            fiber.group = nullptr;
+            has_run = true;
+            threadIdx = {(unsigned)current, 0, 0};
+            switch_to(&scheduler, &fiber.context);
+        }
+        if (!has_run) fail("the threads of a block or of a warp wait for each other in different places, or for one that has ended");
+    }
 }
 
-// An argument as it was read: the bytes of memory, none where a kernel is to be given none, or those of a number.
-struct Argument {
-    std::vector<unsigned char> bytes;
-    bool is_buffer = false;
+// Runs the blocks of a grid one after another, in another order each time.
+inline void run(Dimensions grid, unsigned of_block, size_t shared_bytes, std::function<void()> thread) {
+    gridDim = grid;
+    blockDim = {of_block, 1, 1};
+    threads = of_block;
+    body = std::move(thread);
+    if (threads > 1024 || shared_bytes > SHARED) fail("a block has too many threads, or too much memory");
+    while (fibers.size() < threads) {
+        auto fiber = std::make_unique<Fiber>();
+        fiber->stack.reset(new char[STACK]);
+        prepare(fiber->context, fiber->stack.get(), STACK, enter);
+        fibers.push_back(std::move(fiber));
+    }
+    std::vector<size_t> order((size_t)grid.x * grid.y * grid.z);
+    for (size_t i = 0; i < order.size(); i++) order[i] = i;
+    static std::minstd_rand random;
+    std::shuffle(order.begin(), order.end(), random);
+    // What was there before is no number.
+    ASAN_UNPOISON_MEMORY_REGION(room, SHARED);
+    for (size_t i : order) {
+        blockIdx = {(unsigned)(i % grid.x), (unsigned)(i / grid.x % grid.y), (unsigned)(i / grid.x / grid.y)};
+        memset(room, 0xff, shared_bytes);
+        ASAN_POISON_MEMORY_REGION((char *)room + shared_bytes, SHARED - shared_bytes);
+        run_block();
+        ASAN_UNPOISON_MEMORY_REGION(room, SHARED);
+    }
+}
+
+// How large the parameters of a kernel are, and how it is called with their addresses.
+struct Signature {
+    std::vector<size_t> sizes;
+    std::vector<bool> are_pointers;
+    std::function<void(const std::vector<const void *> &)> call;
 };
 
-template <typename T> T take(const Argument &argument) {
-    T value;
-    if constexpr (std::is_pointer_v<T>) {
-        if (!argument.is_buffer) fail("a kernel takes memory where there is a number");
-        const void *at = argument.bytes.empty() ? nullptr : argument.bytes.data();
-        memcpy(&value, &at, sizeof value);
-    } else {
-        if (argument.is_buffer || argument.bytes.size() != sizeof(T)) fail("a kernel takes a number of another size");
-        memcpy(&value, argument.bytes.data(), sizeof value);
-    }
-    return value;
-}
-
 template <typename... T, size_t... I>
-void call(void (*kernel)(T...), const std::vector<Argument> &arguments, std::index_sequence<I...>) {
-    if (arguments.size() != sizeof...(T)) fail("a kernel takes another number of arguments");
-    kernel(take<T>(arguments[I])...);
+void call(void (*kernel)(T...), const std::vector<const void *> &arguments, std::index_sequence<I...>) {
+    kernel(*reinterpret_cast<const T *>(arguments[I])...);
 }
 
-template <typename... T> auto with(void (*kernel)(T...)) {
-    return [kernel](const std::vector<Argument> &arguments) { call(kernel, arguments, std::index_sequence_for<T...>()); };
-}
-
-inline uint64_t read_number() {
-    uint64_t number;
-    if (fread(&number, sizeof number, 1, stdin) != 1) {
-        fprintf(stderr, "the launch is cut off\n");
-        exit(3);
-    }
-    return number;
-}
-
-inline void read_bytes(void *to, size_t length) {
-    if (length > 0 && fread(to, 1, length, stdin) != length) {
-        fprintf(stderr, "the launch is cut off\n");
-        exit(3);
-    }
-}
-
-// Reads a launch from standard input, runs it, and writes what is in its buffers then.
-template <typename Kernel> int serve(Kernel kernel) {
-    Dimensions grid;
-    grid.x = read_number();
-    grid.y = read_number();
-    grid.z = read_number();
-    const unsigned threads = read_number();
-    const size_t shared_bytes = read_number();
-    std::vector<Argument> arguments(read_number());
-    for (auto &argument : arguments) {
-        argument.is_buffer = read_number() == 1;
-        argument.bytes = std::vector<unsigned char>(read_number());
-        read_bytes(argument.bytes.data(), argument.bytes.size());
-    }
-    run(grid, threads, shared_bytes, [&] { kernel(arguments); });
-    for (const auto &argument : arguments)
-        if (argument.is_buffer) fwrite(argument.bytes.data(), 1, argument.bytes.size(), stdout);
-    return fflush(stdout) == 0 ? 0 : 3;
+template <typename... T> Signature signature(void (*kernel)(T...)) {
+    auto with = [kernel](const std::vector<const void *> &arguments) {
+        call(kernel, arguments, std::index_sequence_for<T...>());
+    };
+    return {{sizeof(T)...}, {std::is_pointer_v<T>...}, with};
 }
 
 } // namespace emulator

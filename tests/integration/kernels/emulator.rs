@@ -102,12 +102,13 @@ impl Kernels {
             lines.collect::<Vec<_>>().join("\n").replace("extern __shared__", "extern")
         };
         let folder = "src/engine/model/cuda";
-        let mut source = read("tests/kernels/emulator.hpp");
+        let mut source = read("tests/kernels/emulator.hpp").replace("#pragma once", "");
+        source += &plain("tests/kernels/program.hpp".into());
         source += &plain(format!("{folder}/common.cuh"));
         source += &plain(format!("{folder}/{module}.cu"));
         source += "\nint main(int, char **argv) {\n    const std::string name = argv[1];\n";
         for name in names {
-            source += &format!("    if (name == \"{name}\") return emulator::serve(emulator::with({name}));\n");
+            source += &format!("    if (name == \"{name}\") return emulator::serve(emulator::signature({name}));\n");
         }
         source += "    return 4;\n}\n";
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels");

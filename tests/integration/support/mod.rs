@@ -19,6 +19,11 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// What whole servers compute on: the device that TEST_DEVICE names (`make cuda-test`), and the CPU without it.
+pub fn device() -> String {
+    std::env::var("TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned())
+}
+
 /// The program itself.
 pub fn ttrl() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ttrl"));

@@ -183,7 +183,7 @@ impl Account {
     }
 
     fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = postgres_program(program);
         if let Some((user, group)) = self.lent {
             command.uid(user).gid(group);
         }
@@ -205,7 +205,7 @@ impl Account {
 /// The files of a server that has never run, made by the first process that needs them.
 fn archive(programs: &Path, account: &Account) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let version = Command::new(programs.join("postgres")).arg("--version").output().unwrap().stdout;
+    let version = postgres_program(programs.join("postgres")).arg("--version").output().unwrap().stdout;
     // "postgres (PostgreSQL) 15.4 (...)"
     let version = String::from_utf8_lossy(&version).split_whitespace().nth(2).unwrap_or("unknown").to_string();
     let archive = target.join(format!("postgres-{version}.tar"));
@@ -234,6 +234,13 @@ fn archive(programs: &Path, account: &Account) -> PathBuf {
     fs::rename(unfinished, &archive).unwrap();
     fs::remove_dir_all(folder).unwrap();
     archive
+}
+
+/// One of PostgreSQL's programs, without the libraries that `scripts/emulated-card` gives to whatever it starts.
+fn postgres_program(path: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(path);
+    command.env_remove("LD_PRELOAD").env_remove("LD_LIBRARY_PATH");
+    command
 }
 
 /// A port on which nothing listens, below those that the system hands out by itself, so that a server that is stopped
