@@ -33,16 +33,13 @@ use crate::{
         resume::{self, Decision, Here},
         round::{self, Workbench},
         selection::{self, Selection},
-        trainer::TrainError,
     },
     adapters::{
         format::FormatError,
+        probe::ProbeError,
         registry::{Registry, RegistryError},
     },
-    engine::{
-        handle::{EngineError, Version},
-        model::device,
-    },
+    engine::handle::{EngineError, Version},
     evaluation::Evaluator,
     store::{
         Attempt, Candidate, Question, Round, RoundQuestion, RoundState, RoundTrigger, SharedStore, StoreError,
@@ -137,13 +134,13 @@ impl Failure {
         matches!(error, StoreError::Unavailable(_))
     }
 
-    /// Whether nothing more can be computed by this process. Another one may go on with the round.
+    /// Whether the engine has stopped, so that nothing more can be computed by this process. Another one may go on with the round.
     fn is_of_the_process(&self) -> bool {
         match self {
-            Self::Learn(LearnError::Engine(error)) | Self::Registry(RegistryError::Engine(error)) => {
-                matches!(error, EngineError::Stopped)
-            }
-            Self::Learn(LearnError::Train(TrainError::Compute(error))) => device::is_lost(error),
+            Self::Learn(LearnError::Engine(error))
+            | Self::Registry(
+                RegistryError::Engine(error) | RegistryError::Probe { source: ProbeError::Engine(error), .. },
+            ) => matches!(error, EngineError::Stopped),
             _ => false,
         }
     }

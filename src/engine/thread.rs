@@ -36,6 +36,9 @@ use crate::engine::{
 /// How long the thread sleeps while only background work is there and it is not its turn.
 const BACKGROUND_POLL: Duration = Duration::from_millis(1);
 
+/// How often an idle thread asks whether its device is lost: training that fails with it ends a round, and no engine.
+const DEVICE_POLL: Duration = Duration::from_millis(500);
+
 /// Bounds of the engine, each with a default that suits the default model.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -283,7 +286,8 @@ impl Worker {
     /// Runs until the last handle is gone and its work is dropped, or the device is lost. Whatever is unanswered then is
     /// answered by that its sender is gone.
     fn run(mut self, receiver: &Receiver<Job>) {
-        let mut wait = None;
+        let idle = (!self.device.is_cpu()).then_some(DEVICE_POLL);
+        let mut wait = idle;
         loop {
             let received = match wait {
                 None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -291,6 +295,7 @@ impl Worker {
             };
             match received {
                 Ok(job) => self.accept_job(job),
+                Err(RecvTimeoutError::Timeout) if self.jobs.is_empty() => self.look_at_device(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -308,12 +313,13 @@ impl Worker {
             if self.is_device_lost {
                 return;
             }
-            wait = match (worked, self.jobs.is_empty()) {
-                (_, true) => None,
+            let is_idle = self.jobs.is_empty();
+            wait = match (worked, is_idle) {
+                (_, true) => idle,
                 (true, _) => Some(Duration::ZERO),
                 (false, _) => Some(BACKGROUND_POLL),
             };
-            if wait.is_none() {
+            if is_idle {
                 self.turnstile.set_requests_present(false);
                 self.publish_stats();
             }
@@ -378,9 +384,9 @@ impl Worker {
                     return;
                 }
                 error!(error = %EngineError::from(&error), ?versions, rows, "a step failed");
-                if device::is_lost(&error) {
-                    error!("the device is lost to this process, and its engine stops");
-                    self.is_device_lost = true;
+                self.is_device_lost = device::is_lost(&error);
+                self.look_at_device();
+                if self.is_device_lost {
                     return;
                 }
                 for job in self.scheduler.fail(plan) {
@@ -390,6 +396,14 @@ impl Worker {
                     }
                 }
             }
+        }
+    }
+
+    /// Has the engine stop if its device is lost.
+    fn look_at_device(&mut self) {
+        self.is_device_lost |= device::is_gone(&self.device);
+        if self.is_device_lost {
+            error!("the device is lost to this process, and its engine stops");
         }
     }
 

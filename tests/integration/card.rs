@@ -60,7 +60,7 @@ fn passed(output: &Output) -> String {
 fn with_heads_of(head_dim: usize, folder: &Path) -> PathBuf {
     let (hidden, inner, vocab, queries) = (64, 64, 96, 2 * head_dim);
     let config = json!({
-        "model_type": "qwen3", "hidden_act": "silu", "max_position_embeddings": 256, "num_hidden_layers": 1,
+        "model_type": "qwen3", "hidden_act": "silu", "max_position_embeddings": 700, "num_hidden_layers": 1,
         "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "hidden_size": hidden, "intermediate_size": inner,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": head_dim, "vocab_size": vocab,
         "tie_word_embeddings": true,
@@ -101,6 +101,7 @@ fn tiny_models_of_all_families_are_computed_as_on_the_cpu() {
     for family in fs::read_dir(fixture("families")).unwrap() {
         models.push(family.unwrap().path());
     }
+    assert!(models.len() > 10, "{models:?}");
     let card = Card::new();
     for model in models {
         for dtype in ["f32", "bf16"] {
@@ -117,13 +118,15 @@ fn operations_and_their_gradients_are_those_of_the_cpu() {
 #[test]
 fn matrix_units_compute_as_the_cpu_does_whoever_makes_the_products() {
     let (card, folder) = (Card::new(), tempfile::tempdir().unwrap());
-    for (head_dim, microseconds, is_ours) in [(64, 20_000, true), (128, 0, false)] {
+    for (head_dim, microseconds, is_ours) in [(64, 50_000, true), (128, 0, false)] {
         let model = with_heads_of(head_dim, folder.path());
         card.set("slow", microseconds);
         let told = passed(&check(&card, &model, "bf16", &["--no-operations"]));
         let taken = told.lines().filter(|line| line.contains("our kernels"));
-        let taken: Vec<_> = taken.map(|line| line.contains("Some(")).collect();
-        assert_eq!(taken, [is_ours; 5], "{told}");
+        // All of some numbers of rows, or none.
+        let (some, other) = if is_ours { ("Some(", "None") } else { ("None", "Some(") };
+        let taken: Vec<_> = taken.map(|line| line.contains(some) && !line.contains(other)).collect();
+        assert_eq!(taken, [true; 5], "{told}");
     }
 }
 
@@ -135,24 +138,25 @@ async fn a_server_whose_device_is_lost_ends_and_the_next_one_goes_on_with_its_ro
     let mut server = Process::start(&model, &data, &[card.variable()]);
     server.ask_all().await;
     let id = server.begin(7).await;
-    let shown = server.wait(&id, |round| round["step"].as_u64() >= Some(2)).await;
-    assert_eq!(shown["round"]["finished_at"], Value::Null, "{shown}");
-    card.set("lost", 1);
-    let (code, log) = server.ended();
-    assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{log}");
-    drop(server);
-
-    card.set("lost", 0);
-    let server = Process::start(&model, &data, &[card.variable()]);
+    // Either is most likely the first that sees it: the engine, or training.
+    for state in ["sampling", "training"] {
+        let shown = server.wait(&id, |round| round["state"] == state && round["step"].as_u64() >= Some(2)).await;
+        assert_eq!(shown["round"]["finished_at"], Value::Null, "{shown}");
+        card.set("lost", 1);
+        let (code, log) = server.ended();
+        assert_eq!(code, Some(1), "{log}");
+        assert!(log.contains("the device is lost to this process"), "{log}");
+        card.set("lost", 0);
+        server = Process::start(&model, &data, &[card.variable()]);
+    }
     let shown = server.end(&id).await;
-    assert_eq!((&shown["round"]["state"], &shown["round"]["attempts"]), (&json!("promoted"), &json!(2)), "{shown}");
+    assert_eq!((&shown["round"]["state"], &shown["round"]["attempts"]), (&json!("promoted"), &json!(3)), "{shown}");
     server.ask("1 + 1 =").await;
     server.stop();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_that_others_take_fails_a_request_and_a_round_in_words_and_both_work_when_it_is_back() {
+async fn memory_that_others_take_refuses_a_round_in_words_and_the_next_one_works_when_it_is_back() {
     let (card, folder) = (Card::new(), tempfile::tempdir().unwrap());
     card.set("mib", 4096);
     let (model, data) = (folder.path().join("tiny"), folder.path().join("data"));
@@ -199,4 +203,15 @@ async fn allocations_that_fail_now_and_then_fail_a_round_and_no_request() {
     let shown = server.end(&server.begin(2).await).await;
     assert_eq!(shown["round"]["state"], "promoted", "{shown}");
     server.stop();
+}
+
+#[test]
+fn a_server_without_work_notices_that_its_device_is_lost() {
+    let (card, folder) = (Card::new(), tempfile::tempdir().unwrap());
+    let model = folder.path().join("tiny");
+    chat_model(&model);
+    let mut server = Process::start(&model, &folder.path().join("data"), &[card.variable()]);
+    card.set("lost", 1);
+    let (code, log) = server.ended();
+    assert_eq!(code, Some(1), "{log}");
 }

@@ -5,6 +5,9 @@
 // somebody waits for it; memory that was never written to is no number; with the address sanitizer, memory is used neither beyond
 // its end nor after it was freed; calls need a context that is the thread's own; and what may not be recorded breaks a recording off.
 //
+// What it does not know: the static shared memory of a kernel and how many threads it was compiled for, events, and other streams that
+// work at the same time.
+//
 // The folder that EMULATED_CARD names says what the card is like, in files that may change meanwhile: `mib` its memory, `taken` how
 // much of it others have, `refuses` that one of so many allocations fails, `lost` that the card has failed for good, `slow` the
 // microseconds that cuBLAS takes more for a product of matrices in bf16.
@@ -22,8 +25,9 @@
 
 namespace card {
 
-// In which everything is done by one thread at a time.
-std::recursive_mutex mutex;
+// In which everything is done by one thread at a time. This and all else that is global is never destroyed: threads may still compute
+// while the program ends.
+std::recursive_mutex &mutex = *new std::recursive_mutex();
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 using Work = std::function<void()>;
@@ -54,11 +58,11 @@ constexpr size_t ALIGNMENT = 256;
 
 Context context;
 thread_local Context *current;
-std::set<Stream *> streams;
-Stream default_stream;
+std::set<Stream *> &streams = *new std::set<Stream *>();
+Stream &default_stream = *new Stream();
 
 std::map<std::string, Function> &functions() {
-    static std::map<std::string, Function> functions;
+    static std::map<std::string, Function> &functions = *new std::map<std::string, Function>();
     return functions;
 }
 
@@ -80,6 +84,7 @@ long setting(const char *name, long otherwise) {
 
 // What every call is answered with once the card is lost.
 CUresult state() {
+    const Lock lock(mutex);
     static bool is_lost;
     is_lost |= setting("lost", 0) != 0;
     return is_lost ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_SUCCESS;
@@ -103,21 +108,32 @@ void finish_all() {
     for (Stream *stream : streams) finish(*stream);
 }
 
-// A call that may not be made by a thread that records, or on what it records.
-CUresult unless_recording(const Stream *only = nullptr) {
+// Refuses a call while one of some streams records, and breaks that recording off.
+CUresult unless_recording(const std::function<bool(const Stream &)> &counts) {
+    CUresult found = CUDA_SUCCESS;
     for (Stream *stream : streams) {
-        if (stream->is_recording && (only ? stream == only : stream->recorder == std::this_thread::get_id())) {
-            stream->is_broken = true;
-            return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-        }
+        if (!stream->is_recording || !counts(*stream)) continue;
+        stream->is_broken = true;
+        found = CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     }
-    return CUDA_SUCCESS;
+    return found;
+}
+
+// A call on a stream.
+CUresult unless_recording(CUstream only) {
+    return unless_recording([&](const Stream &stream) { return &stream == &stream_of(only); });
+}
+
+// A call that a thread may not make while it records.
+CUresult unless_this_records() {
+    return unless_recording([](const Stream &stream) { return stream.recorder == std::this_thread::get_id(); });
 }
 
 int queue(Stream *stream, Work work) {
     const Lock lock(mutex);
     if (!stream) stream = &default_stream;
     if (const CUresult found = ready()) return found;
+    if (stream->is_recording && stream->is_broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     if (stream->is_recording) {
         stream->recorded.work.push_back(std::move(work));
     } else {
@@ -135,9 +151,10 @@ struct Memory {
     bool is_of_pool;
 };
 
-std::map<CUdeviceptr, Memory> memories;
-// Of the pool: what is in use, the most of it, and what is kept. Beside it: what is in use.
-size_t used, most_used, reserved, used_outside;
+std::map<CUdeviceptr, Memory> &memories = *new std::map<CUdeviceptr, Memory>();
+// Of the pool: what is in use, the most of it, what will be free when work is done that is queued, and what is kept. Beside it: what
+// is in use.
+size_t used, most_used, leaving, reserved, used_outside;
 
 size_t total() { return (size_t)setting("mib", 8 << 10) << 20; }
 
@@ -258,7 +275,7 @@ CUresult cuCtxSetCurrent(CUcontext wanted) {
 CUresult cuCtxSynchronize() {
     const Lock lock(mutex);
     if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording()) return found;
+    if (const CUresult found = unless_recording([](const Stream &) { return true; })) return found;
     finish_all();
     return state();
 }
@@ -275,14 +292,14 @@ CUresult cuMemGetInfo_v2(size_t *free, size_t *all) {
 CUresult cuMemAlloc_v2(CUdeviceptr *at, size_t bytes) {
     const Lock lock(mutex);
     if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording()) return found;
+    if (const CUresult found = unless_this_records()) return found;
     return allocate(at, bytes, false);
 }
 
 CUresult cuMemFree_v2(CUdeviceptr at) {
     const Lock lock(mutex);
     if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording()) return found;
+    if (const CUresult found = unless_this_records()) return found;
     finish_all();
     if (const CUresult found = forget(at)) return found;
     free((void *)at);
@@ -291,17 +308,25 @@ CUresult cuMemFree_v2(CUdeviceptr at) {
 
 CUresult cuMemAllocAsync(CUdeviceptr *at, size_t bytes, CUstream stream) {
     const Lock lock(mutex);
-    if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording(&stream_of(stream))) return found;
+    // A context is asked for only where no stream says which.
+    if (const CUresult found = stream ? state() : ready()) return found;
+    if (const CUresult found = unless_recording(stream)) return found;
     return allocate(at, bytes, true);
 }
 
 CUresult cuMemFreeAsync(CUdeviceptr at, CUstream stream) {
     const Lock lock(mutex);
-    if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording(&stream_of(stream))) return found;
+    if (const CUresult found = stream ? state() : ready()) return found;
+    if (const CUresult found = unless_recording(stream)) return found;
+    const auto known = memories.find(at);
+    const size_t bytes = known == memories.end() ? 0 : known->second.bytes;
     if (const CUresult found = forget(at)) return found;
-    return queue(stream, [at] { free((void *)at); });
+    leaving += bytes;
+    stream_of(stream).work.push_back([at, bytes] {
+        leaving -= bytes;
+        free((void *)at);
+    });
+    return CUDA_SUCCESS;
 }
 
 CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute attribute, void *value) {
@@ -333,14 +358,14 @@ CUresult cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute attribute, void
 
 CUresult cuMemPoolTrimTo(CUmemoryPool, size_t kept) {
     const Lock lock(mutex);
-    reserved = max(used, min(reserved, kept));
+    reserved = max(used + leaving, min(reserved, kept));
     return state();
 }
 
 // A copy from memory that the driver does not know returns when it has all of it.
 CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     const Lock lock(mutex);
-    if (const CUresult found = unless_recording(&stream_of(stream))) return found;
+    if (const CUresult found = unless_recording(stream)) return found;
     const auto *first = static_cast<const unsigned char *>(from);
     const auto kept = std::make_shared<std::vector<unsigned char>>(first, first + bytes);
     return queue(stream, [to, kept] { memcpy((void *)to, kept->data(), kept->size()); });
@@ -349,7 +374,7 @@ CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void *from, size_t bytes, CU
 CUresult cuMemcpyDtoHAsync_v2(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
     const Lock lock(mutex);
     if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording(&stream_of(stream))) return found;
+    if (const CUresult found = unless_recording(stream)) return found;
     finish(stream_of(stream));
     memcpy(to, (const void *)from, bytes);
     return state();
@@ -386,7 +411,7 @@ CUresult cuStreamDestroy_v2(CUstream destroyed) {
 CUresult cuStreamSynchronize(CUstream stream) {
     const Lock lock(mutex);
     if (const CUresult found = ready()) return found;
-    if (const CUresult found = unless_recording(&stream_of(stream))) return found;
+    if (const CUresult found = unless_recording(stream)) return found;
     finish(stream_of(stream));
     return state();
 }
@@ -425,8 +450,8 @@ CUresult cuStreamEndCapture(CUstream ended, CUgraph *graph) {
     Stream &stream = stream_of(ended);
     *graph = nullptr;
     if (!stream.is_recording) return CUDA_ERROR_ILLEGAL_STATE;
-    stream.is_recording = false;
     if (stream.recorder != std::this_thread::get_id()) return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
+    stream.is_recording = false;
     if (stream.is_broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     *graph = reinterpret_cast<CUgraph>(new Graph(std::move(stream.recorded)));
     return state();
@@ -470,7 +495,7 @@ CUresult cuModuleLoadData(CUmodule *module, const void *) {
     const Lock lock(mutex);
     *module = reinterpret_cast<CUmodule>(&context);
     if (const CUresult found = ready()) return found;
-    return unless_recording();
+    return unless_this_records();
 }
 
 CUresult cuModuleLoad(CUmodule *, const char *) { return CUDA_ERROR_NOT_SUPPORTED; }

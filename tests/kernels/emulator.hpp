@@ -97,7 +97,7 @@ constexpr size_t SHARED = 256 << 10;
 // A call keeps six registers, and the stack has all the rest. To switch by the C library takes two system calls.
 using Context = void *;
 
-[[gnu::naked, gnu::noinline]] inline void switch_to(Context *, Context *) {
+[[gnu::naked, gnu::noipa]] inline void switch_to(Context *, Context *) {
     asm("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15;"
         "mov %rsp, (%rdi); mov (%rsi), %rsp;"
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
@@ -128,6 +128,8 @@ inline void prepare(Context &context, char *stack, size_t bytes, void (*enter)()
 // so all are at the n-th when they have come n times each.
 struct Group {
     uint64_t came, threads;
+    // Where in the kernel: of this meeting, and of the one before.
+    int lines[2];
 
     bool is_at(uint64_t meeting) const { return came >= meeting * threads; }
 };
@@ -151,15 +153,15 @@ struct alignas(16) Warp {
 };
 
 // The first so many are the threads of the block; the rest wait for a larger one.
-inline std::vector<std::unique_ptr<Fiber>> fibers;
+inline auto &fibers = *new std::vector<std::unique_ptr<Fiber>>();
 inline size_t threads;
-inline std::vector<Warp> warps;
+inline auto &warps = *new std::vector<Warp>();
 inline Group block;
 // Of each barrier of a block, whether any thread has said yes.
-inline std::vector<int> any;
+inline auto &any = *new std::vector<int>();
 inline Context scheduler;
 inline size_t current;
-inline std::function<void()> body;
+inline auto &body = *new std::function<void()>();
 
 inline void pause() { switch_to(&fibers[current]->context, &scheduler); }
 
@@ -175,7 +177,10 @@ inline void enter() {
     }
 }
 
-inline void wait(Group &group, uint64_t meeting) {
+inline void wait(Group &group, uint64_t meeting, int line) {
+    int &of_all = group.lines[meeting % 2];
+    if (group.came == (meeting - 1) * group.threads) of_all = line;
+    if (of_all != line) fail("threads meet in lines " + std::to_string(of_all) + " and " + std::to_string(line));
     group.came++;
     if (group.is_at(meeting)) return;
     fibers[current]->group = &group;
@@ -184,12 +189,12 @@ inline void wait(Group &group, uint64_t meeting) {
 }
 
 // Waits for the warp; `value` is what this thread brings. Returns what all have brought.
-template <typename T> auto meet(const T &value) {
+template <typename T> auto meet(const T &value, int line) {
     static_assert(sizeof(T) <= 32);
     const size_t warp = current / WARP;
     const uint64_t meeting = ++fibers[current]->meetings;
     memcpy(warps[warp].brought[meeting % 2][current % WARP], &value, sizeof value);
-    wait(warps[warp].group, meeting);
+    wait(warps[warp].group, meeting, line);
     return [warp, meeting](int lane) {
         T value;
         memcpy(&value, warps[warp].brought[meeting % 2][lane], sizeof value);
@@ -197,11 +202,11 @@ template <typename T> auto meet(const T &value) {
     };
 }
 
-inline int barrier(int says) {
+inline int barrier(int says, int line) {
     const uint64_t number = fibers[current]->barriers++;
     if (any.size() <= number) any.resize(number + 1, 0);
     any[number] |= says != 0;
-    wait(block, number + 1);
+    wait(block, number + 1, line);
     return any[number];
 }
 
@@ -210,29 +215,31 @@ inline int barrier(int says) {
 // The shared memory that a kernel is given when it is started.
 inline float4 room[emulator::SHARED / sizeof(float4)];
 
-inline void __syncthreads() { emulator::barrier(0); }
-inline int __syncthreads_or(int says) { return emulator::barrier(says); }
-inline void __syncwarp() { emulator::meet(0); }
+#define HERE int line = __builtin_LINE()
 
-template <typename T> T __shfl_sync(unsigned, T value, int lane) { return emulator::meet(value)(lane); }
+inline void __syncthreads(HERE) { emulator::barrier(0, line); }
+inline int __syncthreads_or(int says, HERE) { return emulator::barrier(says, line); }
+inline void __syncwarp(HERE) { emulator::meet(0, line); }
 
-template <typename T> T __shfl_xor_sync(unsigned, T value, int mask) {
-    return emulator::meet(value)((int)(emulator::current % emulator::WARP) ^ mask);
+template <typename T> T __shfl_sync(unsigned, T value, int lane, HERE) { return emulator::meet(value, line)(lane); }
+
+template <typename T> T __shfl_xor_sync(unsigned, T value, int mask, HERE) {
+    return emulator::meet(value, line)((int)(emulator::current % emulator::WARP) ^ mask);
 }
 
-template <typename T> T __shfl_up_sync(unsigned, T value, unsigned by) {
+template <typename T> T __shfl_up_sync(unsigned, T value, unsigned by, HERE) {
     const int lane = emulator::current % emulator::WARP;
-    return emulator::meet(value)(lane >= (int)by ? lane - (int)by : lane);
+    return emulator::meet(value, line)(lane >= (int)by ? lane - (int)by : lane);
 }
 
-inline unsigned __ballot_sync(unsigned, int says) {
-    const auto said = emulator::meet(says);
+inline unsigned __ballot_sync(unsigned, int says, HERE) {
+    const auto said = emulator::meet(says, line);
     unsigned votes = 0;
     for (int lane = 0; lane < emulator::WARP; lane++) votes |= (unsigned)(said(lane) != 0) << lane;
     return votes;
 }
 
-inline int __any_sync(unsigned mask, int says) { return __ballot_sync(mask, says) != 0; }
+inline int __any_sync(unsigned mask, int says, HERE) { return __ballot_sync(mask, says, line) != 0; }
 
 // ---- Memory. There is one kind of it, and blocks run one after another.
 
@@ -259,11 +266,11 @@ inline float half_of(uint32_t both, int second) { return __bfloat162float({(uint
 } // namespace emulator
 
 // mma.m16n8k16: c += a b.
-ON_ITS_OWN void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
+ON_ITS_OWN void multiply_add(float *c, const uint32_t *a, const uint32_t *b, HERE) {
     struct { uint32_t a[4], b[2]; } own;
     memcpy(own.a, a, sizeof own.a);
     memcpy(own.b, b, sizeof own.b);
-    const auto all = emulator::meet(own);
+    const auto all = emulator::meet(own, line);
     const int lane = emulator::current % emulator::WARP;
     // Two rows of a and two columns of b, each of which four threads have.
     float rows[2][16], columns[2][16];
@@ -296,36 +303,38 @@ inline const uint16_t *row_of(uint64_t at) {
 } // namespace emulator
 
 // ldmatrix.x4
-ON_ITS_OWN void load_matrices(uint32_t *b, const __nv_bfloat16 *row) {
-    const auto rows = emulator::meet((uint64_t)row);
+ON_ITS_OWN void load_matrices(uint32_t *b, const __nv_bfloat16 *row, HERE) {
+    const auto rows = emulator::meet((uint64_t)row, line);
     const int lane = emulator::current % emulator::WARP;
     for (int i = 0; i < 4; i++) {
         const uint16_t *from = emulator::row_of(rows(i * 8 + lane / 4)) + lane % 4 * 2;
         b[i] = from[0] | (uint32_t)from[1] << 16;
     }
     // The memory may be written to only after all have read it.
-    emulator::meet(0);
+    emulator::meet(0, line);
 }
 
 // ldmatrix.x4.trans
-ON_ITS_OWN void load_transposed(uint32_t *b, const __nv_bfloat16 *row) {
-    const auto rows = emulator::meet((uint64_t)row);
+ON_ITS_OWN void load_transposed(uint32_t *b, const __nv_bfloat16 *row, HERE) {
+    const auto rows = emulator::meet((uint64_t)row, line);
     const int lane = emulator::current % emulator::WARP;
     for (int i = 0; i < 4; i++) {
         const uint16_t *low = emulator::row_of(rows(i * 8 + lane % 4 * 2));
         const uint16_t *high = emulator::row_of(rows(i * 8 + lane % 4 * 2 + 1));
         b[i] = low[lane / 4] | (uint32_t)high[lane / 4] << 16;
     }
-    emulator::meet(0);
+    emulator::meet(0, line);
 }
 
 // ---- Launches.
 
 namespace emulator {
 
+inline std::minstd_rand random;
+
 inline void run_block() {
-    warps.assign((threads + WARP - 1) / WARP, Warp{{}, {0, WARP}});
-    block = {0, threads};
+    warps.assign((threads + WARP - 1) / WARP, Warp{{}, {0, WARP, {}}});
+    block = {0, threads, {}};
     any.clear();
     for (size_t thread = 0; thread < threads; thread++) {
         Fiber &fiber = *fibers[thread];
@@ -334,8 +343,11 @@ inline void run_block() {
         fiber.group = nullptr;
     }
     while (block.threads > 0) {
+        // From either end, as what a thread has left for others may be there by chance only.
+        const bool is_upward = random() % 2 == 0;
         bool has_run = false;
-        for (current = 0; current < threads; current++) {
+        for (size_t i = 0; i < threads; i++) {
+            current = is_upward ? i : threads - 1 - i;
             Fiber &fiber = *fibers[current];
             if (fiber.has_ended || (fiber.group && !fiber.group->is_at(fiber.meeting))) continue;
             fiber.group = nullptr;
@@ -362,7 +374,6 @@ inline void run(Dimensions grid, unsigned of_block, size_t shared_bytes, std::fu
     }
     std::vector<size_t> order((size_t)grid.x * grid.y * grid.z);
     for (size_t i = 0; i < order.size(); i++) order[i] = i;
-    static std::minstd_rand random;
     std::shuffle(order.begin(), order.end(), random);
     // What was there before is no number.
     ASAN_UNPOISON_MEMORY_REGION(room, SHARED);

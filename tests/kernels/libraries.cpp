@@ -10,7 +10,7 @@ namespace {
 
 // The numbers that the enumerations of the libraries have for what is used of them.
 constexpr int SUCCESS = 0, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15;
-constexpr int TRANSPOSED = 1, F32 = 0, BF16 = 14;
+constexpr int TRANSPOSED = 1, F32 = 0, BF16 = 14, COMPUTE_32F = 68;
 
 struct Handle {
     card::Stream *stream = nullptr;
@@ -78,7 +78,9 @@ int cublasSetWorkspace_v2(void *, void *at, size_t) { return (uintptr_t)at % 256
 int cublasGemmStridedBatchedEx(void *handle, int transposed_a, int transposed_b, int m, int n, int k, const void *alpha, const void *a,
                                int type_a, int stride_a, long long batch_a, const void *b, int type_b, int stride_b,
                                long long batch_b, const void *beta, void *c, int type_c, int stride_c, long long batch_c, int count,
-                               int, int) {
+                               int computes, int) {
+    // Summed up in f32, from numbers that are not rounded.
+    if (computes != COMPUTE_32F) return NOT_SUPPORTED;
     if (m < 0 || n < 0 || k < 0 || stride_c < m) return INVALID_VALUE;
     if (stride_a < (transposed_a == TRANSPOSED ? k : m) || stride_b < (transposed_b == TRANSPOSED ? n : k)) return INVALID_VALUE;
     for (int type : {type_a, type_b, type_c})

@@ -62,7 +62,12 @@ impl Inner {
         let is_cancelled = self.close_cancellation();
         // What training took of a device is free for others, however it ended. This waits for the step under way.
         let decoder = self.bench.decoder.clone();
-        let _ = tokio::task::spawn_blocking(move || device::give_back(decoder.device())).await;
+        let looked = tokio::task::spawn_blocking(move || {
+            device::give_back(decoder.device());
+            device::is_gone(decoder.device())
+        });
+        // Then the engine stops as well, as soon as it looks.
+        let is_device_gone = looked.await.unwrap_or(false);
         let (state, reason) = match outcome {
             Ok((state, _)) if is_cancelled && state != RoundState::Promoted => {
                 (RoundState::Cancelled, Some(CANCELLED.into()))
@@ -75,9 +80,12 @@ impl Inner {
             }
             Err(failure) => {
                 let was_interrupted = matches!(failure, Failure::Learn(LearnError::Cancelled));
-                let may_go_on = self.stopping.is_cancelled() || failure.may_pass() || failure.is_of_the_process();
+                let is_of_the_process = is_device_gone || failure.is_of_the_process();
+                let is_stopping = self.stopping.is_cancelled() && !is_of_the_process;
+                let may_go_on = is_stopping || is_of_the_process || failure.may_pass();
                 if may_go_on && !is_cancelled {
-                    return self.give_back(attempt, &failure).await;
+                    let why = if is_stopping { GivenBack::Stopping } else { GivenBack::Failed };
+                    return self.give_back(attempt, why, &failure).await;
                 }
                 // By an operator; or the round is another server's by now, and the store takes no word about it.
                 match may_go_on || was_interrupted {
@@ -125,9 +133,7 @@ impl Inner {
     }
 
     /// Leaves a round that was interrupted to the next start of this server, to its next look, or to another one.
-    async fn give_back(&self, attempt: &Attempt, interruption: &Failure) {
-        let is_stopping = self.stopping.is_cancelled() && !interruption.is_of_the_process();
-        let why = if is_stopping { GivenBack::Stopping } else { GivenBack::Failed };
+    async fn give_back(&self, attempt: &Attempt, why: GivenBack, interruption: &Failure) {
         match self.patiently(|| self.store.give_back(attempt, why)).await {
             Ok(()) => info!(%interruption, "the round waits to be gone on with"),
             Err(error) => warn!(%error, "the round could not be given back; it waits until its lease has run out"),

@@ -113,6 +113,12 @@ pub fn is_lost(error: &candle_core::Error) -> bool {
     NAMES.iter().any(|name| text.contains(name))
 }
 
+/// Whether a device is lost to this process, whatever the failed call said: a library may say only that it could not do its work. The
+/// driver is asked, and nothing is waited for.
+pub fn is_gone(device: &Device) -> bool {
+    memory(device).is_err_and(|error| is_lost(&error))
+}
+
 /// An error without the addresses that candle puts behind it where backtraces are asked for.
 pub fn in_words(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()

@@ -19,9 +19,12 @@ pub fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-/// What whole servers compute on: the device that TEST_DEVICE names (`make cuda-test`), and the CPU without it.
+/// What whole servers compute on: the CPU or, with the feature `cuda`, what TEST_DEVICE names (`make cuda-test`).
 pub fn device() -> String {
-    std::env::var("TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned())
+    match cfg!(feature = "cuda") {
+        true => std::env::var("TEST_DEVICE").expect("TEST_DEVICE says what to compute on: make cuda-test"),
+        false => "cpu".to_owned(),
+    }
 }
 
 /// The program itself.

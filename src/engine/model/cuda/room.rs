@@ -35,10 +35,11 @@ pub struct Form {
     pub adapters: Vec<(u64, Range<usize>)>,
 }
 
-/// The parts that paths of at most `longest` rows are divided into, where `singles` queries have `blocks` blocks each.
+/// The parts that paths of at most `longest` rows are divided into, where `singles` queries have `blocks` blocks each: a power
+/// of two, so that a sequence that grows comes by few forms.
 pub fn splits(singles: usize, blocks: usize, longest: usize) -> usize {
-    let idle = ATTEND_BLOCKS / (singles * blocks).max(1);
-    idle.min(longest.div_ceil(SPLIT_KEYS)).clamp(1, MAX_SPLITS)
+    let idle = (ATTEND_BLOCKS / (singles * blocks).max(1)).max(1);
+    (1 << idle.ilog2()).min(longest.div_ceil(SPLIT_KEYS).next_power_of_two()).min(MAX_SPLITS)
 }
 
 /// What is uploaded for a step, 32-bit words one after another. What is read in pairs comes first, paths last.
@@ -188,6 +189,7 @@ mod tests {
     fn paths_are_divided_until_the_card_is_busy_and_no_part_is_too_short() {
         assert_eq!(splits(1, 2, 100), 1);
         assert_eq!(splits(1, 2, 1000), 8);
+        assert_eq!(splits(1, 2, 1100), 16);
         assert_eq!(splits(1, 2, 100_000), 32);
         assert_eq!(splits(16, 2, 4096), 4);
         assert_eq!(splits(64, 2, 4096), 1);
