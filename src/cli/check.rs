@@ -26,6 +26,7 @@ use crate::{
     engine::{
         handle::{GenerateRequest, Group, Lease, Priority, Report, Sampling},
         model::{
+            device::in_words,
             lora::{Adapter, Lora},
             training::{Pass, Score, ScoreGradient},
         },
@@ -236,9 +237,7 @@ impl Findings {
             }
             Err(error) => {
                 self.parts.insert(name.into(), Value::Null);
-                // Behind the first line candle puts where it was, if backtraces are asked for.
-                let error = format!("{error:#}");
-                self.problems.push(format!("{name} failed: {}", error.lines().next().unwrap_or_default()));
+                self.problems.push(format!("{name} failed: {}", in_words(&format_args!("{error:#}"))));
             }
         }
     }

@@ -79,7 +79,7 @@ template <typename T> void sum_few(size_t count, size_t summed, size_t dims, con
 
 template <typename T> T same(T x) { return x; }
 
-bool add(const char *name, emulator::Signature signature) { return card::add(name, std::move(signature)); }
+using card::add;
 
 const bool known[] = {
     add("copy2d_f32", emulator::signature(copy2d<float>)),

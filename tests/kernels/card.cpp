@@ -2,7 +2,7 @@
 // runs as on a card, from the choice of the device to the graphs that it replays.
 //
 // What it is strict about, so that it shows what a card would only do now and then: work is queued, and done no sooner than
-// somebody waits for it; memory that was never written to is no number; with the address sanitizer, memory is used neither beyond
+// somebody waits for it; memory that was never written to is no number (below 64 MiB); with the address sanitizer, memory is used neither beyond
 // its end nor after it was freed; calls need a context that is the thread's own; and what may not be recorded breaks a recording off.
 //
 // What it does not know: the static shared memory of a kernel and how many threads it was compiled for, events, and other streams that
@@ -48,9 +48,7 @@ struct Function {
     size_t shared_bytes = 48 << 10;
 };
 
-struct Context {
-    int users = 0;
-};
+struct Context {};
 
 constexpr int MULTIPROCESSORS = 3;
 constexpr size_t SHARED_BYTES = 227 << 10;
@@ -213,21 +211,11 @@ CUresult cuGetErrorString(CUresult error, const char **text) {
     return CUDA_SUCCESS;
 }
 
-CUresult cuGetErrorName(CUresult, const char **text) {
-    *text = "CUDA_ERROR";
-    return CUDA_SUCCESS;
-}
-
 // ---- The device and its context.
 
 CUresult cuDeviceGet(CUdevice *device, int ordinal) {
     *device = ordinal;
     return ordinal == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
-}
-
-CUresult cuDeviceGetCount(int *count) {
-    *count = 1;
-    return CUDA_SUCCESS;
 }
 
 CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice) {
@@ -248,17 +236,11 @@ CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice) {
 }
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext *found, CUdevice) {
-    const Lock lock(mutex);
-    context.users++;
     *found = reinterpret_cast<CUcontext>(&context);
     return state();
 }
 
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) {
-    const Lock lock(mutex);
-    context.users--;
-    return CUDA_SUCCESS;
-}
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice) { return CUDA_SUCCESS; }
 
 CUresult cuCtxDestroy_v2(CUcontext) { return CUDA_ERROR_NOT_SUPPORTED; }
 

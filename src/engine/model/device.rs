@@ -1,5 +1,7 @@
 //! The memory of the device that tensors are on, and what to do when there is none left.
 
+use std::fmt::Display;
+
 use candle_core::{Device, Result};
 use tracing::warn;
 
@@ -120,7 +122,7 @@ pub fn is_gone(device: &Device) -> bool {
 }
 
 /// An error without the addresses that candle puts behind it where backtraces are asked for.
-pub fn in_words(error: &candle_core::Error) -> String {
+pub fn in_words(error: &impl Display) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
