@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
-    process::Output,
+    process::{Command, Output},
 };
 
 use candle_core::{DType, Device, Tensor, safetensors};
@@ -37,9 +37,12 @@ impl Card {
 }
 
 fn check(card: &Card, model: &Path, dtype: &str, more: &[&str]) -> Output {
+    check_by(ttrl(), card, model, dtype, more)
+}
+
+fn check_by(mut command: Command, card: &Card, model: &Path, dtype: &str, more: &[&str]) -> Output {
     let (name, folder) = card.variable();
     let data = tempfile::tempdir().unwrap();
-    let mut command = ttrl();
     command.args(["check", "--device", "cuda:0", "--dtype", dtype, "--model"]).arg(model);
     command.arg("--tokenizer").arg(fixture("tiny-llama/tiny.gguf")).arg("--data-dir").arg(data.path()).args(more);
     let settings = [("TTRL_ENGINE__CACHE_TOKENS", "8192"), ("TTRL_LOG__FILTER", "ttrl=debug")];
@@ -127,6 +130,33 @@ fn matrix_units_compute_as_the_cpu_does_whoever_makes_the_products() {
         let (some, other) = if is_ours { ("Some(", "None") } else { ("None", "Some(") };
         let taken: Vec<_> = taken.map(|line| line.contains(some) && !line.contains(other)).collect();
         assert_eq!(taken, [true; 5], "{told}");
+    }
+}
+
+#[test]
+fn no_two_threads_of_a_kernel_race_in_whatever_a_check_launches() {
+    let folder = tempfile::tempdir().unwrap();
+    for (model, dtype) in [(fixture("tiny-llama"), "f32"), (with_heads_of(64, folder.path()), "bf16")] {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/emulated-card"));
+        command.arg("--races").arg(ttrl().get_program());
+        // Those of the other card, on which this test runs itself.
+        command.env_remove("LD_PRELOAD").env_remove("LD_LIBRARY_PATH");
+        let told = passed(&check_by(command, &Card::new(), &model, dtype, &["--no-operations"]));
+        let counts = told.lines().last().unwrap().split(' ').filter_map(|word| word.parse().ok());
+        let [of_memory, of_shared]: [u64; 2] = counts.collect::<Vec<_>>().try_into().expect(&told);
+        assert!(of_memory > 1_000_000 && of_shared > 1_000_000, "{of_memory} and {of_shared} accesses were looked at");
+    }
+}
+
+#[test]
+fn a_card_that_records_nothing_computes_launch_by_launch() {
+    let (card, folder) = (Card::new(), tempfile::tempdir().unwrap());
+    card.set("breaks", 1);
+    let output = check(&card, &with_heads_of(64, folder.path()), "bf16", &["--no-operations"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    for expected in ["cuBLAS makes all of them", "steps are queued launch by launch from now on"] {
+        assert_eq!(told.matches(expected).count(), 1, "{told}");
     }
 }
 

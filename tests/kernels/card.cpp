@@ -3,14 +3,14 @@
 //
 // What it is strict about, so that it shows what a card would only do now and then: work is queued, and done no sooner than
 // somebody waits for it; memory that was never written to is no number (below 64 MiB); with the address sanitizer, memory is used neither beyond
-// its end nor after it was freed; calls need a context that is the thread's own; and what may not be recorded breaks a recording off.
+// its end nor after it was freed, or else no two threads of a kernel access it without an order (`races.hpp`); calls need a context that
+// is the thread's own; no kernel has more threads than it was compiled for; and what may not be recorded breaks a recording off.
 //
-// What it does not know: the static shared memory of a kernel and how many threads it was compiled for, events, and other streams that
-// work at the same time.
+// What it does not know: events, and other streams that work at the same time.
 //
 // The folder that EMULATED_CARD names says what the card is like, in files that may change meanwhile: `mib` its memory, `taken` how
 // much of it others have, `refuses` that one of so many allocations fails, `lost` that the card has failed for good, `slow` the
-// microseconds that cuBLAS takes more for a product of matrices in bf16.
+// microseconds that cuBLAS takes more for a product of matrices in bf16, `breaks` that no recording comes to its end.
 
 #include <cuda.h>
 
@@ -45,6 +45,7 @@ struct Stream {
 
 struct Function {
     emulator::Signature signature;
+    unsigned threads;
     size_t shared_bytes = 48 << 10;
 };
 
@@ -64,8 +65,8 @@ std::map<std::string, Function> &functions() {
     return functions;
 }
 
-bool add(const std::string &name, emulator::Signature signature) {
-    if (!functions().emplace(name, Function{std::move(signature)}).second) {
+bool add(const std::string &name, emulator::Signature signature, unsigned threads) {
+    if (!functions().emplace(name, Function{std::move(signature), threads}).second) {
         fprintf(stderr, "two kernels have the name %s\n", name.c_str());
         abort();
     }
@@ -174,6 +175,7 @@ CUresult allocate(CUdeviceptr *to, size_t bytes, bool is_of_pool) {
     ASAN_POISON_MEMORY_REGION((char *)at + bytes, (ALIGNMENT - bytes % ALIGNMENT) % ALIGNMENT);
     *to = (CUdeviceptr)at;
     memories[*to] = {bytes, is_of_pool};
+    races::watch(at, bytes, "a piece of memory", false);
     if (is_of_pool) {
         used += bytes;
         most_used = max(most_used, used);
@@ -190,6 +192,11 @@ CUresult forget(CUdeviceptr at) {
     (found->second.is_of_pool ? used : used_outside) -= found->second.bytes;
     memories.erase(found);
     return CUDA_SUCCESS;
+}
+
+void give_back(CUdeviceptr at) {
+    races::unwatch((void *)at);
+    free((void *)at);
 }
 
 } // namespace card
@@ -284,7 +291,7 @@ CUresult cuMemFree_v2(CUdeviceptr at) {
     if (const CUresult found = unless_this_records()) return found;
     finish_all();
     if (const CUresult found = forget(at)) return found;
-    free((void *)at);
+    give_back(at);
     return CUDA_SUCCESS;
 }
 
@@ -306,7 +313,7 @@ CUresult cuMemFreeAsync(CUdeviceptr at, CUstream stream) {
     leaving += bytes;
     stream_of(stream).work.push_back([at, bytes] {
         leaving -= bytes;
-        free((void *)at);
+        give_back(at);
     });
     return CUDA_SUCCESS;
 }
@@ -407,9 +414,11 @@ CUresult cuEventCreate(CUevent *event, unsigned) {
 CUresult cuEventDestroy_v2(CUevent) { return CUDA_SUCCESS; }
 CUresult cuEventRecord(CUevent, CUstream) { return ready(); }
 
-CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) {
+CUresult cuStreamWaitEvent(CUstream stream, CUevent, unsigned) {
     const Lock lock(mutex);
     if (const CUresult found = ready()) return found;
+    // No event is of a recording.
+    if (unless_recording(stream)) return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
     finish_all();
     return state();
 }
@@ -434,6 +443,7 @@ CUresult cuStreamEndCapture(CUstream ended, CUgraph *graph) {
     if (!stream.is_recording) return CUDA_ERROR_ILLEGAL_STATE;
     if (stream.recorder != std::this_thread::get_id()) return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
     stream.is_recording = false;
+    stream.is_broken |= setting("breaks", 0) != 0;
     if (stream.is_broken) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
     *graph = reinterpret_cast<CUgraph>(new Graph(std::move(stream.recorded)));
     return state();
@@ -510,6 +520,7 @@ CUresult cuLaunchKernel(CUfunction launched, unsigned x, unsigned y, unsigned z,
     if (!has_blocks || x > 0x7fffffff || y > 0xffff || z > 0xffff || threads > 1024) return CUDA_ERROR_INVALID_VALUE;
     if (threads_y != 1 || threads_z != 1) return CUDA_ERROR_NOT_SUPPORTED;
     if (shared_bytes > function.shared_bytes) return CUDA_ERROR_INVALID_VALUE;
+    if (threads > function.threads) return CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES;
     std::vector<std::vector<unsigned char>> kept;
     for (size_t i = 0; i < function.signature.sizes.size(); i++) {
         const auto *first = static_cast<const unsigned char *>(parameters[i]);

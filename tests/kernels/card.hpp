@@ -8,8 +8,8 @@
 
 namespace card {
 
-// Makes a kernel known by its name, which no other module may have.
-bool add(const std::string &name, emulator::Signature signature);
+// Makes a kernel known by its name, which no other module may have, and with the threads that it was compiled for.
+bool add(const std::string &name, emulator::Signature signature, unsigned threads = 1024);
 
 struct Stream;
 

@@ -4,8 +4,9 @@
 //
 // The threads of a block are fibers of one thread. One runs until it has to wait for others: for its warp, where numbers are
 // exchanged or matrices multiplied, or for its block, at a barrier. Blocks run one after another, in any order. Built with the
-// address sanitizer, it stops at any access beyond the memory that a kernel was given or has shared. What it does not show:
-// races, and how fast anything is.
+// address sanitizer, it stops at any access beyond the memory that a kernel was given or has shared; built for `races.cpp`, at
+// accesses of two threads that nothing orders, and where shared memory is read that was not written. What it does not show is how
+// fast anything is.
 #pragma once
 
 #include <ucontext.h>
@@ -24,6 +25,8 @@
 #include <utility>
 #include <vector>
 
+#include "races.hpp"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -37,10 +40,17 @@ using std::min;
 #define __global__
 #define __device__
 #define __forceinline__ inline
+// Left as it is where a build looks for it.
+#if !defined(__launch_bounds__)
 #define __launch_bounds__(...)
+#endif
 #define __align__(bytes) __attribute__((aligned(bytes)))
-// There is one block at a time.
+// There is one block at a time. `races.cpp` finds by its place what is shared.
+#if defined(FIND_RACES)
+#define __shared__ thread_local
+#else
 #define __shared__ static
+#endif
 
 struct uint2 { uint32_t x, y; };
 struct float2 { float x, y; };
@@ -97,7 +107,7 @@ constexpr size_t SHARED = 256 << 10;
 // A call keeps six registers, and the stack has all the rest. To switch by the C library takes two system calls.
 using Context = void *;
 
-[[gnu::naked, gnu::noipa]] inline void switch_to(Context *, Context *) {
+[[gnu::naked, gnu::noipa, gnu::no_sanitize("thread")]] inline void switch_to(Context *, Context *) {
     asm("push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15;"
         "mov %rsp, (%rdi); mov (%rsi), %rsp;"
         "pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret");
@@ -138,8 +148,8 @@ struct Fiber {
     Context context;
     std::unique_ptr<char[]> stack;
     bool has_ended;
-    // How often it has met its warp, and its block.
-    uint64_t meetings, barriers;
+    // How often it has met its warp, and its block; and how often its warp to see what others have written.
+    uint64_t meetings, barriers, syncs;
     // What it waits for: a group, and which of its meetings.
     const Group *group;
     uint64_t meeting;
@@ -162,6 +172,9 @@ inline auto &any = *new std::vector<int>();
 inline Context scheduler;
 inline size_t current;
 inline auto &body = *new std::function<void()>();
+
+// What is accessed from now on is accessed by this thread.
+inline void follow(const Fiber &fiber) { races::follow(current, fiber.barriers, fiber.syncs); }
 
 inline void pause() { switch_to(&fibers[current]->context, &scheduler); }
 
@@ -207,7 +220,14 @@ inline int barrier(int says, int line) {
     if (any.size() <= number) any.resize(number + 1, 0);
     any[number] |= says != 0;
     wait(block, number + 1, line);
+    follow(*fibers[current]);
     return any[number];
+}
+
+inline void sync_warp(int line) {
+    meet(0, line);
+    fibers[current]->syncs++;
+    follow(*fibers[current]);
 }
 
 } // namespace emulator
@@ -219,7 +239,7 @@ inline float4 room[emulator::SHARED / sizeof(float4)];
 
 inline void __syncthreads(HERE) { emulator::barrier(0, line); }
 inline int __syncthreads_or(int says, HERE) { return emulator::barrier(says, line); }
-inline void __syncwarp(HERE) { emulator::meet(0, line); }
+inline void __syncwarp(HERE) { emulator::sync_warp(line); }
 
 template <typename T> T __shfl_sync(unsigned, T value, int lane, HERE) { return emulator::meet(value, line)(lane); }
 
@@ -245,9 +265,10 @@ inline int __any_sync(unsigned mask, int says, HERE) { return __ballot_sync(mask
 
 template <typename T> T __ldcg(const T *from) { return *from; }
 template <typename T> T __ldcs(const T *from) { return *from; }
-inline void __threadfence() {}
+inline void __threadfence() { races::fence(); }
 
-inline unsigned atomicAdd(unsigned *to, unsigned more) {
+[[gnu::noinline, gnu::no_sanitize("thread")]] inline unsigned atomicAdd(unsigned *to, unsigned more) {
+    races::atomic(to, sizeof *to, __builtin_return_address(0));
     const unsigned before = *to;
     *to += more;
     return before;
@@ -255,9 +276,13 @@ inline unsigned atomicAdd(unsigned *to, unsigned more) {
 
 // ---- Matrix units, as the PTX ISA describes where threads have their numbers.
 
-// Not put into its callers: the sanitizer looks at arrays that are in memory, and not at what the compiler makes of them in
-// registers.
+// Not put into its callers: the address sanitizer looks at arrays that are in memory, and not at what the compiler makes of them in
+// registers. A race is to be known by the line of the kernel.
+#if defined(FIND_RACES)
+#define ON_ITS_OWN [[gnu::always_inline]] inline
+#else
 #define ON_ITS_OWN [[gnu::noinline]] inline
+#endif
 
 namespace emulator {
 
@@ -333,13 +358,14 @@ namespace emulator {
 inline std::minstd_rand random;
 
 inline void run_block() {
+    races::start_block(blockIdx.x, blockIdx.y, blockIdx.z);
     warps.assign((threads + WARP - 1) / WARP, Warp{{}, {0, WARP, {}}});
     block = {0, threads, {}};
     any.clear();
     for (size_t thread = 0; thread < threads; thread++) {
         Fiber &fiber = *fibers[thread];
         fiber.has_ended = false;
-        fiber.meetings = fiber.barriers = 0;
+        fiber.meetings = fiber.barriers = fiber.syncs = 0;
         fiber.group = nullptr;
     }
     while (block.threads > 0) {
@@ -353,6 +379,7 @@ inline void run_block() {
             fiber.group = nullptr;
             has_run = true;
             threadIdx = {(unsigned)current, 0, 0};
+            follow(fiber);
             switch_to(&scheduler, &fiber.context);
         }
         if (!has_run) fail("the threads of a block or of a warp wait for each other in different places, or for one that has ended");
@@ -375,6 +402,8 @@ inline void run(Dimensions grid, unsigned of_block, size_t shared_bytes, std::fu
     std::vector<size_t> order((size_t)grid.x * grid.y * grid.z);
     for (size_t i = 0; i < order.size(); i++) order[i] = i;
     std::shuffle(order.begin(), order.end(), random);
+    races::watch(room, shared_bytes, "shared memory", true);
+    races::start_launch();
     // What was there before is no number.
     ASAN_UNPOISON_MEMORY_REGION(room, SHARED);
     for (size_t i : order) {
@@ -384,6 +413,8 @@ inline void run(Dimensions grid, unsigned of_block, size_t shared_bytes, std::fu
         run_block();
         ASAN_UNPOISON_MEMORY_REGION(room, SHARED);
     }
+    races::end_launch();
+    races::unwatch(room);
 }
 
 // How large the parameters of a kernel are, and how it is called with their addresses.

@@ -14,6 +14,9 @@ constexpr int TRANSPOSED = 1, F32 = 0, BF16 = 14, COMPUTE_32F = 68;
 
 struct Handle {
     card::Stream *stream = nullptr;
+    // Which products may write to.
+    char *workspace = nullptr;
+    size_t bytes = 0;
 };
 
 // A matrix in columns, as cuBLAS has them: `stride` numbers lie between the beginnings of two.
@@ -73,7 +76,12 @@ int cublasSetStream_v2(void *handle, card::Stream *stream) {
     return SUCCESS;
 }
 
-int cublasSetWorkspace_v2(void *, void *at, size_t) { return (uintptr_t)at % 256 == 0 ? SUCCESS : INVALID_VALUE; }
+int cublasSetWorkspace_v2(void *handle, void *at, size_t bytes) {
+    if ((uintptr_t)at % 256 != 0) return INVALID_VALUE;
+    static_cast<Handle *>(handle)->workspace = static_cast<char *>(at);
+    static_cast<Handle *>(handle)->bytes = bytes;
+    return SUCCESS;
+}
 
 int cublasGemmStridedBatchedEx(void *handle, int transposed_a, int transposed_b, int m, int n, int k, const void *alpha, const void *a,
                                int type_a, int stride_a, long long batch_a, const void *b, int type_b, int stride_b,
@@ -87,7 +95,9 @@ int cublasGemmStridedBatchedEx(void *handle, int transposed_a, int transposed_b,
         if (type != F32 && type != BF16) return NOT_SUPPORTED;
     if (type_a != type_b || type_c != F32) return NOT_SUPPORTED;
     const float by = *static_cast<const float *>(alpha), keeps = *static_cast<const float *>(beta);
+    const Handle of = *static_cast<Handle *>(handle);
     return queue(handle, [=] {
+        if (of.bytes > 0) of.workspace[0] = of.workspace[of.bytes - 1] = -1;
         if (type_a == BF16) std::this_thread::sleep_for(std::chrono::microseconds(card::setting("slow", 0)));
         for (int i = 0; i < count; i++) {
             const Matrix first = {moved(a, i * batch_a, type_a), type_a, stride_a, transposed_a == TRANSPOSED};

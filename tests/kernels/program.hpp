@@ -40,6 +40,7 @@ inline int serve(const Signature &kernel) {
         argument.is_buffer = read_number() == 1;
         argument.bytes = read_bytes();
         argument.at = argument.bytes.empty() ? nullptr : argument.bytes.data();
+        if (argument.is_buffer) races::watch(argument.at, argument.bytes.size(), "argument " + std::to_string(i), false);
         if (argument.is_buffer != kernel.are_pointers[i]) fail("a kernel takes memory where there is a number, or the other way");
         if (!argument.is_buffer && argument.bytes.size() != kernel.sizes[i]) fail("a kernel takes a number of another size");
         addresses.push_back(argument.is_buffer ? &argument.at : argument.at);

@@ -4,6 +4,7 @@
 mod answering;
 mod attention;
 mod emulator;
+mod faults;
 mod few_rows;
 mod training;
 

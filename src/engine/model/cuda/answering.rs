@@ -15,7 +15,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::{CudaDevice, DType, Result, Tensor, bail, cuda_backend::cudarc::driver::CudaSlice};
 
-use self::replays::Replays;
+use self::replays::{MAX_FILLING, Replays};
 use super::{
     Module,
     launch::{Kernel, Operand, Queue, pointer},
@@ -129,10 +129,10 @@ struct Model {
     chunks: usize,
     /// Of each of the decoder's ropes.
     frequencies: Vec<CudaSlice<f32>>,
-    /// Of each layer, rows of a key and then a value. One row more than there are nodes: the rows that only fill a step up to a
-    /// form that was recorded are written there.
+    /// Of each layer, rows of a key and then a value. [`MAX_FILLING`] rows more than there are nodes: those that only fill a step up
+    /// to a form that was recorded are written there, each to its own.
     cache: Vec<CudaSlice<u8>>,
-    spare_node: u32,
+    first_spare: u32,
 }
 
 /// A step before it is uploaded.
@@ -150,8 +150,8 @@ struct Step<'a> {
     nodes: Vec<u32>,
     outputs: Vec<u32>,
     path: &'a [u32],
-    /// One node more behind the paths, that rows see which nobody reads.
-    spare: Option<u32>,
+    /// Nodes behind the paths, each of which is seen by a row that nobody reads.
+    spares: Range<u32>,
     adapters: Vec<Adapted<'a>>,
     /// Of the adapters.
     rank: usize,
@@ -187,7 +187,7 @@ impl AnsweringPass {
         let layers = decoder.layers.iter().map(LayerWeights::of).collect::<Result<_>>()?;
         let frequencies = decoder.frequencies.iter().map(|frequencies| device.clone_htod(frequencies));
         let frequencies = frequencies.collect::<Result<Vec<_>>>()?;
-        let bytes = (rows + 1) * 2 * config.kv_width() * dtype.size_in_bytes();
+        let bytes = (rows + MAX_FILLING) * 2 * config.kv_width() * dtype.size_in_bytes();
         let cache = config.layers.iter().map(|_| device.alloc_zeros::<u8>(bytes)).collect::<Result<Vec<_>>>()?;
         let queue = Queue { stream: device.cuda_stream(), blas: device.cublas_handle() };
         let recorder = Recorder::new(&device)?;
@@ -198,7 +198,7 @@ impl AnsweringPass {
         let products = Products::measured(&device, &queue, &recorder, &matrices)?;
         let model = Model {
             products,
-            spare_node: rows as u32,
+            first_spare: rows as u32,
             chunks: heads.chunks,
             kernels,
             layers,
@@ -274,7 +274,7 @@ impl Model {
             nodes: nodes.to_vec(),
             outputs: outputs.to_vec(),
             path: paths.rows(),
-            spare: None,
+            spares: 0..0,
             adapters: adapters
                 .iter()
                 .map(|adapted| Adapted { rows: adapted.rows.clone(), lora: adapted.lora })
@@ -370,7 +370,7 @@ impl Step<'_> {
             words.extend_from_slice(part);
         }
         words.extend_from_slice(self.path);
-        words.extend(self.spare);
+        words.extend(self.spares.clone());
         words
     }
 }

@@ -24,6 +24,9 @@ use crate::engine::model::{
 const MAX_ROWS: usize = 256;
 const MAX_DRAWS: usize = 1024;
 
+/// The most rows that a step is filled up with.
+pub const MAX_FILLING: usize = 31;
+
 /// The most words that are uploaded for one: 256 paths of 8,192 rows. And the largest rank of an adapter.
 const MAX_WORDS: usize = 256 * 8192;
 const MAX_RANK: usize = 64;
@@ -75,7 +78,7 @@ impl Replays {
         if self.is_off || tiles > 0 || outputs == 0 || !of_all || !fits {
             return None;
         }
-        let fitted = step.filled_up(model.spare_node);
+        let fitted = step.filled_up(model.first_spare);
         if fitted.word_count() > MAX_WORDS {
             return None;
         }
@@ -139,19 +142,20 @@ impl Replays {
 
 impl<'a> Step<'a> {
     /// The same step with more rows, outputs and draws, up to the next number of each for which graphs are made.
-    fn filled_up(&self, spare_node: u32) -> Self {
+    fn filled_up(&self, first_spare: u32) -> Self {
         let rows = up(self.form.rows);
         let outputs = up(self.form.outputs).min(rows);
         let draws = self.form.draws.next_power_of_two() * usize::from(self.form.draws > 0);
         // A row that nobody reads is one token at the start, which sees itself.
-        let place = self.path.len() as u32;
+        let places = self.path.len() as u32..;
+        let spares = first_spare..first_spare + (rows - self.form.rows) as u32;
         let extended = |part: &[u32], value: u32, length: usize| {
             let mut part = part.to_vec();
             part.resize(length, value);
             part
         };
         let mut spans = self.spans.clone();
-        spans.resize(rows, [place, 1]);
+        spans.extend(places.zip(spares.clone()).map(|(place, _)| [place, 1]));
         let mut temperatures = self.temperatures.clone();
         temperatures.resize(outputs, 0.0);
         let mut uniforms = self.uniforms.clone();
@@ -177,17 +181,17 @@ impl<'a> Step<'a> {
             ends: extended(&self.ends, self.ends.last().copied().unwrap_or(0), outputs),
             tokens: extended(&self.tokens, 0, rows),
             positions: extended(&self.positions, 0, rows),
-            nodes: extended(&self.nodes, spare_node, rows),
+            nodes: self.nodes.iter().copied().chain(spares.clone()).collect(),
             outputs: extended(&self.outputs, rows as u32 - 1, outputs),
             path: self.path,
-            spare: Some(spare_node),
+            spares,
             adapters,
             rank: self.rank,
         }
     }
 
     fn word_count(&self) -> usize {
-        2 * self.uniforms.len() + 6 * self.spans.len() + 3 * self.ends.len() + self.path.len() + self.spare.iter().len()
+        2 * self.uniforms.len() + 6 * self.spans.len() + 3 * self.ends.len() + self.path.len() + self.spares.len()
     }
 }
 
@@ -221,13 +225,15 @@ mod tests {
             nodes: (0..11).collect(),
             outputs: (0..9).collect(),
             path: &[0, 1, 2],
-            spare: None,
+            spares: 0..0,
             adapters: vec![],
             rank: 0,
         };
         let filled = step.filled_up(99);
         assert_eq!((filled.form.rows, filled.form.outputs, filled.form.draws, filled.form.singles), (16, 16, 8, 16));
-        assert_eq!((filled.spans[15], filled.words().last(), filled.nodes[15]), ([3, 1], Some(&99), 99));
+        assert_eq!((&filled.spans[10..12], filled.spans[15]), (&[[0, 3], [3, 1]][..], [7, 1]));
+        assert_eq!(filled.words()[filled.word_count() - 8..], [0, 1, 2, 99, 100, 101, 102, 103]);
+        assert_eq!(filled.nodes[10..], [10, 99, 100, 101, 102, 103]);
         assert!(filled.ends[8..].iter().all(|&end| end == 5));
         assert_eq!(filled.words().len(), filled.word_count());
     }
@@ -237,5 +243,6 @@ mod tests {
         let forms: std::collections::HashSet<usize> = (1..=MAX_ROWS).map(up).collect();
         assert!(forms.len() <= 20 && forms.iter().all(|&rows| rows <= MAX_ROWS));
         assert!((1..=MAX_ROWS).all(|rows| up(rows) >= rows && up(rows) <= 2 * rows));
+        assert_eq!((1..=MAX_ROWS).map(|rows| up(rows) - rows).max(), Some(MAX_FILLING));
     }
 }
