@@ -35,6 +35,7 @@ cuda:
 # The same program, and the tests of whole servers, on a card that a CPU emulates (docs/gpu.md, "Without a GPU").
 cuda-test: deps cuda
 	scripts/emulated-card
+	scripts/emulated-card --races
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=scripts/emulated-card $(WITH_CUDA) \
 		cargo nextest run $(CUDA_BUILD) --no-fail-fast -E 'test(/^(card|rounds|resume|watch)::/) or test(/::cuda::/)'
 

@@ -19,7 +19,7 @@ use tokio::fs;
 use super::{format, registry::RegistryError};
 use crate::{
     engine::handle::Version,
-    store::{AdapterRecord, AdapterUse, Store, StoreError},
+    store::{AdapterRecord, AdapterStore, AdapterUse, StoreError},
 };
 
 /// What folders are called that are set aside: this, then the version.
@@ -40,7 +40,7 @@ struct Found {
 /// Removes the files of dismissed adapters, and those of spare ones that are not among the newest `keep`, unless
 /// `is_leased` holds. Files that the store knows nothing of are left alone. Returns the versions whose files are gone.
 pub(super) async fn prune(
-    store: &dyn Store,
+    store: &dyn AdapterStore,
     dir: &Path,
     keep: usize,
     is_leased: impl Fn(&Version) -> bool + Send,
@@ -99,7 +99,7 @@ async fn is_old(entry: &fs::DirEntry) -> bool {
 
 /// The versions on disk whose files may go, as far as can be said before they are set aside.
 async fn unneeded(
-    store: &dyn Store,
+    store: &dyn AdapterStore,
     versions: BTreeSet<Version>,
     keep: usize,
     is_leased: impl Fn(&Version) -> bool + Send,
@@ -120,7 +120,7 @@ async fn unneeded(
 }
 
 /// Decides about files that are set aside, which nobody can have begun to use since: returns whether they are gone.
-async fn settle(store: &dyn Store, dir: &Path, version: &Version) -> Result<bool, RegistryError> {
+async fn settle(store: &dyn AdapterStore, dir: &Path, version: &Version) -> Result<bool, RegistryError> {
     let (home, aside) = places(dir, version);
     let needed = match store.adapter_use(version).await {
         Ok(how) => how.is_some_and(|(_, how)| how == AdapterUse::Needed),

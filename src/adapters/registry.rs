@@ -25,7 +25,7 @@ use crate::{
         handle::{Engine, EngineError, Lease, Version, WeakLease},
         model::lora::Adapter,
     },
-    store::{AdapterRecord, Attempt, LIVE, ModelId, Promoter, Round, SharedStore, StoreError, UNKNOWN_MODEL, Watch},
+    store::{AdapterRecord, AdapterStore, Attempt, LIVE, ModelId, Promoter, Round, StoreError, UNKNOWN_MODEL, Watch},
 };
 
 /// Versions that requests named and that stay resident for a while: 20 MB each for the default model and rank.
@@ -71,7 +71,7 @@ pub enum RegistryError {
 /// share a store; each has its own registry.
 pub struct Registry {
     engine: Arc<dyn Engine>,
-    store: SharedStore,
+    store: Arc<dyn AdapterStore>,
     dir: PathBuf,
     keep: usize,
     /// What the engine serves.
@@ -97,7 +97,7 @@ impl Registry {
     /// the newest `keep` in it.
     pub async fn open(
         engine: Arc<dyn Engine>,
-        store: SharedStore,
+        store: Arc<dyn AdapterStore>,
         dir: PathBuf,
         keep: usize,
     ) -> Result<Self, RegistryError> {

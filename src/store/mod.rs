@@ -5,6 +5,7 @@
 //!
 //! Times are kept in microseconds, in both databases: what is finer is cut off when it is written.
 
+mod adapters;
 mod attempt;
 mod connect;
 mod driver;
@@ -21,6 +22,7 @@ mod sqlite;
 mod upkeep;
 mod watch;
 
+pub use adapters::{AdapterRecord, AdapterStore, AdapterUse, LIVE, UNKNOWN_MODEL};
 pub use attempt::{Attempt, GivenBack, Promoter};
 pub use connect::connect;
 pub use evaluation::{EvaluationItem, EvaluationSet, EvaluationStore, EvaluationSummary};
@@ -267,32 +269,6 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// An adapter that was saved.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AdapterRecord {
-    pub version: Version,
-    /// `None` if it was saved before adapters belonged to models.
-    pub model: Option<ModelId>,
-    /// The version it was trained from.
-    pub parent_version: Version,
-    /// The round that made it; `None` if it was imported.
-    pub round_id: Option<Uuid>,
-    pub bytes: u64,
-    pub created_at: DateTime<Utc>,
-}
-
-/// Who needs the files of an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdapterUse {
-    /// It is live for some model, a round that is active starts from it or made it, a person decides about it, or a watch
-    /// may go back to it.
-    Needed,
-    /// It went live once, or was not made by a round: someone may want it.
-    Spare,
-    /// Its round ended without promoting it.
-    Dismissed,
-}
-
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -312,15 +288,9 @@ pub enum StoreError {
     Corrupt(String),
 }
 
-/// The alias of the adapter version that answers requests.
-pub const LIVE: &str = "live";
-
-/// Stands for the model, which nobody knows, of aliases that were made before aliases belonged to models.
-pub const UNKNOWN_MODEL: &str = "";
-
 /// Everything the program remembers. Every method is one transaction.
 #[async_trait]
-pub trait Store: EvaluationStore + FeedbackStore + WatchStore {
+pub trait Store: AdapterStore + EvaluationStore + FeedbackStore + WatchStore {
     /// Whether the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
@@ -383,46 +353,6 @@ pub trait Store: EvaluationStore + FeedbackStore + WatchStore {
     async fn record_round_questions(&self, attempt: &Attempt, rows: &[RoundQuestion]) -> Result<(), StoreError>;
 
     async fn round_questions(&self, round: Uuid) -> Result<Vec<RoundQuestion>, StoreError>;
-
-    /// Registers an adapter; repeating it changes nothing.
-    async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError>;
-
-    /// Registers the adapter that a round made; the round is `evaluating` then. A conflict if the attempt does not hold
-    /// the round. Repeating it changes nothing.
-    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError>;
-
-    /// Points the alias [`LIVE`] of a model at the candidate of a round, if it stands for `expected` now (`None`: if it
-    /// does not exist), ends the round as promoted, and begins the watch, all or nothing; returns whether it did. A
-    /// conflict if the attempt does not hold the round, or if the round is not held for a person. Repeating it by the
-    /// same attempt changes nothing.
-    async fn promote(
-        &self,
-        by: Promoter,
-        model: &str,
-        expected: Option<&Version>,
-        candidate: &Version,
-    ) -> Result<bool, StoreError>;
-
-    async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError>;
-
-    /// Newest first.
-    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError>;
-
-    /// An adapter with who needs it now.
-    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError>;
-
-    /// What an alias of a model stands for; `model` is its fingerprint, or [`UNKNOWN_MODEL`].
-    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError>;
-
-    /// Points an alias of a model at `new` if it stands for `expected` now (`None`: if it does not exist); returns
-    /// whether it did.
-    async fn swap_alias(
-        &self,
-        model: &str,
-        name: &str,
-        expected: Option<&Version>,
-        new: &Version,
-    ) -> Result<bool, StoreError>;
 }
 
 /// A store that anyone may hold.

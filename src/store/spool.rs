@@ -18,9 +18,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback,
-    FeedbackStore, Given, GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer,
-    SharedStore, Span, Store, StoreError, Unfinished, Watch, WatchStore,
+    AdapterRecord, AdapterStore, AdapterUse, Answer, Attempt, Candidate, EvaluationSet, EvaluationStore,
+    EvaluationSummary, Feedback, FeedbackStore, Given, GivenBack, Promoter, Question, Round, RoundQuestion, RoundStep,
+    RoundUpdate, SeenAnswer, SharedStore, Span, Store, StoreError, Unfinished, Watch, WatchStore,
     driver::micros,
     spool_file::{Record, SpoolFile},
 };
@@ -207,6 +207,57 @@ fn unusable(error: io::Error) -> StoreError {
 }
 
 #[async_trait]
+impl AdapterStore for Spooled {
+    async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
+        self.inner.record_adapter(adapter).await
+    }
+
+    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError> {
+        self.inner.record_candidate(attempt, adapter).await
+    }
+
+    async fn promote(
+        &self,
+        by: Promoter,
+        model: &str,
+        expected: Option<&Version>,
+        candidate: &Version,
+    ) -> Result<bool, StoreError> {
+        self.inner.promote(by, model, expected, candidate).await
+    }
+
+    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
+        self.inner.roll_back(model, round, watch).await
+    }
+
+    async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
+        self.inner.adapter(version).await
+    }
+
+    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
+        self.inner.adapters(limit, before).await
+    }
+
+    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
+        self.inner.adapter_use(version).await
+    }
+
+    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
+        self.inner.alias(model, name).await
+    }
+
+    async fn swap_alias(
+        &self,
+        model: &str,
+        name: &str,
+        expected: Option<&Version>,
+        new: &Version,
+    ) -> Result<bool, StoreError> {
+        self.inner.swap_alias(model, name, expected, new).await
+    }
+}
+
+#[async_trait]
 impl EvaluationStore for Spooled {
     async fn put_evaluation_set(&self, set: &EvaluationSet) -> Result<(), StoreError> {
         self.inner.put_evaluation_set(set).await
@@ -259,10 +310,6 @@ impl WatchStore for Spooled {
 
     async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
         self.inner.record_watch(round, watch).await
-    }
-
-    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
-        self.inner.roll_back(model, round, watch).await
     }
 
     async fn was_rolled_back(&self, model: &str) -> Result<bool, StoreError> {
@@ -364,49 +411,5 @@ impl Store for Spooled {
 
     async fn round_questions(&self, round: Uuid) -> Result<Vec<RoundQuestion>, StoreError> {
         self.inner.round_questions(round).await
-    }
-
-    async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
-        self.inner.record_adapter(adapter).await
-    }
-
-    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError> {
-        self.inner.record_candidate(attempt, adapter).await
-    }
-
-    async fn promote(
-        &self,
-        by: Promoter,
-        model: &str,
-        expected: Option<&Version>,
-        candidate: &Version,
-    ) -> Result<bool, StoreError> {
-        self.inner.promote(by, model, expected, candidate).await
-    }
-
-    async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
-        self.inner.adapter(version).await
-    }
-
-    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
-        self.inner.adapters(limit, before).await
-    }
-
-    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
-        self.inner.adapter_use(version).await
-    }
-
-    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
-        self.inner.alias(model, name).await
-    }
-
-    async fn swap_alias(
-        &self,
-        model: &str,
-        name: &str,
-        expected: Option<&Version>,
-        new: &Version,
-    ) -> Result<bool, StoreError> {
-        self.inner.swap_alias(model, name, expected, new).await
     }
 }

@@ -1,5 +1,6 @@
 //! The store in SQL. The statements are common to both databases; what they do differently is in [`Driver`].
 
+mod adapters;
 mod evaluation;
 mod feedback;
 mod watch;
@@ -11,13 +12,12 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    AdapterRecord, AdapterUse, Answer, Attempt, Candidate, GivenBack, ModelId, Promoter, Question, Round,
-    RoundQuestion, RoundState, RoundStep, RoundUpdate, SEEN_ROUNDS, Store, StoreError, Unfinished,
+    Answer, Attempt, Candidate, GivenBack, ModelId, Question, Round, RoundQuestion, RoundStep, RoundUpdate,
+    SEEN_ROUNDS, Store, StoreError, Unfinished,
     driver::{Arg, Columns, Driver, args},
-    round_lock::{RoundLock, swap_alias},
+    round_lock::RoundLock,
     rows,
 };
-use crate::engine::handle::Version;
 
 /// The longest that any call takes, waiting included. Every statement is a look-up or a small write except
 /// `learnable`, which looks at [`LOOKED_AT`] questions.
@@ -27,10 +27,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const ROUNDS: &str = "SELECT * FROM rounds
     WHERE $2 IS NULL OR (created_at, id) < (SELECT created_at, id FROM rounds WHERE id = $2)
     ORDER BY created_at DESC, id DESC LIMIT $1";
-
-const ADAPTERS: &str = "SELECT * FROM adapters
-    WHERE $2 IS NULL OR (created_at, version) < (SELECT created_at, version FROM adapters WHERE version = $2)
-    ORDER BY created_at DESC, version DESC LIMIT $1";
 
 /// How many questions are looked at, the newest: what a round takes must not wait longer the longer a server has run.
 /// 100,000 take about a second on a machine that does nothing else.
@@ -74,26 +70,6 @@ const LEARNABLE: &str = "WITH newest AS (
     ORDER BY chosen.turn, chosen.seen_at IS NOT NULL, chosen.seen_at, chosen.asked_last DESC, chosen.last_id DESC, s.back";
 
 const QUESTION: &str = "INSERT INTO questions (id, text, text_hash, learn, client, metadata, created_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
-
-/// Names are looked at whatever their model: the files of all models are in one folder.
-const ADAPTER_USE: &str = "SELECT a.*,
-        EXISTS (SELECT 1 FROM aliases WHERE version = a.version) OR EXISTS (
-            SELECT 1 FROM rounds r WHERE r.finished_at IS NULL AND (
-                r.candidate_version = a.version
-                OR r.state <> 'held' AND (r.id = a.round_id OR r.parent_version = a.version))
-        ) OR EXISTS (
-            SELECT 1 FROM rounds r WHERE r.watch ->> 'state' = 'watching' AND r.parent_version = a.version
-        ) AS needed,
-        EXISTS (
-            SELECT 1 FROM rounds r WHERE r.id = a.round_id AND r.state IN ('rejected', 'cancelled', 'failed')
-        ) AND NOT EXISTS (
-            SELECT 1 FROM rounds r WHERE r.candidate_version = a.version AND r.state = 'promoted'
-        ) AS dismissed
-    FROM adapters a WHERE a.version = $1";
-
-const RECORD_ADAPTER: &str = "INSERT INTO adapters (version, model_name, model_fingerprint, parent_version, round_id,
-        bytes, created_at)
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING";
 
 pub(super) struct SqlStore<D> {
@@ -177,14 +153,6 @@ fn round_args(r: &Round, attempt: &Attempt, lease_expires_at: DateTime<Utc>) -> 
     args.extend(args![r.candidate_version.as_ref(), r.verdict.as_ref(), r.reason.as_deref(), r.created_at]);
     args.extend(args![attempt.token().as_str(), lease_expires_at]);
     Ok(args)
-}
-
-fn adapter_args(adapter: &AdapterRecord) -> Vec<Arg> {
-    let AdapterRecord { version, model, parent_version, round_id, bytes, created_at } = adapter;
-    let mut args = args![version];
-    args.extend(model_args(model.as_ref()));
-    args.extend(args![parent_version, *round_id, *bytes, *created_at]);
-    args
 }
 
 fn model_args(model: Option<&ModelId>) -> Vec<Arg> {
@@ -354,76 +322,6 @@ impl<D: Driver> Store for SqlStore<D> {
     async fn round_questions(&self, round: Uuid) -> Result<Vec<RoundQuestion>, StoreError> {
         const SQL: &str = "SELECT * FROM round_questions WHERE round_id = $1 ORDER BY question_id";
         self.all(SQL, args![round], rows::round_question).await
-    }
-
-    async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
-        self.fetch(RECORD_ADAPTER, adapter_args(adapter)).await.map(drop)
-    }
-
-    async fn record_candidate(&self, attempt: &Attempt, adapter: &AdapterRecord) -> Result<(), StoreError> {
-        let made = RoundUpdate {
-            state: Some(RoundState::Evaluating),
-            candidate_version: Some(adapter.version.clone()),
-            ..RoundUpdate::default()
-        };
-        within_deadline(async {
-            let mut rounds = self.lock_rounds().await?;
-            rounds.update(attempt, &made).await?;
-            rounds.fetch(RECORD_ADAPTER, adapter_args(adapter)).await?;
-            rounds.commit().await
-        })
-        .await
-    }
-
-    async fn promote(
-        &self,
-        by: Promoter,
-        model: &str,
-        expected: Option<&Version>,
-        candidate: &Version,
-    ) -> Result<bool, StoreError> {
-        within_deadline(async {
-            let mut rounds = self.lock_rounds().await?;
-            let promoted = rounds.promote(by, model, expected, candidate).await?;
-            rounds.commit().await?;
-            Ok(promoted)
-        })
-        .await
-    }
-
-    async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
-        self.one("SELECT * FROM adapters WHERE version = $1", args![version], rows::adapter).await
-    }
-
-    async fn adapters(&self, limit: u32, before: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
-        self.all(ADAPTERS, args![limit, before.map(Version::as_str)], rows::adapter).await
-    }
-
-    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
-        self.one(ADAPTER_USE, args![version], rows::adapter_use).await
-    }
-
-    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
-        const SQL: &str = "SELECT version FROM aliases WHERE model = $1 AND name = $2";
-        self.one(SQL, args![model, name], rows::version_column).await
-    }
-
-    async fn swap_alias(
-        &self,
-        model: &str,
-        name: &str,
-        expected: Option<&Version>,
-        new: &Version,
-    ) -> Result<bool, StoreError> {
-        within_deadline(async {
-            // What a decision about a round finds live stays so until it is made.
-            let mut rounds = self.lock_rounds().await?;
-            let (sql, args) = swap_alias(model, name, expected, new);
-            let changed = rounds.fetch(sql, args).await?;
-            rounds.commit().await?;
-            Ok(!changed.is_empty())
-        })
-        .await
     }
 }
 

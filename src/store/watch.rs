@@ -93,12 +93,6 @@ pub trait WatchStore: Send + Sync {
     /// in an earlier try whose reply was lost.
     async fn record_watch(&self, round: &Round, watch: &Watch) -> Result<bool, StoreError>;
 
-    /// Points the alias [`super::LIVE`] of a model from the candidate of a round back to the version that the round
-    /// began with, and writes down the watch, both or neither; returns whether it did, now or in an earlier try whose
-    /// reply was lost, whatever has become live since. It does not if another version is live, or if the watch does not
-    /// stand as `round` says.
-    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError>;
-
     /// Whether it was a watch that made the live version of a model live. Not if anybody has activated or promoted one
     /// since, were it the same.
     async fn was_rolled_back(&self, model: &str) -> Result<bool, StoreError>;

@@ -35,8 +35,8 @@ use ttrl::{
     prompt::PromptTemplate,
     prompter::Prompter,
     store::{
-        AdapterRecord, Attempt, ModelId, Promoter, Round, RoundState, RoundStep, RoundTrigger, RoundUpdate,
-        SharedStore, Store, connect,
+        AdapterRecord, AdapterStore, Attempt, ModelId, Promoter, Round, RoundState, RoundStep, RoundTrigger,
+        RoundUpdate, SharedStore, Store, connect,
         spool::{MAX_SPOOL_BYTES, Spooled},
     },
     telemetry::Metrics,

@@ -14,7 +14,7 @@ use ttrl::{
         report::MAX_UNREAD_PIECES,
         thread::{EngineOptions, LocalEngine},
     },
-    store::{AdapterRecord, ModelId, Store, spool::MAX_SPOOL_BYTES},
+    store::{AdapterRecord, AdapterStore, ModelId, Store, spool::MAX_SPOOL_BYTES},
 };
 
 use crate::{

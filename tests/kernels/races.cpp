@@ -30,8 +30,8 @@ constexpr unsigned WARP = 32;
 
 struct Access {
     // Blocks are counted through all launches, from 1 on; 0: no access. The place is in this program, from its beginning on.
-    uint32_t block, barriers, syncs, place;
-    uint16_t thread, fences;
+    uint32_t block, barriers, syncs, fences, place;
+    uint16_t thread;
 
     // Whether what orders the one orders the other, too.
     bool is_like(const Access &other) const {
@@ -43,7 +43,7 @@ struct Access {
 struct Cell {
     enum : uint8_t { UNWATCHED, OF_DEVICE, SHARED } kind;
     Access written;
-    // Since then, of several the last one: who has found what that left comes after all of them.
+    // Since then; of several the last one, whose thread has found what all others have left.
     Access written_atomically;
     // Those of the latest block that has read it since it was written, after the most barriers; of its threads two, which are of two
     // warps if any are.
@@ -62,8 +62,8 @@ struct Region {
 
 // What a thread has fenced: its own accesses before, those of its warp before so many barriers of that, and those of its block.
 struct Fenced {
-    uint32_t block, barriers, syncs;
-    uint16_t thread, fences;
+    uint32_t block, barriers, syncs, fences;
+    uint16_t thread;
 
     bool covers(const Access &access) const {
         if (access.block != block) return false;
@@ -167,8 +167,7 @@ bool precedes(const Access &access) {
 // Ends the program: this access is an error, beside another one or by itself.
 [[noreturn]] void fail(uintptr_t at, const char *does, const Access *other, const char *did) {
     is_watching = false;
-    // What is looked at is in a region.
-    const auto region = std::prev(regions.upper_bound(at));
+    const auto region = region_from(at);
     fprintf(stderr, "block (%u, %u, %u), byte %zu of %s: thread %u %s", block_now[0], block_now[1], block_now[2],
             (size_t)(at - region->first), region->second.name.c_str(), now.thread, does);
     if (other) {
@@ -218,21 +217,23 @@ void note(uintptr_t at, size_t bytes, Does does, const void *place) {
         Cell &cell = (*page)[granule % (PAGE / GRANULE)];
         if (cell.kind == Cell::UNWATCHED) continue;
         looked_at[cell.kind == Cell::SHARED]++;
+        // An access may begin before what is looked at.
+        const uintptr_t of = std::max(at, granule * GRANULE);
         if (does == Does::READ && cell.read[0].is_like(now)) continue;
         if (cell.kind == Cell::SHARED && cell.written.block != now.block) {
-            if (does != Does::WRITE) fail(at, "reads what its block has not written", nullptr, nullptr);
+            if (does != Does::WRITE) fail(of, "reads what its block has not written", nullptr, nullptr);
             // What other blocks had there is theirs.
             cell = {Cell::SHARED, {}, {}, {}, {}};
         }
-        if (!precedes(cell.written)) fail(at, in_words, &cell.written, "has written");
+        if (!precedes(cell.written)) fail(of, in_words, &cell.written, "has written");
         if (does != Does::BOTH_ATOMICALLY && !precedes(cell.written_atomically))
-            fail(at, in_words, &cell.written_atomically, "has written atomically");
+            fail(of, in_words, &cell.written_atomically, "has written atomically");
         if (does == Does::READ) {
             note_read(cell);
             continue;
         }
         for (const Access *read : {&cell.read[0], &cell.read[1], &cell.read_before})
-            if (!precedes(*read)) fail(at, in_words, read, "has read");
+            if (!precedes(*read)) fail(of, in_words, read, "has read");
         if (does == Does::WRITE) {
             cell = {cell.kind, now, {}, {}, {}};
         } else {
@@ -241,16 +242,26 @@ void note(uintptr_t at, size_t bytes, Does does, const void *place) {
     }
 }
 
-// Calls something with where the thread of the program that is running has what is its own; static shared memory is there.
-template <typename Each> void with_own_memory(Each each) {
+struct Place {
+    void *at;
+    size_t bytes;
+};
+
+// Where the thread of the program that is running has what is its own; static shared memory is there.
+Place own_memory() {
+    // It has a place only after it was used.
+    static thread_local char used;
+    asm volatile("" : : "r"(&used));
+    Place found = {};
     dl_iterate_phdr(
-        [](dl_phdr_info *one, size_t, void *each) {
+        [](dl_phdr_info *one, size_t, void *found) {
             if (one->dlpi_addr != start) return 0;
             for (int i = 0; i < one->dlpi_phnum; i++)
-                if (one->dlpi_phdr[i].p_type == PT_TLS) (*(Each *)each)(one->dlpi_tls_data, one->dlpi_phdr[i].p_memsz);
+                if (one->dlpi_phdr[i].p_type == PT_TLS) *(Place *)found = {one->dlpi_tls_data, one->dlpi_phdr[i].p_memsz};
             return 1;
         },
-        &each);
+        &found);
+    return found;
 }
 
 // So that a test sees that something was looked at.
@@ -268,7 +279,6 @@ void watch(const void *at, size_t bytes, const std::string &name, bool is_shared
     for (auto region = region_from(begin); region != regions.end() && region->first < end;) region = regions.erase(region);
     regions[begin] = {end, name, is_shared};
     forget_pages(begin, end);
-    start = this_program()->l_addr;
     is_watching = true;
 }
 
@@ -280,18 +290,15 @@ void unwatch(const void *at) {
 }
 
 void start_launch() {
-    // It has a place only after it was used.
-    static thread_local char used;
-    asm volatile("" : : "r"(&used));
-    with_own_memory([](void *at, size_t bytes) { watch(at, bytes, "static shared memory", true); });
+    start = this_program()->l_addr;
+    const Place own = own_memory();
+    watch(own.at, own.bytes, "static shared memory", true);
     first_block = now.block + 1;
     released.clear();
 }
 
 // The thread may end before the next launch, and its memory become another's.
-void end_launch() {
-    with_own_memory([](void *at, size_t) { unwatch(at); });
-}
+void end_launch() { unwatch(own_memory().at); }
 
 void start_block(unsigned x, unsigned y, unsigned z) {
     now.block++;
@@ -311,7 +318,7 @@ void follow(unsigned thread, unsigned barriers, unsigned syncs) {
 
 void fence() {
     now.fences++;
-    fences[now.thread] = {now.block, now.barriers, now.syncs, now.thread, now.fences};
+    fences[now.thread] = {now.block, now.barriers, now.syncs, now.fences, now.thread};
     for (const Fenced &one : found[now.thread]) known.push_back({one, now.barriers, now.syncs, now.thread});
     found[now.thread].clear();
 }
@@ -322,7 +329,11 @@ void atomic(const void *at, size_t bytes, const void *place) {
     auto &own = found[now.thread];
     own.insert(own.end(), others.begin(), others.end());
     const auto fence = fences.find(now.thread);
-    if (fence != fences.end()) others.push_back(fence->second);
+    if (fence == fences.end()) return;
+    // A later fence covers more.
+    const auto is_own = [](const Fenced &one) { return one.block == now.block && one.thread == now.thread; };
+    others.erase(std::remove_if(others.begin(), others.end(), is_own), others.end());
+    others.push_back(fence->second);
 }
 
 } // namespace races

@@ -1,10 +1,12 @@
 // Finds accesses of a kernel's threads that no barrier orders. A kernel that is compiled with `-fsanitize=thread` calls a function
 // at each of its accesses; `races.cpp` has these functions, in the place of the sanitizer's own, which know nothing of blocks and
-// warps. It is linked first, so that what it shares with kernels is not such a caller itself. Without FIND_RACES nothing here does
-// anything.
+// warps. It is linked first: of functions of the standard library that both have, the linker takes those that were compiled without
+// the flag. Without FIND_RACES nothing here does anything.
 //
-// What it does not see: what library functions access (`memcpy` and the like; no kernel calls any), and which of two neighbouring bytes
-// is accessed (no kernel has numbers of one byte).
+// What it does not see, and no kernel has: what library functions access (`memcpy` and the like); that a thread whose atomic access
+// came last may have come earlier; and, of what threads of several earlier blocks have read, all but the last. Nor does it look for
+// memory of the device that is read before it is written. What it takes for an error, and is none: writes to the two bytes of
+// a number by two threads, and what a third block has made known to a second one.
 #pragma once
 
 #include <cstddef>

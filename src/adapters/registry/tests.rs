@@ -6,10 +6,8 @@ use std::{
 
 use async_trait::async_trait;
 use candle_core::{Device, Tensor};
-use chrono::DateTime;
 use tempfile::TempDir;
 use tokio::sync::Barrier;
-use uuid::Uuid;
 
 use super::*;
 use crate::{
@@ -20,11 +18,7 @@ use crate::{
             tokenizer::Tokenizer,
         },
     },
-    store::{
-        AdapterUse, Answer, Candidate, EvaluationSet, EvaluationStore, EvaluationSummary, Feedback, FeedbackStore,
-        Given, GivenBack, Question, RoundQuestion, RoundStep, RoundUpdate, SeenAnswer, Span, Store, Unfinished,
-        WatchStore,
-    },
+    store::AdapterUse,
 };
 
 /// Counts what it loads and what is still held; a lease's weights are the name of its version.
@@ -128,142 +122,62 @@ struct FakeStore {
 }
 
 #[async_trait]
-impl EvaluationStore for FakeStore {
-    async fn put_evaluation_set(&self, _: &EvaluationSet) -> Result<(), StoreError> {
-        unimplemented!("a registry does not ask")
+impl AdapterStore for FakeStore {
+    async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
+        self.adapters.lock().unwrap().entry(adapter.version.clone()).or_insert(adapter.clone());
+        Ok(())
     }
 
-    async fn evaluation_set(&self, _: &str) -> Result<Option<EvaluationSet>, StoreError> {
-        unimplemented!("a registry does not ask")
+    async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
+        Ok(self.adapters.lock().unwrap().get(version).cloned())
     }
 
-    async fn evaluation_sets(&self) -> Result<Vec<EvaluationSummary>, StoreError> {
-        unimplemented!("a registry does not ask")
+    async fn adapters(&self, limit: u32, _: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
+        Ok(self.adapters.lock().unwrap().values().take(limit as usize).cloned().collect())
     }
 
-    async fn remove_evaluation_set(&self, _: &str) -> Result<bool, StoreError> {
-        unimplemented!("a registry does not ask")
-    }
-}
-
-#[async_trait]
-impl FeedbackStore for FakeStore {
-    async fn put_feedback(&self, _: Uuid, _: &Feedback) -> Result<(), StoreError> {
-        unimplemented!("a registry does not ask")
-    }
-
-    async fn feedback(&self, _: Uuid) -> Result<Option<Feedback>, StoreError> {
-        unimplemented!("a registry does not ask")
-    }
-}
-
-#[async_trait]
-impl WatchStore for FakeStore {
-    async fn watched_rounds(&self, _: &str) -> Result<Vec<Round>, StoreError> {
-        unimplemented!("a registry does not ask")
+    async fn adapter_use(&self, version: &Version) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
+        let mut uses = self.uses.lock().unwrap();
+        let said = match uses.get_mut(version) {
+            None => AdapterUse::Spare,
+            Some(uses) if uses.len() == 1 => uses[0],
+            Some(uses) => uses.remove(0),
+        };
+        Ok(self.adapters.lock().unwrap().get(version).map(|record| (record.clone(), said)))
     }
 
-    async fn given(&self, _: &Version, _: DateTime<Utc>, _: u32) -> Result<Given, StoreError> {
-        unimplemented!("a registry does not ask")
+    async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
+        tokio::task::yield_now().await;
+        Ok(self.aliases.lock().unwrap().get(&(model.into(), name.into())).cloned())
     }
 
-    async fn seen_answers(&self, _: &Version, _: Span, _: u32) -> Result<Vec<SeenAnswer>, StoreError> {
-        unimplemented!("a registry does not ask")
+    async fn swap_alias(
+        &self,
+        model: &str,
+        name: &str,
+        expected: Option<&Version>,
+        new: &Version,
+    ) -> Result<bool, StoreError> {
+        let mut aliases = self.aliases.lock().unwrap();
+        let key = (model.into(), name.into());
+        let swaps = aliases.get(&key) == expected;
+        if swaps {
+            aliases.insert(key, new.clone());
+        }
+        Ok(swaps)
     }
 
-    async fn record_watch(&self, _: &Round, _: &Watch) -> Result<bool, StoreError> {
-        unimplemented!("a registry does not ask")
+    async fn record_candidate(&self, _: &Attempt, _: &AdapterRecord) -> Result<(), StoreError> {
+        unimplemented!("no test here has a round")
+    }
+
+    async fn promote(&self, _: Promoter, _: &str, _: Option<&Version>, _: &Version) -> Result<bool, StoreError> {
+        unimplemented!("no test here has a round")
     }
 
     async fn roll_back(&self, _: &str, _: &Round, _: &Watch) -> Result<bool, StoreError> {
-        unimplemented!("no test here rolls back")
+        unimplemented!("no test here has a round")
     }
-
-    async fn was_rolled_back(&self, _: &str) -> Result<bool, StoreError> {
-        unimplemented!("a registry does not ask")
-    }
-}
-
-macro_rules! not_asked {
-        ($($name:ident($($argument:ty),*) -> $result:ty;)*) => {
-            #[async_trait]
-            impl Store for FakeStore {
-                $(async fn $name(&self, $(_: $argument),*) -> Result<$result, StoreError> {
-                    unimplemented!("a registry does not ask")
-                })*
-
-                async fn record_adapter(&self, adapter: &AdapterRecord) -> Result<(), StoreError> {
-                    self.adapters.lock().unwrap().entry(adapter.version.clone()).or_insert(adapter.clone());
-                    Ok(())
-                }
-
-                async fn adapter(&self, version: &Version) -> Result<Option<AdapterRecord>, StoreError> {
-                    Ok(self.adapters.lock().unwrap().get(version).cloned())
-                }
-
-                async fn adapters(&self, limit: u32, _: Option<&Version>) -> Result<Vec<AdapterRecord>, StoreError> {
-                    Ok(self.adapters.lock().unwrap().values().take(limit as usize).cloned().collect())
-                }
-
-                async fn adapter_use(
-                    &self,
-                    version: &Version,
-                ) -> Result<Option<(AdapterRecord, AdapterUse)>, StoreError> {
-                    let mut uses = self.uses.lock().unwrap();
-                    let said = match uses.get_mut(version) {
-                        None => AdapterUse::Spare,
-                        Some(uses) if uses.len() == 1 => uses[0],
-                        Some(uses) => uses.remove(0),
-                    };
-                    Ok(self.adapters.lock().unwrap().get(version).map(|record| (record.clone(), said)))
-                }
-
-                async fn alias(&self, model: &str, name: &str) -> Result<Option<Version>, StoreError> {
-                    tokio::task::yield_now().await;
-                    Ok(self.aliases.lock().unwrap().get(&(model.into(), name.into())).cloned())
-                }
-
-                async fn swap_alias(
-                    &self,
-                    model: &str,
-                    name: &str,
-                    expected: Option<&Version>,
-                    new: &Version,
-                ) -> Result<bool, StoreError> {
-                    let mut aliases = self.aliases.lock().unwrap();
-                    let key = (model.into(), name.into());
-                    let swaps = aliases.get(&key) == expected;
-                    if swaps {
-                        aliases.insert(key, new.clone());
-                    }
-                    Ok(swaps)
-                }
-            }
-        };
-    }
-
-not_asked! {
-    ping() -> ();
-    record_answer(&Question, &Answer) -> ();
-    answer(Uuid) -> Option<(Question, Answer)>;
-    learnable(u32) -> Vec<Candidate>;
-    questions_since_last_round() -> u64;
-    last_round_at() -> Option<DateTime<Utc>>;
-    create_round(&Round, &[RoundQuestion], u32) -> Attempt;
-    unfinished_round() -> Option<Unfinished>;
-    take_over(Uuid, u32) -> Attempt;
-    give_back(&Attempt, GivenBack) -> ();
-    heartbeat(&Attempt, u32) -> ();
-    update_round(&Attempt, RoundUpdate) -> ();
-    reject_held(Uuid, &str) -> ();
-    round(Uuid) -> Option<Round>;
-    rounds(u32, Option<Uuid>) -> Vec<Round>;
-    record_step(&Attempt, &RoundStep) -> ();
-    steps(Uuid) -> Vec<RoundStep>;
-    record_round_questions(&Attempt, &[RoundQuestion]) -> ();
-    record_candidate(&Attempt, &AdapterRecord) -> ();
-    promote(Promoter, &str, Option<&Version>, &Version) -> bool;
-    round_questions(Uuid) -> Vec<RoundQuestion>;
 }
 
 struct World {

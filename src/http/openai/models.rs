@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::{AppState, error::ApiError, extract::MAX_LISTED};
 use crate::{
     engine::handle::Version,
-    store::{LIVE, Store},
+    store::{AdapterStore, LIVE},
 };
 
 /// `GET /v1/models`: the model's own name and the aliases, then the adapters that can be loaded, newest first.

@@ -15,7 +15,7 @@ use super::super::{
 use crate::{
     adapters::registry::Registry,
     engine::handle::Version,
-    store::{AdapterRecord, Store},
+    store::{AdapterRecord, AdapterStore},
 };
 
 #[derive(Deserialize)]

@@ -21,7 +21,7 @@ use crate::{
         rounds::{RoundError, Rounds},
     },
     engine::handle::Version,
-    store::{LIVE, Round, RoundState, RoundTrigger, Store},
+    store::{AdapterStore, LIVE, Round, RoundState, RoundTrigger, Store},
 };
 
 /// What the routes want from whoever runs rounds.

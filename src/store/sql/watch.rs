@@ -9,7 +9,7 @@ use crate::{
     store::{
         Given, LIVE, Round, SeenAnswer, Span, StoreError, Watch, WatchState, WatchStore,
         driver::{Arg, Columns, Driver, args},
-        round_lock::{RoundLock, swap_alias},
+        round_lock::RoundLock,
         rows,
     },
 };
@@ -33,7 +33,7 @@ const SINCE: &str = "SELECT a.samples, a.majority_ratio, a.answer IS NOT NULL AS
 
 /// What has become of an attempt to write a watch down.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Recorded {
+pub(super) enum Recorded {
     Now,
     /// By an earlier try whose reply was lost.
     Before,
@@ -41,7 +41,11 @@ enum Recorded {
     Never,
 }
 
-async fn record<D: Driver>(rounds: &mut RoundLock<D>, round: &Round, watch: &Watch) -> Result<Recorded, StoreError> {
+pub(super) async fn record<D: Driver>(
+    rounds: &mut RoundLock<D>,
+    round: &Round,
+    watch: &Watch,
+) -> Result<Recorded, StoreError> {
     let found = rounds.fetch("SELECT * FROM rounds WHERE id = $1", args![round.id]).await?;
     let Some(now) = found.first().map(rows::round).transpose()?.and_then(|now| now.watch) else {
         return Ok(Recorded::Never);
@@ -100,28 +104,6 @@ impl<D: Driver> WatchStore for SqlStore<D> {
             let recorded = record(&mut rounds, round, watch).await?;
             rounds.commit().await?;
             Ok(recorded != Recorded::Never)
-        })
-        .await
-    }
-
-    async fn roll_back(&self, model: &str, round: &Round, watch: &Watch) -> Result<bool, StoreError> {
-        const MARK: &str = "UPDATE aliases SET rolled_back = TRUE WHERE model = $1 AND name = $2";
-        within_deadline(async {
-            let mut rounds = self.lock_rounds().await?;
-            match record(&mut rounds, round, watch).await? {
-                Recorded::Now => {}
-                Recorded::Before => return Ok(true),
-                Recorded::Never => return Ok(false),
-            }
-            let Some(candidate) = &round.candidate_version else { return Ok(false) };
-            let (sql, args) = swap_alias(model, LIVE, Some(candidate), &round.parent_version);
-            // Without a commit nothing is recorded either.
-            if rounds.fetch(sql, args).await?.is_empty() {
-                return Ok(false);
-            }
-            rounds.fetch(MARK, args![model, LIVE]).await?;
-            rounds.commit().await?;
-            Ok(true)
         })
         .await
     }
