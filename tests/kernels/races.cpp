@@ -102,7 +102,7 @@ uint32_t first_block = 1;
 uintptr_t start;
 // Not before there is something to look at, nor before what is above is there.
 bool is_watching;
-// How many accesses there were to memory of the device, and to shared memory.
+// How many accesses there were to memory of the device, and to shared memory, one for every two bytes.
 size_t looked_at[2];
 
 // The program or the library that this is a part of.
